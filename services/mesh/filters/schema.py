@@ -1,0 +1,259 @@
+"""What a resource lets filters name: declared fields with their types, and free-form subtrees."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Final
+
+from services.mesh.filters.timestamps import instant
+from services.mesh.filters.tree import Comparison, Filter, Has, Operator, Path, Value, negate
+
+# A path longer than this is no field anybody has; it bounds the joins that one path costs in SQL.
+MAX_PATH: Final = 8
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WORDS = {"=": Operator.EQ, "!=": Operator.EQ, ":": Operator.EQ} | {o.value: o for o in Operator}
+_EQUALITY = ("=", "!=", ":")
+
+
+class FieldType(StrEnum):
+    STRING = auto()
+    NUMBER = auto()
+    BOOL = auto()
+    TIMESTAMP = auto()
+    ENUM = auto()
+    STRING_LIST = auto()
+    MAP = auto()  # one level of keys with text values, such as labels
+    STRUCT = auto()  # any JSON object, such as metadata
+
+
+_DEFAULTS: dict[FieldType, str | float | bool] = {
+    FieldType.STRING: "",
+    FieldType.NUMBER: 0.0,
+    FieldType.BOOL: False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field that filters may name.
+
+    Args:
+        type: Decides how literals are read and which operators apply.
+        values: An ENUM's names.
+        ordered: Whether <, <=, >, >= apply to a STRING; vector stores cannot order text.
+    """
+
+    type: FieldType
+    values: tuple[str, ...] = ()
+    ordered: bool = False
+
+
+class Wildcard(Enum):
+    """What the stars of a literal ask for."""
+
+    NONE = auto()
+    PREFIX = auto()  # "x*"
+    SUBSTRING = auto()  # "*x*"
+    ANYTHING = auto()  # "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """The right-hand side of a comparison as written; an unquoted one may be a number, true, false or null."""
+
+    text: str
+    quoted: bool = True
+    wildcard: Wildcard = Wildcard.NONE
+
+    @classmethod
+    def of(cls, value: str | float | bool | None) -> "Literal":
+        """The literal for a value that already has a type; its stars are plain characters."""
+        if isinstance(value, str):
+            return cls(value)
+        if value is None or isinstance(value, bool):
+            return cls({None: "null", True: "true", False: "false"}[value], quoted=False)
+        return cls(repr(float(value)), quoted=False)
+
+    def is_word(self, word: str) -> bool:
+        return not self.quoted and self.text == word
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A path that the schema knows, and the field it is in."""
+
+    path: Path
+    field: Field
+    inside: bool  # below the root of a MAP or STRUCT
+
+    def compare(self, operator: str, literal: Literal) -> Filter:
+        """The filter for `path operator literal`, the literal read as the field's type.
+
+        Args:
+            operator: One of = != < <= > >= : (or "prefix", "substring" from typed filters).
+
+        Raises:
+            ValueError: the operator does not apply, or the literal is of another type; says what would do.
+        """
+        if self.field.type in (FieldType.MAP, FieldType.STRUCT) and not self.inside:
+            return self._key(operator, literal)
+        leaf = self._leaf(operator, literal)
+        return negate(leaf) if operator == "!=" else leaf
+
+    def _key(self, operator: str, literal: Literal) -> Filter:
+        name = ".".join(self.path)
+        if operator != ":" or literal.wildcard is not Wildcard.NONE:
+            raise ValueError(
+                f"{name} holds keys: write {name}.key = value, or {name}:key to ask whether it has the key"
+            )
+        return Has((*self.path, segment(literal.text)))
+
+    def _leaf(self, operator: str, literal: Literal) -> Filter:
+        if operator not in _EQUALITY:
+            return self._compared(_WORDS[operator], literal)
+        if literal.is_word("null"):
+            return negate(self._has())
+        match literal.wildcard:
+            case Wildcard.ANYTHING:
+                return self._has()
+            case Wildcard.PREFIX:
+                return self._compared(Operator.PREFIX, literal)
+            case Wildcard.SUBSTRING:
+                return self._compared(Operator.SUBSTRING, literal)
+            case Wildcard.NONE:
+                return self._compared(Operator.EQ, literal)
+
+    def _has(self) -> Has:
+        return Has(self.path, None if self.inside else _DEFAULTS.get(self.field.type))
+
+    def _compared(self, operator: Operator, literal: Literal) -> Comparison:
+        name = ".".join(self.path)
+        value = self._read(operator, literal)
+        if operator in (Operator.PREFIX, Operator.SUBSTRING):
+            if not isinstance(value, str) or self.field.type is FieldType.ENUM:
+                raise ValueError(f"a * applies to text, and {name} is of type {self.field.type.name}")
+        elif operator is not Operator.EQ and not self._orders(value):
+            raise ValueError(f"{operator} does not apply to {self._described(value)}; use = or !=")
+        return Comparison(self.path, operator, value)
+
+    def _orders(self, value: Value) -> bool:
+        return not isinstance(value, bool | str) or (self.field.type is FieldType.STRING and self.field.ordered)
+
+    def _described(self, value: Value) -> str:
+        name = ".".join(self.path)
+        if self.field.type is FieldType.STRUCT:
+            return f"{'true and false' if isinstance(value, bool) else 'text that is no timestamp'} ({name})"
+        return f"{name}, a field of type {self.field.type.name}"
+
+    def _read(self, operator: Operator, literal: Literal) -> Value:
+        match self.field.type:
+            case FieldType.STRUCT:
+                return _read_free(operator, literal)
+            case FieldType.NUMBER:
+                return self._typed(_number(literal.text), literal, "a number such as 42 or 2.5")
+            case FieldType.BOOL:
+                return self._typed({"true": True, "false": False}.get(literal.text), literal, "true or false")
+            case FieldType.TIMESTAMP:
+                example = 'a timestamp such as "2024-05-01T12:00:00Z"'
+                return self._typed(instant(literal.text), literal, example)
+            case FieldType.ENUM:
+                known = literal.text if literal.text in self.field.values else None
+                return self._typed(known, literal, f"one of {', '.join(self.field.values)}", self.field.values)
+            case FieldType.STRING | FieldType.STRING_LIST | FieldType.MAP:
+                return literal.text
+
+    def _typed(self, value: Value | None, literal: Literal, wanted: str, known: tuple[str, ...] = ()) -> Value:
+        if value is None or literal.wildcard is not Wildcard.NONE:
+            found = shown(literal.text)
+            raise ValueError(f"{'.'.join(self.path)} takes {wanted}, found {found}{_meant(literal.text, known)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of one resource by dotted name, as its proto spells them (`create_time`; `createTime` works too)."""
+
+    fields: Mapping[str, Field]
+
+    def target(self, path: Path) -> Target:
+        """Where `path` leads.
+
+        Raises:
+            ValueError: nowhere; names the supported fields and the likeliest one meant.
+        """
+        if len(path) > MAX_PATH:
+            raise ValueError(f"a path has at most {MAX_PATH} parts")
+        for length in range(len(path), 0, -1):
+            name = self._declared(".".join(path[:length]))
+            if name is not None:
+                return self._below(name, path[length:])
+        written = ".".join(path)
+        supported = ", ".join(sorted(self.fields))
+        raise ValueError(
+            f"no field {shown(written)}{_meant(_snake(written), tuple(self.fields))}; supported fields: {supported}"
+        )
+
+    def _declared(self, name: str) -> str | None:
+        return next((spelled for spelled in (name, _snake(name)) if spelled in self.fields), None)
+
+    def _below(self, name: str, keys: Path) -> Target:
+        field = self.fields[name]
+        root = tuple(name.split("."))
+        if keys and field.type not in (FieldType.MAP, FieldType.STRUCT):
+            raise ValueError(f"{name} is of type {field.type.name} and has no field {shown('.'.join(keys))}")
+        if len(keys) > 1 and field.type is FieldType.MAP:
+            dotted = ".".join(keys)
+            raise ValueError(f'{name} has one level of keys; quote a key that holds dots: {name}."{dotted}"')
+        return Target((*root, *map(segment, keys)), field, inside=bool(keys))
+
+
+def segment(key: str) -> str:
+    """`key`, once it is known to be a key that every backend can address.
+
+    Raises:
+        ValueError: it is empty or holds a double quote, a backslash or a control character.
+    """
+    if not key or any(character in '"\\' or not character.isprintable() for character in key):
+        raise ValueError(
+            f"{shown(key)} cannot be a key: keys are not empty and hold no quotes, backslashes or controls"
+        )
+    return key
+
+
+def shown(text: str, limit: int = 40) -> str:
+    """`text` quoted for an error message, cut to `limit` characters."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _read_free(operator: Operator, literal: Literal) -> Value:
+    if not literal.quoted and literal.wildcard is Wildcard.NONE:
+        if literal.text in ("true", "false"):
+            return literal.text == "true"
+        number = _number(literal.text)
+        if number is not None:
+            return number
+    if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
+        return instant(literal.text) or literal.text
+    return literal.text
+
+
+def _number(text: str) -> float | None:
+    if _NUMBER.fullmatch(text) is None:
+        return None
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shown(text)} is beyond the range of a double; quote it to mean text")
+    return number
+
+
+def _meant(written: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(written, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda capital: "_" + capital[0].lower(), name)
