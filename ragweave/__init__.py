@@ -1,0 +1,1 @@
+"""Ragweave: retrieval for other backends."""

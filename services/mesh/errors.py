@@ -1,0 +1,208 @@
+"""Every domain error of the mesh, and the one table that maps each to its gRPC status code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grpc import StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field at fault: its path as the caller wrote it, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class DomainError(Exception):
+    """What a caller can act on. `message` is shown to the caller: never driver text, never another tenant's data.
+
+    Args:
+        message: One sentence naming the field, resource or file.
+        violations: Fields at fault; become a BadRequest detail.
+        retry_after_s: Seconds until a retry may succeed; becomes a RetryInfo detail.
+        **metadata: Strings for machines; become ErrorInfo.metadata.
+    """
+
+    reason: ClassVar[str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+        **metadata: str,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = tuple(violations)
+        self.retry_after_s = retry_after_s
+        self.metadata = metadata
+
+
+class InvalidArgument(DomainError):
+    """A field of the request is wrong whatever the state of the system."""
+
+    reason = "INVALID_ARGUMENT"
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidArgument":
+        """The error for one field: message "field: description" and the matching violation."""
+        return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class InvalidFilter(DomainError):
+    """A filter that does not parse, or names an unknown field."""
+
+    reason = "INVALID_FILTER"
+
+
+class InvalidPageToken(DomainError):
+    reason = "INVALID_PAGE_TOKEN"
+
+
+class TextTooLong(DomainError):
+    """A text longer than the model takes, and the caller did not ask for truncation."""
+
+    reason = "TEXT_TOO_LONG"
+
+
+class PathNotAllowed(DomainError):
+    """A path outside the allowed roots, by whatever means it tried to leave."""
+
+    reason = "PATH_NOT_ALLOWED"
+
+
+class EmptyDocument(DomainError):
+    reason = "EMPTY_DOCUMENT"
+
+
+class NoTextFound(DomainError):
+    """A document that parses but holds no text, such as a scanned PDF."""
+
+    reason = "NO_TEXT_FOUND"
+
+
+class UnreadableDocument(DomainError):
+    """A corrupt document, or one that broke the extractor's bounds."""
+
+    reason = "UNREADABLE_DOCUMENT"
+
+
+class UnsupportedMediaType(DomainError):
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class Unauthenticated(DomainError):
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(DomainError):
+    reason = "PERMISSION_DENIED"
+
+
+class CollectionNotFound(DomainError):
+    reason = "COLLECTION_NOT_FOUND"
+
+
+class DocumentNotFound(DomainError):
+    reason = "DOCUMENT_NOT_FOUND"
+
+
+class JobNotFound(DomainError):
+    reason = "JOB_NOT_FOUND"
+
+
+class ModelNotFound(DomainError):
+    reason = "MODEL_NOT_FOUND"
+
+
+class UploadNotFound(DomainError):
+    reason = "UPLOAD_NOT_FOUND"
+
+
+class AlreadyExists(DomainError):
+    reason = "ALREADY_EXISTS"
+
+
+class RequestIdReused(DomainError):
+    """The same request_id came before with another body."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class EtagMismatch(DomainError):
+    reason = "ETAG_MISMATCH"
+
+
+class LeaseLost(DomainError):
+    """A worker tried to write under a lease it no longer holds."""
+
+    reason = "LEASE_LOST"
+
+
+class FailedPrecondition(DomainError):
+    reason = "FAILED_PRECONDITION"
+
+
+class CollectionDisabled(DomainError):
+    reason = "COLLECTION_DISABLED"
+
+
+class CollectionNotEmpty(DomainError):
+    reason = "COLLECTION_NOT_EMPTY"
+
+
+class TooManyRequests(DomainError):
+    """A bounded queue is full."""
+
+    reason = "TOO_MANY_REQUESTS"
+
+
+class DependencyUnavailable(DomainError):
+    """A part this service needs does not answer; the message names it."""
+
+    reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class DeadlineExceeded(DomainError):
+    reason = "DEADLINE_EXCEEDED"
+
+
+class IndexLocked(DomainError):
+    """Another process has the index folder open."""
+
+    reason = "INDEX_LOCKED"
+
+
+STATUS: dict[type[DomainError], StatusCode] = {
+    InvalidArgument: StatusCode.INVALID_ARGUMENT,
+    InvalidFilter: StatusCode.INVALID_ARGUMENT,
+    InvalidPageToken: StatusCode.INVALID_ARGUMENT,
+    TextTooLong: StatusCode.INVALID_ARGUMENT,
+    PathNotAllowed: StatusCode.INVALID_ARGUMENT,
+    EmptyDocument: StatusCode.INVALID_ARGUMENT,
+    NoTextFound: StatusCode.INVALID_ARGUMENT,
+    UnreadableDocument: StatusCode.INVALID_ARGUMENT,
+    UnsupportedMediaType: StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: StatusCode.UNAUTHENTICATED,
+    PermissionDenied: StatusCode.PERMISSION_DENIED,
+    CollectionNotFound: StatusCode.NOT_FOUND,
+    DocumentNotFound: StatusCode.NOT_FOUND,
+    JobNotFound: StatusCode.NOT_FOUND,
+    ModelNotFound: StatusCode.NOT_FOUND,
+    UploadNotFound: StatusCode.NOT_FOUND,
+    AlreadyExists: StatusCode.ALREADY_EXISTS,
+    RequestIdReused: StatusCode.ALREADY_EXISTS,
+    EtagMismatch: StatusCode.ABORTED,
+    LeaseLost: StatusCode.ABORTED,
+    FailedPrecondition: StatusCode.FAILED_PRECONDITION,
+    CollectionDisabled: StatusCode.FAILED_PRECONDITION,
+    CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
+    TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
+    DependencyUnavailable: StatusCode.UNAVAILABLE,
+    DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
+    IndexLocked: StatusCode.UNAVAILABLE,
+}
