@@ -188,7 +188,7 @@ class Schema:
         if len(path) > MAX_PATH:
             raise ValueError(f"a path has at most {MAX_PATH} parts")
         for length in range(len(path), 0, -1):
-            name = self._declared(".".join(path[:length]))
+            name = self.declared(".".join(path[:length]))
             if name is not None:
                 return self._below(name, path[length:])
         written = ".".join(path)
@@ -197,7 +197,8 @@ class Schema:
             f"no field {shown(written)}{_meant(_snake(written), tuple(self.fields))}; supported fields: {supported}"
         )
 
-    def _declared(self, name: str) -> str | None:
+    def declared(self, name: str) -> str | None:
+        """The field that `name` spells, in snake_case or lowerCamelCase; None where there is none."""
         return next((spelled for spelled in (name, _snake(name)) if spelled in self.fields), None)
 
     def _below(self, name: str, keys: Path) -> Target:
