@@ -1,4 +1,7 @@
-"""Filters: AIP-160 text or a typed filter to one tree, which evaluates in Python and compiles to SQL and Qdrant."""
+"""Filters: AIP-160 text or a typed filter to one tree, which evaluates in Python and compiles to SQL and Qdrant.
+
+Servicers import `from_typed` from `services.mesh.filters.typed`; all else is here, and free of protobuf.
+"""
 
 from services.mesh.filters.evaluate import evaluate
 from services.mesh.filters.parser import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, parse

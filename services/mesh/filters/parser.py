@@ -12,7 +12,7 @@ from typing import Final
 
 from services.mesh.errors import InvalidFilter, Violation
 from services.mesh.filters.schema import Literal, Schema, Target, Wildcard, shown
-from services.mesh.filters.tree import EVERYTHING, Filter, all_of, any_of, negate
+from services.mesh.filters.tree import EVERYTHING, Filter, Path, all_of, any_of, negate
 
 # Longer text is generated, not written; the typed filter serves programs. It also bounds what one request can cost.
 MAX_LENGTH: Final = 4096
@@ -26,6 +26,7 @@ _KEYWORD = re.compile(r"(AND|OR|NOT)(?![\w.:=!<>-])")
 _KEY = re.compile(r"\w[\w-]*")
 _COMPARATOR = re.compile(r"<=|>=|!=|=|<|>|:")
 _BARE = re.compile(r"[^\s(),\"'=<>!]+")
+_WORD = re.compile(r"\S+")
 _ESCAPES = {"\\": "\\", '"': '"', "'": "'", "*": "*", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -38,6 +39,18 @@ def parse(text: str, schema: Schema) -> Filter:
     if len(text) > MAX_LENGTH:
         raise _refusal(f"longer than {MAX_LENGTH} characters", MAX_LENGTH)
     return _Parser(text, schema).filter()
+
+
+def path_of(text: str) -> Path:
+    """The path that `text` spells alone, such as `metadata."two words".name`.
+
+    Raises:
+        ValueError: it spells none.
+    """
+    try:
+        return _Parser(text, Schema({})).path()
+    except InvalidFilter as error:
+        raise ValueError(error.violations[0].description) from None
 
 
 class _Parser:
@@ -91,12 +104,22 @@ class _Parser:
         self._depth -= 1
         return inner
 
-    def _restriction(self) -> Filter:
-        start = self._at
+    def path(self) -> Path:
+        path = self._path()
+        if not self._ended():
+            raise self._unexpected("a dot or the end")
+        return path
+
+    def _path(self) -> Path:
         path = [self._key()]
         while self._peek() == ".":
             self._at += 1
             path.append(self._key())
+        return tuple(path)
+
+    def _restriction(self) -> Filter:
+        start = self._at
+        path = self._path()
         if self._peek() == "(":
             raise self._refused(f"{shown('.'.join(path) + '()')}: functions are not supported", start)
         self._space()
@@ -104,7 +127,7 @@ class _Parser:
         if operator is None:
             raise self._bare(start, path)
         with self._refusing(start):
-            target = self._schema.target(tuple(path))
+            target = self._schema.target(path)
         self._at = operator.end()
         self._space()
         return self._argument(target, operator[0])
@@ -198,7 +221,7 @@ class _Parser:
     def _ended(self) -> bool:
         return self._at >= len(self._text)
 
-    def _bare(self, start: int, path: list[str]) -> InvalidFilter:
+    def _bare(self, start: int, path: Path) -> InvalidFilter:
         written = ".".join(path)
         if written.upper() in ("AND", "OR", "NOT"):
             return self._refused(f"write {written.upper()} in capitals", start)
@@ -210,7 +233,7 @@ class _Parser:
         return f'{next(iter(self._schema.fields), "field")} = "value"'
 
     def _unexpected(self, wanted: str) -> InvalidFilter:
-        word = re.compile(r"\S{1,40}").match(self._text, self._at)
+        word = _WORD.match(self._text, self._at)
         return self._refused(f"expected {wanted}, found {shown(word[0]) if word else 'the end'}")
 
     def _refused(self, description: str, at: int | None = None) -> InvalidFilter:

@@ -15,7 +15,6 @@ from services.mesh.filters.tree import Comparison, Filter, Has, Operator, Path, 
 MAX_PATH: Final = 8
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WORDS = {"=": Operator.EQ, "!=": Operator.EQ, ":": Operator.EQ} | {o.value: o for o in Operator}
 _EQUALITY = ("=", "!=", ":")
 
 
@@ -76,6 +75,8 @@ class Literal:
             return cls(value)
         if value is None or isinstance(value, bool):
             return cls({None: "null", True: "true", False: "false"}[value], quoted=False)
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no number to compare with")
         return cls(repr(float(value)), quoted=False)
 
     def is_word(self, word: str) -> bool:
@@ -94,7 +95,7 @@ class Target:
         """The filter for `path operator literal`, the literal read as the field's type.
 
         Args:
-            operator: One of = != < <= > >= : (or "prefix", "substring" from typed filters).
+            operator: One of = != < <= > >= and : (has).
 
         Raises:
             ValueError: the operator does not apply, or the literal is of another type; says what would do.
@@ -114,7 +115,7 @@ class Target:
 
     def _leaf(self, operator: str, literal: Literal) -> Filter:
         if operator not in _EQUALITY:
-            return self._compared(_WORDS[operator], literal)
+            return self._compared(Operator(operator), literal)
         if literal.is_word("null"):
             return negate(self._has())
         match literal.wildcard:
