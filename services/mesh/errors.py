@@ -91,6 +91,12 @@ class UnreadableDocument(DomainError):
     reason = "UNREADABLE_DOCUMENT"
 
 
+class DocumentTooLarge(DomainError):
+    """A document over the size limit, as sent or as text."""
+
+    reason = "DOCUMENT_TOO_LARGE"
+
+
 class UnsupportedMediaType(DomainError):
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
@@ -186,6 +192,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     EmptyDocument: StatusCode.INVALID_ARGUMENT,
     NoTextFound: StatusCode.INVALID_ARGUMENT,
     UnreadableDocument: StatusCode.INVALID_ARGUMENT,
+    DocumentTooLarge: StatusCode.INVALID_ARGUMENT,
     UnsupportedMediaType: StatusCode.INVALID_ARGUMENT,
     Unauthenticated: StatusCode.UNAUTHENTICATED,
     PermissionDenied: StatusCode.PERMISSION_DENIED,
