@@ -1,9 +1,12 @@
 """Who a call acts for: the verified caller, its tenant, and where it is kept while a call runs."""
 
+from __future__ import annotations  # grpc's classes are generic to type checkers only
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -34,7 +37,7 @@ class Caller:
 _current: ContextVar[Caller] = ContextVar("caller")
 
 
-def caller(context: grpc.aio.ServicerContext | None = None) -> Caller:
+def caller(context: grpc.aio.ServicerContext[Any, Any] | None = None) -> Caller:
     """The caller of the call being served. Raises LookupError outside a call: a defect, never an empty tenant."""
     return _current.get()
 

@@ -1,0 +1,76 @@
+"""The call being served: what the interceptors learn about it, and what outgoing calls take from it."""
+
+from __future__ import annotations  # grpc's classes are generic to type checkers only
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from ragweave.contract import Method
+from services.mesh.identity import Caller
+
+# What a call may leave unused at each hop, so that the outer deadline is not the first to fire.
+DEADLINE_MARGIN_S = 0.010
+
+
+@dataclass(slots=True)
+class Call:
+    """One incoming call, from its first interceptor to its last.
+
+    Attributes:
+        method: What the contract says about it.
+        context: gRPC's own view of it.
+        metadata: What the caller sent; of a repeated key, the last.
+        request_id: The caller's x-request-id where valid, else made here.
+        trace_id: 32 hex digits, shared by all hops of a call.
+        traceparent: W3C header outgoing calls carry.
+        caller: Who it acts for, once authenticated.
+        deadline: time.monotonic() by which it must end, once known.
+        status: How it ended.
+        headers: Initial metadata, sent with the first message or the error.
+    """
+
+    method: Method
+    context: grpc.aio.ServicerContext[Any, Any]
+    metadata: Mapping[str, str | bytes]
+    request_id: str = ""
+    trace_id: str = ""
+    traceparent: str = ""
+    caller: Caller | None = None
+    deadline: float | None = None
+    status: grpc.StatusCode = grpc.StatusCode.OK
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    headers_sent: bool = False
+
+    async def send_headers(self) -> None:
+        """Sends the initial metadata, once."""
+        if not self.headers_sent:
+            self.headers_sent = True
+            await self.context.send_initial_metadata(self.headers)
+
+    def remaining_s(self) -> float | None:
+        """Seconds until its deadline, never negative; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call being served; None outside one, as in a worker."""
+    return _current.get()
+
+
+@contextmanager
+def serving(call: Call) -> Iterator[None]:
+    """Makes `call` the current one inside the block."""
+    token = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(token)

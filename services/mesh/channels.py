@@ -1,0 +1,167 @@
+"""Channels to the other services: each call bounded, on behalf of the caller, traced, retried as the contract says."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+
+import grpc
+from grpc.aio import ClientCallDetails, Metadata
+
+from ragweave import contract
+from services.mesh.calls import DEADLINE_MARGIN_S, Call, current_call
+from services.mesh.chain import EXEMPT_SERVICES
+from services.mesh.identity import caller
+from services.mesh.interceptors.request_id import request_id_from
+from services.mesh.settings import MeshSettings
+from services.mesh.tokens import ServiceTokens
+
+# For health checks, which the contract does not bound.
+_EXEMPT_TIMEOUT_S = 5.0
+
+
+_service: ContextVar[str] = ContextVar("service", default="ragweave")
+
+
+@contextmanager
+def opening_as(service: str) -> Iterator[None]:
+    """Channels opened inside the block carry tokens of `service`; `serve` does this around its wiring."""
+    token = _service.set(service)
+    try:
+        yield
+    finally:
+        _service.reset(token)
+
+
+@asynccontextmanager
+async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to `target`, closed on exit together with the calls still running on it.
+
+    Calls act for `identity.caller()`: inside a served call that is its caller; elsewhere wrap them in `acting_for(...)`
+    (LookupError otherwise). A `timeout` given with a call can only shorten its bound. An AioRpcError of it has an
+    attribute `service`, the name of the service called. Open it after all child processes are started, once for the
+    life of the process.
+    """
+    added = _Added(ServiceTokens(settings, _service.get()))
+    options = [
+        ("grpc.service_config", contract.service_config()),
+        ("grpc.enable_retries", 1),
+        # Calls whose request is longer than the buffer are not retried.
+        ("grpc.per_rpc_retry_buffer_size", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A service that was killed is back within seconds: look for it at that pace, not gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+    # grpc.aio registers an interceptor of several kinds for the first of them only: one class a kind.
+    interceptors = [_UnaryUnary(added), _UnaryStream(added), _StreamUnary(added), _StreamStream(added)]
+    async with grpc.aio.insecure_channel(target, options=options, interceptors=interceptors) as channel:
+        yield channel
+
+
+class _Added:
+    """What every outgoing call gets: a timeout, a service token, the request id, the trace."""
+
+    def __init__(self, tokens: ServiceTokens) -> None:
+        self._tokens = tokens
+
+    def to(self, details: ClientCallDetails) -> ClientCallDetails:
+        path = _path(details)
+        call = current_call()
+        metadata = Metadata(*(details.metadata or ()))
+        metadata["x-request-id"] = call.request_id if call else request_id_from(None)
+        if call and call.traceparent:
+            metadata["traceparent"] = call.traceparent
+        if _service_of(path) in EXEMPT_SERVICES:
+            bound_s = _EXEMPT_TIMEOUT_S
+        else:
+            bound_s = contract.method(path).timeout_s
+            metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
+        timeout_s = min(bound_s, _left_s(call), bound_s if details.timeout is None else details.timeout)
+        return ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+
+
+def _left_s(call: Call | None) -> float:
+    remaining_s = call.remaining_s() if call else None
+    return inf if remaining_s is None else max(0.0, remaining_s - DEADLINE_MARGIN_S)
+
+
+def _path(details: ClientCallDetails) -> str:
+    sent: str | bytes = details.method
+    return sent.decode() if isinstance(sent, bytes) else sent
+
+
+def _service_of(path: str) -> str:
+    return path.split("/")[1]
+
+
+def _name(error: grpc.aio.AioRpcError, details: ClientCallDetails) -> None:
+    """Notes on the error which service failed, "EmbeddingService": gRPC only knows an address."""
+    error.service = _service_of(_path(details)).rpartition(".")[2]  # type: ignore[attr-defined]
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, added: _Added) -> None:
+        self._added = added
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
+    ) -> Any:
+        call = await continuation(self._added.to(client_call_details), request)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            _name(error, client_call_details)
+            raise
+        return call
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, added: _Added) -> None:
+        self._added = added
+
+    async def intercept_stream_unary(
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        call = await continuation(self._added.to(client_call_details), request_iterator)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            _name(error, client_call_details)
+            raise
+        return call
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, added: _Added) -> None:
+        self._added = added
+
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
+    ) -> Any:
+        return _named(await continuation(self._added.to(client_call_details), request), client_call_details)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, added: _Added) -> None:
+        self._added = added
+
+    async def intercept_stream_stream(
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return _named(await continuation(self._added.to(client_call_details), request_iterator), client_call_details)
+
+
+async def _named(responses: AsyncIterable[Any], details: ClientCallDetails) -> AsyncIterator[Any]:
+    try:
+        async for response in responses:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        _name(error, details)
+        raise

@@ -1,0 +1,35 @@
+"""What happens to every call before its handler, in which order and why."""
+
+from collections.abc import Mapping
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from ragweave.contract import Method
+from services.mesh.chain import Chain
+from services.mesh.interceptors.auth import Auth
+from services.mesh.interceptors.call_log import CallLog
+from services.mesh.interceptors.deadline import Deadline
+from services.mesh.interceptors.errors import Errors
+from services.mesh.interceptors.metrics import Metrics
+from services.mesh.interceptors.request_id import RequestId
+from services.mesh.interceptors.tracing import Tracing
+from services.mesh.interceptors.validation import Validation
+from services.mesh.settings import MeshSettings
+from services.mesh.tokens import TokenVerifier
+
+
+def chain(settings: MeshSettings, methods: Mapping[str, Method], registry: CollectorRegistry = REGISTRY) -> Chain:
+    """The whole chain, outermost first."""
+    return Chain(
+        [
+            RequestId(),  # first: everything after it names the call by its id, refusals included
+            Tracing(),  # before the log, which names the trace
+            CallLog(),  # outside errors, so that it sees the code the caller gets
+            Metrics(registry),  # the same
+            Errors(),  # inside the observers, outside all that may refuse
+            Deadline(),  # before auth, which may wait for keys
+            Auth(TokenVerifier(settings), settings.public_tenant),  # before validation: strangers learn nothing
+            Validation(),  # last: the handler sees only messages within the contract's bounds
+        ],
+        methods,
+    )

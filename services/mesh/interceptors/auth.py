@@ -1,0 +1,52 @@
+"""Decides who is calling and whether they may."""
+
+from typing import Any
+
+from services.mesh.calls import Call
+from services.mesh.chain import Proceed
+from services.mesh.errors import PermissionDenied, Unauthenticated
+from services.mesh.identity import Caller, acting_for
+from services.mesh.tokens import TokenVerifier
+
+ANONYMOUS = "anonymous"
+
+
+class Auth:
+    """Denies by default: a verified token with the method's scope, a service's, or none where the method is public.
+
+    A service has checked its caller's scopes at the method the caller called, so what it relays needs none here; the
+    tenant stays the caller's.
+    """
+
+    def __init__(self, verifier: TokenVerifier, public_tenant: str) -> None:
+        self._verifier = verifier
+        self._anonymous = Caller(tenant=public_tenant, subject=ANONYMOUS, anonymous=True)
+
+    async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
+        call.caller = who = await self._authenticated(call)
+        _authorise(call, who)
+        with acting_for(who):
+            return await proceed(call, request)
+
+    async def _authenticated(self, call: Call) -> Caller:
+        sent = call.metadata.get("authorization")
+        if sent is None:
+            return self._anonymous
+        scheme, _, token = str(sent).partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("authorization must be: Bearer <token>")
+        return await self._verifier.verify(token.strip())
+
+
+def _authorise(call: Call, who: Caller) -> None:
+    method = call.method
+    if who.service is not None:
+        return
+    if method.internal:
+        raise PermissionDenied(f"{method.name} is for services only")
+    if who.anonymous:
+        if not method.public_collections:
+            raise Unauthenticated(f"{method.name} needs a token", scope=method.scope)
+        return
+    if method.scope not in who.scopes:
+        raise PermissionDenied(f"{method.name} needs the scope {method.scope}", scope=method.scope)

@@ -1,0 +1,61 @@
+"""Turns what a handler raises into the one error shape."""
+
+import asyncio
+import math
+from typing import Any
+
+import grpc
+import structlog
+
+from services.mesh.calls import Call
+from services.mesh.chain import Proceed
+from services.mesh.status import DETAILS_KEY, code_of, is_expected, retry_after_s, status_of
+
+
+class Errors:
+    """Ends a failed call with a google.rpc.Status; the unexpected is logged with its trace id and becomes INTERNAL."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("mesh.errors")
+
+    async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
+        try:
+            return await proceed(call, request)
+        except grpc.aio.AbortError:  # a handler that ended the call by itself
+            call.status = _aborted_with(call)
+            raise
+        except asyncio.CancelledError as error:
+            if _cancelling():
+                late = call.remaining_s() == 0
+                call.status = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+                raise
+            # A stray one: it would end the call without a status, and its caller would wait for its deadline.
+            await self._fail(call, error)
+        except Exception as error:
+            await self._fail(call, error)
+
+    async def _fail(self, call: Call, error: BaseException) -> None:
+        status = status_of(error)
+        call.status = code_of(status)
+        if not is_expected(error):
+            self._log.error(
+                "unexpected error",
+                request_id=call.request_id,
+                trace_id=call.trace_id,
+                method=call.method.path,
+                exc_info=error,
+            )
+        if (seconds := retry_after_s(status)) is not None:
+            call.headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
+        await call.send_headers()
+        await call.context.abort(call.status, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _aborted_with(call: Call) -> grpc.StatusCode:
+    code: Any = call.context.code()
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN

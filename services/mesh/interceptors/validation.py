@@ -1,0 +1,55 @@
+"""Checks requests against the bounds the contract declares."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import protovalidate
+
+from services.mesh.calls import Call
+from services.mesh.chain import Proceed
+from services.mesh.errors import InvalidArgument, Violation
+
+
+class Validation:
+    """Refuses a message that breaks the contract's rules, each message of a stream as it arrives."""
+
+    def __init__(self) -> None:
+        self._validator = protovalidate.Validator()
+
+    async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
+        if call.method.client_streaming:
+            return await proceed(call, self._checked(request))
+        self._check(request)
+        return await proceed(call, request)
+
+    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._check(request)
+            yield request
+
+    def _check(self, request: Any) -> None:
+        found = [
+            Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
+            for each in self._validator.collect_violations(request)
+        ]
+        if not found:
+            return
+        first = f"{found[0].field}: {found[0].description}" if found[0].field else found[0].description
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InvalidArgument(first + more, violations=found)
+
+
+def _path(field: Any) -> str:
+    """The field's path by the names the contract gives it, such as `documents[2].acl.principals`."""
+    path = ""
+    for element in field.elements if field else ():
+        path += f".{element.field_name}" if path else element.field_name
+        path += _subscript(element)
+    return path
+
+
+def _subscript(element: Any) -> str:
+    if element.subscript is None:
+        return ""
+    key = element.subscript.value
+    return f'["{key}"]' if isinstance(key, str) else f"[{str(key).lower()}]"

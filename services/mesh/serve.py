@@ -1,0 +1,245 @@
+"""Runs a process of the mesh: wires it, serves until told to stop, drains, closes."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ragweave import contract
+from services.mesh import interceptors
+from services.mesh.channels import opening_as
+from services.mesh.health import Check, Readiness
+from services.mesh.settings import MeshSettings, ServiceSettings
+from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
+
+S = TypeVar("S", bound=ServiceSettings)
+
+# Connections are renewed at this age, so that channels see new addresses; streams on them may end in their own time.
+_CONNECTION_AGE_S = 30 * 60
+_CONNECTION_GRACE_S = 60 * 60
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a service's `wire` hands to `serve` once all its parts are open.
+
+    Attributes:
+        register: Adds the servicers to the server.
+        checks: What the service cannot work without, by name; each raises while its dependency cannot be used.
+    """
+
+    register: Callable[[grpc.aio.Server], None]
+    checks: Mapping[str, Check] = field(default_factory=dict)
+
+
+class CannotStart(SystemExit):
+    """The process cannot serve; ends it with one line that says why and what to set."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that takes calls.
+
+    Attributes:
+        port: Port it listens on; the free one found where the settings say 0.
+        drain: Says NOT_SERVING, pauses, takes no new calls, gives those in flight their grace.
+    """
+
+    port: int
+    drain: Callable[[], Awaitable[None]]
+
+
+async def serve(name: str, wire: Callable[[S], AbstractAsyncContextManager[Wiring]], settings: S) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and closes; a second signal ends the process at once.
+
+    `wire` is entered before this creates any gRPC object: start child processes first in it, open channels after.
+
+    Args:
+        name: The service's name: in logs, in its tokens, and in RAGWEAVE_<NAME>_PORT.
+
+    Raises:
+        CannotStart: The port is taken, or cannot be listened on.
+    """
+    configure_logs(name, settings.mesh.log_level)
+    log = structlog.get_logger("mesh")
+    with _stop_signal() as stopped:
+        async with running(name, wire, settings) as server:
+            log.info("serving", port=server.port)
+            await stopped.wait()
+            log.info("draining")
+            await server.drain()
+    log.info("stopped")
+
+
+async def serve_worker(
+    name: str, wire: Callable[[S], AbstractAsyncContextManager[Callable[[], Awaitable[None]]]], settings: S
+) -> None:
+    """Runs a process that serves no gRPC, with the same signals, logs, traces, metrics and closing.
+
+    `wire` opens what the work needs and yields the work: a function that runs until cancelled. It is cancelled on
+    SIGTERM or SIGINT and gets the grace to end; where it ends or fails by itself, so does the process.
+    """
+    configure_logs(name, settings.mesh.log_level)
+    log = structlog.get_logger("mesh")
+    with _stop_signal() as stopped:
+        async with AsyncExitStack() as opened:
+            with opening_as(name):
+                work = await opened.enter_async_context(wire(settings))
+            await opened.enter_async_context(exporting_traces(name, settings.mesh))
+            opened.enter_context(_metrics(name, settings))
+            working, told = asyncio.ensure_future(work()), asyncio.create_task(stopped.wait())
+            log.info("working")
+            await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+            if not working.done():
+                log.info("draining")
+                working.cancel()
+                await asyncio.wait({working}, timeout=settings.mesh.grace_s)
+            if working.done() and not working.cancelled():
+                working.result()
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def running(
+    name: str, wire: Callable[[S], AbstractAsyncContextManager[Wiring]], settings: S
+) -> AsyncIterator[Running]:
+    """The server of a service inside the block, with the whole chain, health and reflection; `serve` less the signals.
+
+    Raises:
+        CannotStart: The port is taken, or cannot be listened on.
+    """
+    async with AsyncExitStack() as opened:
+        with opening_as(name):
+            wiring = await opened.enter_async_context(wire(settings))
+        await opened.enter_async_context(exporting_traces(name, settings.mesh))
+        opened.enter_context(_metrics(name, settings))
+        server = grpc.aio.server(
+            interceptors=[interceptors.chain(settings.mesh, contract.methods())],
+            options=_options(settings.mesh),
+            maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
+        )
+        registrations = _Registrations(server)
+        wiring.register(cast(grpc.aio.Server, registrations))
+        readiness = Readiness(registrations.services, wiring.checks, interval_s=settings.mesh.health_interval_s)
+        await readiness.start()
+        await readiness.check()
+        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+        # One cluster answers reflection at the edge, so every server lists all that can be called there.
+        reflection.enable_server_reflection(
+            (*contract.public_services(), "grpc.health.v1.Health", reflection.SERVICE_NAME), server
+        )
+        port = _listen(server, name, settings)
+        await server.start()
+        opened.push_async_callback(server.stop, 0)
+        checking = asyncio.create_task(readiness.run())
+        opened.push_async_callback(_cancelled, checking)
+
+        async def drain() -> None:
+            await readiness.drain()
+            await asyncio.sleep(settings.mesh.drain_s)
+            await server.stop(settings.mesh.grace_s)
+
+        yield Running(port, drain)
+
+
+class _Registrations:
+    """Hands servicers on to the server and remembers the services' names, which health answers for."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self.services: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: tuple[grpc.ServiceRpcHandler, ...]) -> None:
+        self.services += [handler.service_name() for handler in handlers]
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        self._server.add_registered_method_handlers(service_name, method_handlers)
+
+
+def _options(settings: MeshSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # on by default: a second server would share the port silently
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_S * 1000),
+        ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_S * 1000),
+    ]
+
+
+def _listen(server: grpc.aio.Server, name: str, settings: ServiceSettings) -> int:
+    host, port = settings.mesh.host, settings.port
+    try:
+        return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError:
+        raise _cannot_listen(host, port, name, f"RAGWEAVE_{name.upper()}_PORT") from None
+
+
+@contextmanager
+def _metrics(name: str, settings: ServiceSettings) -> Iterator[None]:
+    try:
+        exposed = exposing_metrics(settings.metrics_port)
+        exposed.__enter__()
+    except OSError:
+        variable = f"RAGWEAVE_{name.upper()}_METRICS_PORT"
+        raise _cannot_listen("127.0.0.1", settings.metrics_port, f"metrics of {name}", variable) from None
+    try:
+        yield
+    finally:
+        exposed.__exit__(None, None, None)
+
+
+def _cannot_listen(host: str, port: int, name: str, variable: str) -> CannotStart:
+    """The reason, found by asking the system once more: gRPC does not tell."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return CannotStart(f"{name} cannot listen on {host}:{port}: {error.strerror}; set RAGWEAVE_HOST")
+    return CannotStart(f"port {port} ({name}) is taken; set {variable}")
+
+
+@contextmanager
+def _stop_signal() -> Iterator[asyncio.Event]:
+    """Set on the first SIGTERM or SIGINT; the second has its usual effect."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        restore()
+
+    def restore() -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop)
+    try:
+        yield stopped
+    finally:
+        restore()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

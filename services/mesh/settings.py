@@ -1,0 +1,88 @@
+"""Settings every process of the mesh shares, and the base of each service's own."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
+UNIX_PATH_MAX = 107
+
+
+class MeshSettings(BaseSettings):
+    """Where the parts of the mesh find one another, and what they trust. Read from RAGWEAVE_* once, then frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path(".ragweave"), description="Folder of everything the mesh keeps; made absolute.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address servers listen on. Loopback unless meant.")
+    profile: Literal["development", "production"] = Field("development", description="Kind of deployment.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    redis_url: str = Field("", description="Redis store; unix://<data_dir>/redis/redis.sock where empty.")
+    embedding_target: str = Field("127.0.0.1:50051", min_length=1, description="gRPC target of embedding.")
+    retrieval_target: str = Field("127.0.0.1:50052", min_length=1, description="gRPC target of retrieval.")
+    collections_target: str = Field("127.0.0.1:50053", min_length=1, description="gRPC target of collections.")
+    jobs_target: str = Field("127.0.0.1:50054", min_length=1, description="gRPC target of jobs.")
+
+    jwks: str = Field("", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty.")
+    issuer: str = Field("ragweave", min_length=1, description="`iss` a user token must carry.")
+    audience: str = Field("ragweave", min_length=1, description="`aud` a user token must carry.")
+    public_tenant: str = Field("public", min_length=1, max_length=64, description="Tenant of callers without a token.")
+    mesh_jwks: str = Field(
+        "", description="Keys of service tokens: a path or URL; <data_dir>/keys/mesh_jwks.json where empty."
+    )
+    mesh_key: Path | None = Field(
+        None, description="This process's private ES256 key (PEM); <data_dir>/keys/mesh.pem where empty."
+    )
+    mesh_issuer: str = Field("ragweave-mesh", min_length=1, description="`iss` of service tokens.")
+    mesh_audience: str = Field("ragweave-internal", min_length=1, description="`aud` of service tokens.")
+    clock_skew_s: int = Field(30, ge=0, le=60, description="Leeway on the times of a token, in seconds.")
+
+    max_message_bytes: int = Field(
+        16 * 2**20, ge=2**16, le=256 * 2**20, description="Longest gRPC message sent or taken, in bytes."
+    )
+    max_concurrent_calls: int = Field(4096, ge=1, le=100_000, description="Calls one server runs at a time.")
+    health_interval_s: float = Field(2.0, ge=0.05, le=60, description="Seconds between two rounds of health checks.")
+    drain_s: float = Field(1.0, ge=0, le=60, description="Seconds between NOT_SERVING and refusing new calls.")
+    grace_s: float = Field(10.0, ge=0, le=600, description="Seconds calls in flight get to end while stopping.")
+
+    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces, such as http://127.0.0.1:4317; or none.")
+    trace_sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of new traces that are recorded.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths(cls, given: object) -> object:
+        """Fills what derives from data_dir, so that a process that changes folder keeps its files."""
+        if not isinstance(given, dict):
+            return given
+        data_dir = Path(given.get("data_dir") or ".ragweave").expanduser().absolute()
+        derived = {
+            "redis_url": f"unix://{data_dir}/redis/redis.sock",
+            "jwks": str(data_dir / "keys" / "jwks.json"),
+            "mesh_jwks": str(data_dir / "keys" / "mesh_jwks.json"),
+            "mesh_key": data_dir / "keys" / "mesh.pem",
+        }
+        return {**given, "data_dir": data_dir, **{name: given.get(name) or path for name, path in derived.items()}}
+
+    @model_validator(mode="after")
+    def _socket_path_fits(self) -> Self:
+        if self.redis_url.startswith("unix://"):
+            path = self.redis_url.removeprefix("unix://").partition("?")[0]
+            if len(path.encode()) > UNIX_PATH_MAX:
+                raise ValueError(
+                    f"redis_url: a unix socket path has at most {UNIX_PATH_MAX} bytes, this one has "
+                    f"{len(path.encode())}; set RAGWEAVE_REDIS_URL to a shorter one"
+                )
+        return self
+
+
+class ServiceSettings(BaseSettings):
+    """Base of each service's Settings; a subclass sets its env_prefix, such as RAGWEAVE_EMBEDDING_."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
+    port: int = Field(0, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Loopback port of Prometheus metrics; 0 turns them off.")
