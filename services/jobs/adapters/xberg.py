@@ -1,0 +1,243 @@
+"""The Extractor port over xberg: documents are opened in bounded child processes, reused until they fail or age."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import services
+from services.jobs.extraction import ExtractedText, Page, Syntax, media_type_of
+from services.jobs.extractor_child import LENGTHS
+from services.mesh.errors import (
+    DocumentTooLarge,
+    DomainError,
+    NoTextFound,
+    UnreadableDocument,
+    UnsupportedMediaType,
+)
+
+# Raise it whenever our own part of extraction gives another text for the same bytes.
+_OWN_VERSION = 1
+
+_REFUSALS: Mapping[str, type[DomainError]] = {
+    error.reason: error for error in (DocumentTooLarge, NoTextFound, UnreadableDocument, UnsupportedMediaType)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionLimits:
+    """What one document may cost. Address space, not resident memory: libraries alone map 250 MiB of it."""
+
+    max_document_bytes: int = 50 << 20
+    max_text_chars: int = 20_000_000
+    memory_bytes: int = 1 << 30
+    timeout_s: float = 60.0
+    documents_per_process: int = 200
+    idle_s: float = 60.0
+
+
+class XbergExtractor:
+    """Extracts up to `processes` documents at once, each in a child that is started when first needed.
+
+    A child that crashes, hangs or outgrows its memory costs the one document it was reading.
+    """
+
+    def __init__(self, limits: ExtractionLimits, processes: int = 1) -> None:
+        self._limits = limits
+        self._free = asyncio.Semaphore(processes)
+        self._idle: list[_Child] = []
+        self._children: set[_Child] = set()
+        self.version = f"xberg-{version('xberg')}-{_OWN_VERSION}"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        limits: ExtractionLimits = ExtractionLimits(),
+        processes: int = 1,
+    ) -> AsyncIterator["XbergExtractor"]:
+        extractor = cls(limits, processes)
+        try:
+            yield extractor
+        finally:
+            await asyncio.gather(*(extractor._retire(child) for child in list(extractor._children)))
+
+    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+        if len(content) > self._limits.max_document_bytes:
+            raise DocumentTooLarge(
+                f"{name}: {len(content)} bytes are over the limit of {self._limits.max_document_bytes}"
+            )
+        kind = media_type_of(content, name, media_type)
+        request = {
+            "media_type": kind.name,
+            "charset": kind.charset,
+            "max_text_chars": self._limits.max_text_chars,
+            "cpu_seconds": max(1, round(self._limits.timeout_s)),
+        }
+        async with self._free:
+            reply, text = await self._ask(request, content, name)
+        if "reason" in reply:
+            raise _REFUSALS[reply["reason"]](f"{name}: {reply['message']}")
+        return ExtractedText(
+            text=text,
+            mime_type=kind.name,
+            syntax=Syntax(reply["syntax"]),
+            title=reply["title"],
+            pages=tuple(Page(*page) for page in reply["pages"]),
+            metadata=MappingProxyType(reply["metadata"]),
+        )
+
+    async def _ask(self, request: Mapping[str, Any], content: bytes, name: str) -> tuple[dict[str, Any], str]:
+        """One document through one child. Whatever ends badly ends that child: its next answer might be this one's."""
+        child = self._take()
+        fit = False
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                reply, text = await child.ask(request, content)
+            fit = reply.get("reason") != "MEMORY" and child.answered < self._limits.documents_per_process
+        except TimeoutError:
+            raise UnreadableDocument(
+                f"{name}: reading it takes longer than {self._limits.timeout_s:g} seconds"
+            ) from None
+        except (OSError, EOFError):
+            raise UnreadableDocument(f"{name}: {self._death(await child.end())}") from None
+        finally:
+            if fit:
+                self._idle.append(child)
+                child.retire_after(self._limits.idle_s, self._retire)
+            else:
+                await asyncio.shield(self._retire(child))
+        if reply.get("reason") == "MEMORY":
+            raise UnreadableDocument(f"{name}: reading it takes more than {self._megabytes} MiB of memory")
+        return reply, text
+
+    def _take(self) -> "_Child":
+        while self._idle:
+            child = self._idle.pop()
+            if child.wake():
+                return child
+        child = _Child(self._limits.memory_bytes)
+        self._children.add(child)
+        return child
+
+    async def _retire(self, child: "_Child") -> None:
+        if child in self._idle:
+            self._idle.remove(child)
+        await child.end()
+        self._children.discard(child)
+
+    @property
+    def _megabytes(self) -> int:
+        return self._limits.memory_bytes >> 20
+
+    def _death(self, code: int) -> str:
+        """Why a child died, for people."""
+        if code == -signal.SIGXCPU:
+            return f"reading it takes more than {self._limits.timeout_s:g} seconds of processor time"
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"the extractor crashed on it ({how}); it is corrupt, or needs more than {self._megabytes} MiB of memory"
+
+
+class _Child:
+    """One extractor process, spoken to over a socket pair; its working folder is empty and goes with it."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.answered = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="ragweave-extract-")
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._socket = ours
+        with theirs:
+            # Runs on the loop's thread by intent: the child asks to die with the thread that started it.
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, "-sPB", "-m", "services.jobs.extractor_child", str(memory_bytes), str(os.getpid())],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=self._folder.name,
+                env=_environment(self._folder.name),
+            )
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[int] | None = None
+
+    async def ask(self, request: Mapping[str, Any], content: bytes) -> tuple[dict[str, Any], str]:
+        """One request, one reply.
+
+        Raises:
+            OSError, EOFError: the child died.
+        """
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(sock=self._socket, limit=1 << 20)
+        reader, writer = self._streams
+        header = json.dumps(request).encode()
+        writer.write(LENGTHS.pack(len(header), len(content)) + header)
+        writer.write(content)
+        await writer.drain()
+        header_size, body_size = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+        reply: dict[str, Any] = json.loads(await reader.readexactly(header_size))
+        text = (await reader.readexactly(body_size)).decode()
+        self.answered += 1
+        return reply, text
+
+    def retire_after(self, idle_s: float, retire: "Callable[[_Child], Coroutine[Any, Any, None]]") -> None:
+        """Left idle so long, be retired."""
+
+        def late() -> None:
+            self._retiring = asyncio.ensure_future(retire(self))
+
+        self._timer = asyncio.get_running_loop().call_later(idle_s, late)
+
+    def wake(self) -> bool:
+        """Stop waiting for retirement; False if it has begun, or the process died meanwhile."""
+        self._stop_timer()
+        return self._ending is None and self._process.poll() is None
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    async def end(self) -> int:
+        """Kill the process, release what it held, and return its exit code; a second call returns the same."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        return await asyncio.shield(self._ending)
+
+    async def _end(self) -> int:
+        self._stop_timer()
+        self._process.kill()  # changes nothing for one that is dead: its own exit code stays
+        code = await asyncio.to_thread(self._process.wait)
+        if self._streams:
+            _, writer = self._streams
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        else:
+            self._socket.close()
+        await asyncio.to_thread(self._folder.cleanup)
+        return code
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """Nothing of ours: no secrets, no proxies, no home. One arena, one thread a pool: a small address space."""
+    return {
+        "PYTHONPATH": str(Path(services.__file__).parent.parent),
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": folder,
+        "TMPDIR": folder,
+        "MALLOC_ARENA_MAX": "1",
+        "TOKIO_WORKER_THREADS": "1",
+        "RAYON_NUM_THREADS": "1",
+    }

@@ -1,0 +1,87 @@
+"""What turning bytes into chunks needs of the world: where bytes rest, how text is got, how tokens are counted."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Protocol
+
+from services.jobs.blobs import Blob
+from services.jobs.extraction import ExtractedText
+
+
+class BlobStore(Protocol):
+    """Original bytes and the text extracted from them, by content hash; one tenant never sees another's."""
+
+    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+        """Store a stream and return its hash and size; durable when this returns.
+
+        Raises:
+            DocumentTooLarge: more than `max_bytes`; nothing is kept.
+        """
+        ...
+
+    def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:
+        """The content in pieces of at most 1 MiB.
+
+        Raises:
+            UploadNotFound: the tenant has no such content.
+        """
+        ...
+
+    async def read(self, tenant: str, content_hash: str) -> bytes:
+        """The content whole.
+
+        Raises:
+            UploadNotFound: the tenant has no such content.
+        """
+        ...
+
+    async def exists(self, tenant: str, content_hash: str) -> bool: ...
+
+    async def delete(self, tenant: str, content_hash: str) -> None:
+        """Forget the content and every text extracted from it; no error where there is none."""
+        ...
+
+    async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
+        """Keep what an extractor of this version made of the content."""
+        ...
+
+    async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
+        """What `put_text` kept, or None: then extract again."""
+        ...
+
+
+class Extractor(Protocol):
+    """Documents in, text out."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same bytes might give another text."""
+        ...
+
+    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+        """The text of a document.
+
+        Args:
+            content: The whole original.
+            name: File name or document id: decides the type where nothing better does, and is named in errors.
+            media_type: As declared by who sent it, parameters such as charset included.
+
+        Raises:
+            EmptyDocument: no bytes.
+            NoTextFound: readable, but without text, such as a scan.
+            UnsupportedMediaType: a kind of file nothing here reads.
+            UnreadableDocument: corrupt, protected, or over the extractor's bounds of time and memory.
+            DocumentTooLarge: over the size limit, before or after extraction.
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    """Tokens as the embedding model counts them."""
+
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """For each text the (start, end) of its tokens in code points, without special tokens, never truncated."""
+        ...
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """For each text how many tokens the model sees, special tokens included, never truncated."""
+        ...
