@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 
 # Date alone, or date and time. Digits below the microsecond are cut; the offset is "Z" or "+hh:mm", none means UTC.
-_OFFSET = r"(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+_OFFSET = r"(?:[Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)"
 INSTANT = re.compile(
     rf"\d{{4}}-\d{{2}}-\d{{2}}(?:[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,9}})?{_OFFSET}?)?", re.ASCII
 )

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any, Final
 
+import numpy
+
 from services.mesh.errors import InvalidFilter
 from services.mesh.filters import AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, Path, Value
 
@@ -61,9 +63,13 @@ class QdrantFilters:
 
     def _equals(self, path: Path, value: Value) -> Any:
         if isinstance(value, bool | str):
-            return self._matches(path, self._types.MatchValue(value=value))
+            return self._matches(path, self._types.MatchValue(value=self._exact(value)))
         # Match takes integers and misses 2.0 where 2 is stored; a range sees both as doubles.
         return self._ranges(path, value, "gte", "lte")
+
+    def _exact(self, value: bool | str) -> Any:
+        # qdrant_edge 0.9 takes Python's bool for the integer it also is, which equals no boolean; numpy's is read right.
+        return numpy.bool_(value) if self._is_edge and isinstance(value, bool) else value
 
     def _matches(self, path: Path, match: Any) -> Any:
         return self._types.FieldCondition(key=self._key(path), match=match)
