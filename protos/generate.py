@@ -1,7 +1,7 @@
-"""Generates the committed stubs from protos/: `python protos/generate.py [output folder]`, the repository by default.
+"""Generates the committed stubs from protos/: `python protos/generate.py [folder]`, the repository by default.
 
-The validation rules' own stubs have no package of their own on PyPI, so they are generated beside ours and the generated
-imports are pointed there.
+The validation rules' own stubs have no package of their own on PyPI, so they are generated beside ours and the
+generated imports are pointed there.
 """
 
 import re
@@ -53,9 +53,12 @@ def generate(out: Path) -> None:
         (made / "buf").rename(made / "ragweave/third_party/buf")
         for path in made.rglob("*.py*"):
             text = path.read_text()
-            text = re.sub(r"^from buf\.validate import", "from ragweave.third_party.buf.validate import", text, flags=re.M)
-            text = re.sub(r"^import buf\.validate", "import ragweave.third_party.buf.validate", text, flags=re.M)
-            text = re.sub(r"(?<![\w.\"'/])buf\.validate\.validate_pb2", "ragweave.third_party.buf.validate.validate_pb2", text)
+            for pattern, replacement in (
+                (r"^from buf\.validate import", "from ragweave.third_party.buf.validate import"),
+                (r"^import buf\.validate", "import ragweave.third_party.buf.validate"),
+                (r"(?<![\w.\"'/])buf\.validate\.validate_pb2", "ragweave.third_party.buf.validate.validate_pb2"),
+            ):
+                text = re.sub(pattern, replacement, text, flags=re.M)
             path.write_text(text)
         for path in made.rglob("*_pb2_grpc.py"):
             if "add_" not in path.read_text():  # messages only: an empty stub

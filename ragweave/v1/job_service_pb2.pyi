@@ -87,7 +87,9 @@ class ImportDocumentsRequest(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         DATA_FIELD_NUMBER: _builtins.int
         document_id: _builtins.str
-        """The last part of its name: letters, digits, `-`, `_`, `.`; at most 128. Made from the content where empty."""
+        """The last part of its name: letters, digits, `-`, `_`, `.`; at most 128. Where empty, made from
+        source_uri where that is given, else from the content.
+        """
         text: _builtins.str
         """Text, of the media type in `document`; plain text where that is empty."""
         data: _builtins.bytes

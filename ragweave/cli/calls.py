@@ -1,0 +1,215 @@
+"""Commands that call the mesh: token, import, search, jobs, watch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+from google.protobuf import json_format
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ragweave.cli.console import DEFAULT_TENANT, command, connect, err, fail, layout, out
+from ragweave.client import Client
+from ragweave.errors import RagweaveError
+from ragweave.local.keys import sign_token
+from ragweave.names import collection_name, document_id_from, last_id
+from ragweave.v1 import job_pb2, job_service_pb2, search_pb2
+
+# Files of one import request: as many as fit into this, so that a request stays far below the edge's limit.
+_BATCH_BYTES = 4 * 2**20
+_BATCH_FILES = 200
+
+
+@command()
+def token(
+    role: Annotated[str, typer.Option(help="reader, editor or admin.")] = "reader",
+    tenant: Annotated[str, typer.Option(help="Whose data the token opens.")] = DEFAULT_TENANT,
+    tier: Annotated[str, typer.Option(help="Rate tier: free or pro.")] = "pro",
+    subject: Annotated[str, typer.Option(help="Who the token stands for.")] = "developer",
+    group: Annotated[
+        list[str] | None, typer.Option(help="Group of the subject, for document ACLs; repeatable.")
+    ] = None,
+    hours: Annotated[float, typer.Option(help="How long it is valid.", min=0.01, max=720)] = 12,
+) -> None:
+    """Print a token signed by the development key."""
+    if role not in ("reader", "editor", "admin"):
+        fail(f"role: {role!r} is none of reader, editor, admin")
+    signed = sign_token(
+        layout().keys,
+        tenant=tenant,
+        subject=subject,
+        roles=[role],
+        tier=tier,
+        groups=group or (),
+        lifetime_s=int(hours * 3600),
+    )
+    print(signed)
+
+
+@command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A file or a folder on this machine.")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Made where it does not exist.")],
+    glob: Annotated[str, typer.Option(help="Files of the folder to take.")] = "**/*",
+) -> None:
+    """Import files: their bytes are sent, so the mesh need not see this machine's folders."""
+    if not path.exists():
+        fail(f"{path}: no such file or folder")
+    root = path if path.is_dir() else path.parent
+    files = sorted(p for p in path.glob(glob) if p.is_file() and not _hidden(p, root)) if path.is_dir() else [path]
+    if not files:
+        fail(f"{path}: no files match {glob!r}")
+    with connect() as client:
+        ensure_collection(client, collection)
+        jobs = [_send(client, collection, root, batch) for batch in _batches(files)]
+        ended = [follow(client, job) for job in jobs]
+        failed = [item for job in ended for item in failed_items(client, job)]
+    for item in failed:
+        err.print(f"[red]failed[/red] {item.source_uri or item.document}: {item.error.message}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@command()
+def search(
+    query: Annotated[str, typer.Argument(help="The question, in words.")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to search.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits to show.")] = 5,
+    filter_: Annotated[str, typer.Option("--filter", "-f", help="AIP-160, such as 'metadata.year >= 2020'.")] = "",
+    mode: Annotated[str, typer.Option(help="HYBRID, DENSE or SPARSE.")] = "HYBRID",
+    json: Annotated[bool, typer.Option("--json", help="The whole answer as JSON.")] = False,
+) -> None:
+    """Search a collection."""
+    if mode.upper() not in ("HYBRID", "DENSE", "SPARSE"):
+        fail(f"mode: {mode!r} is none of HYBRID, DENSE, SPARSE")
+    with connect() as client:
+        found = client.search(query, collection, top_k=top_k, filter=filter_, mode=mode.upper())
+    if json:
+        print(json_format.MessageToJson(found))
+    else:
+        show(found)
+
+
+@command()
+def jobs(
+    filter_: Annotated[str, typer.Option("--filter", "-f", help="AIP-160, such as 'state = \"RUNNING\"'.")] = "",
+    page_size: Annotated[int, typer.Option("-n", help="Jobs to show.", min=1, max=100)] = 20,
+) -> None:
+    """List jobs, newest first."""
+    with connect() as client:
+        listed = client.jobs.ListJobs(job_service_pb2.ListJobsRequest(filter=filter_, page_size=page_size))
+    for job in listed.jobs:
+        done = job.progress
+        out.print(
+            f"{job.name}  {job_pb2.Job.State.Name(job.state):<19}  {job.collection}  "
+            f"{done.processed}/{done.total} done, {done.failed} failed, {done.skipped} unchanged"
+        )
+    if not listed.jobs:
+        out.print("no jobs")
+
+
+@command()
+def watch(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its bare id.")]) -> None:
+    """Follow a job to its end. Ends with 1 unless it succeeded."""
+    with connect() as client:
+        ended = follow(client, job if job.startswith("jobs/") else f"jobs/{job}")
+        for item in failed_items(client, ended):
+            err.print(f"[red]failed[/red] {item.source_uri or item.document}: {item.error.message}")
+    if ended.state != job_pb2.Job.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def ensure_collection(client: Client, collection: str, **fields: Any) -> None:
+    """Makes a collection unless it is there."""
+    try:
+        client.create_collection(last_id(collection), **fields)
+    except RagweaveError as error:
+        if error.code is not grpc.StatusCode.ALREADY_EXISTS:
+            raise
+
+
+def follow(client: Client, job: str) -> job_pb2.Job:
+    """Shows a job's progress until it has ended; returns it as it ended."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
+    )
+    task = bar.add_task(job, total=None)
+    line = Text("")
+    with Live(Group(bar, line), console=err, refresh_per_second=8, transient=not err.is_terminal):
+        for event in client.watch(job):
+            if event.HasField("job"):
+                done = event.job.progress
+                state = job_pb2.Job.State.Name(event.job.state)
+                total = done.total if done.total_final else None
+                bar.update(task, completed=done.processed, total=total, description=f"{job} {state}")
+                line.plain = f"  {done.chunks} chunks, {done.skipped} unchanged, {done.failed} failed"
+    with_end = client.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
+    done = with_end.progress
+    out.print(
+        f"{job} {job_pb2.Job.State.Name(with_end.state)}: {done.succeeded} imported, {done.skipped} unchanged, "
+        f"{done.failed} failed, {done.chunks} chunks"
+    )
+    return with_end  # type: ignore[no-any-return]
+
+
+def failed_items(client: Client, job: job_pb2.Job) -> Iterator[job_pb2.JobItem]:
+    """The items of an ended job that failed."""
+    token = ""
+    while job.progress.failed:
+        page = client.jobs.ListJobItems(
+            job_service_pb2.ListJobItemsRequest(parent=job.name, filter='state = "FAILED"', page_token=token)
+        )
+        yield from page.job_items
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def show(found: search_pb2.SearchResponse) -> None:
+    """Prints hits for people: score, source, passage."""
+    for rank, hit in enumerate(found.hits, 1):
+        where = f" > {hit.section}" if hit.section else ""
+        out.print(
+            f"[bold]{rank}. {hit.score:.4f}[/bold]  [cyan]{hit.title or hit.document}[/cyan]{where}", soft_wrap=True
+        )
+        text = " ".join(hit.text.split())
+        out.print(f"   {text[:240]}{'...' if len(text) > 240 else ''}", markup=False)
+        out.print(f"   [dim]{hit.chunk}{'  ' + hit.source_uri if hit.source_uri else ''}[/dim]", soft_wrap=True)
+    if not found.hits:
+        out.print("no hits")
+    for stage in found.degraded_stages:
+        err.print(f"[yellow]left out:[/yellow] {stage.stage}: {stage.reason}")
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _batches(files: list[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    size = 0
+    for path in files:
+        length = path.stat().st_size
+        if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += length
+    yield batch
+
+
+def _send(client: Client, collection: str, root: Path, batch: list[Path]) -> str:
+    """Queues files; returns the job's name. A file too large for a batch is streamed on its own."""
+    relative = [path.relative_to(root).as_posix() for path in batch]
+    ids = [document_id_from(name) for name in relative]
+    if len(batch) == 1 and batch[0].stat().st_size > _BATCH_BYTES:
+        return client.upload(collection, batch[0].name, batch[0].read_bytes(), document_id=ids[0]).name
+    request = job_service_pb2.ImportDocumentsRequest(parent=collection_name(collection))
+    for path, name, document_id in zip(batch, relative, ids, strict=True):
+        document = request.inline.documents.add(document_id=document_id, data=path.read_bytes())
+        document.document.source_uri = name
+    return client.jobs.ImportDocuments(request).name  # type: ignore[no-any-return]

@@ -1,0 +1,86 @@
+"""`ragweave demo`: the Python language reference, imported and searched."""
+
+import pydoc_data.topics
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ragweave.cli.calls import ensure_collection, follow, show
+from ragweave.cli.console import command, connect, fail, layout, out
+from ragweave.v1 import job_pb2
+
+COLLECTION = "python-reference"
+QUESTIONS = (
+    "how do I catch several exception types",
+    "what does a context manager's exit method receive",
+    "difference between is and ==",
+    "format a float with two decimals",
+    "how are default arguments evaluated",
+)
+# A heading of the topics: a line of text over a line of one punctuation character.
+_HEADING = re.compile(r"^(\S.*)\n([*=\-~^\"])\2{2,}$", re.MULTILINE)
+
+
+@command()
+def demo() -> None:
+    """Import the Python language reference and search it through the edge."""
+    here = layout()
+    with connect() as client:
+        ensure_collection(
+            client,
+            COLLECTION,
+            description="The language reference topics of pydoc, as they ship with Python",
+            labels={"corpus": "pydoc"},
+        )
+        job = follow(client, client.import_texts(COLLECTION, documents()).name)
+        if job.state != job_pb2.Job.SUCCEEDED:
+            fail(f"{job.name}: {job.error.message or 'not every document was imported'}")
+        for question in QUESTIONS:
+            out.print(f"\n[bold green]? {question}[/bold green]")
+            show(client.search(question, COLLECTION, top_k=3))
+    _tell_how(here.address("edge"))
+
+
+def documents() -> list[dict[str, Any]]:
+    """The topics as inline documents: the topic's name and its sections are metadata."""
+    made = []
+    for topic, text in sorted(pydoc_data.topics.topics.items()):
+        sections = [heading for heading, _ in _HEADING.findall(text)]
+        made.append(
+            {
+                "document_id": topic,
+                "text": text,
+                "document": {
+                    "title": sections[0].replace('"', "") if sections else topic,
+                    "source_uri": f"pydoc:{topic}",
+                    "mime_type": "text/x-rst",
+                    "metadata": {"topic": topic, "sections": sections},
+                },
+            }
+        )
+    return made
+
+
+def _tell_how(edge: str) -> None:
+    folder = Path(sys.executable).parent
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    ragweave, grpcurl = folder / "ragweave", folder / "grpcurl"
+    question = QUESTIONS[0]
+    body = f'{{"query": "{question}", "collection": "{COLLECTION}", "topK": 3}}'
+    out.rule("the same by hand")
+    print(f"""
+T=$({ragweave} token --role reader)
+curl -s http://{edge}/api/v1/rag/search -H "authorization: Bearer $T" -H 'content-type: application/json' \\
+  -d {shlex.quote(body)}
+{grpcurl} -plaintext -H "authorization: Bearer $T" -d {shlex.quote(body)} \\
+  {edge} ragweave.v1.RetrievalService/Search
+""")
+    out.rule("next")
+    print(f"""
+{ragweave} import PATH --collection NAME      your own files
+{ragweave} search "..." --collection NAME     search them
+{grpcurl} -plaintext {edge} list    every service; `describe` shows its messages
+make status | make logs | make down           the mesh goes on running until you stop it
+""")

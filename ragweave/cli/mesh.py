@@ -1,0 +1,189 @@
+"""Commands for the local mesh: up, down, status, logs, doctor."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ragweave.cli.console import command, err, fail, layout, out
+from ragweave.local.health import Standing, standings, taken_ports
+from ragweave.local.keys import ensure_keys
+from ragweave.local.layout import BadSetting, Layout
+from ragweave.local.processes import processes
+from ragweave.local.supervisor import start_detached, supervisor_pid
+
+_READY_S = 60.0
+_LOOK_S = 0.1
+_LOW_DISK_BYTES = 2 * 2**30
+
+
+@command()
+def up() -> None:
+    """Start the mesh in the background and wait until it serves."""
+    here = layout()
+    all_processes = processes(here)
+    began = time.monotonic()
+    if not supervisor_pid(here):
+        running = [each for each in standings(here, all_processes) if each.pid]
+        if not running and (taken := taken_ports(here)):
+            fail("; ".join(taken.values()))
+        ensure_keys(here.keys)
+        start_detached(here)
+    with err.status("starting") as status:
+        while True:
+            now = standings(here, all_processes)
+            waiting = [each.name for each in now if not each.ready]
+            if not waiting:
+                break
+            status.update(f"waiting for {', '.join(waiting)}")
+            if time.monotonic() - began > _READY_S:
+                _tell_why(here, now)
+            time.sleep(_LOOK_S)
+    out.print(f"ready after {time.monotonic() - began:.1f} s: http://{here.address('edge')} (REST, gRPC, gRPC-Web)")
+
+
+@command()
+def down() -> None:
+    """Stop the mesh; everything it keeps stays."""
+    here = layout()
+    pid = supervisor_pid(here)
+    if not pid:
+        out.print("the mesh is not running")
+        return
+    os.kill(pid, signal.SIGTERM)
+    with err.status("stopping"):
+        while supervisor_pid(here) == pid:
+            time.sleep(_LOOK_S)
+    out.print("stopped")
+
+
+@command()
+def status() -> None:
+    """Show every process: state, memory, restarts. Ends with 1 unless all serve."""
+    here = layout()
+    now = standings(here, processes(here))
+    table = Table(box=None, pad_edge=False)
+    for column in ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "MEMORY", "ADDRESS"):
+        table.add_column(column, justify="right" if column in ("PID", "UP", "RESTARTS", "MEMORY") else "left")
+    for each in now:
+        table.add_row(
+            each.name,
+            f"[{'green' if each.ready else 'red'}]{each.state}[/]",
+            str(each.pid or "-"),
+            _duration(time.time() - each.started_at) if each.pid else "-",
+            str(each.restarts),
+            f"{each.memory_bytes / 2**20:.0f} MiB" if each.pid else "-",
+            each.address,
+        )
+    table.add_row("all", "", "", "", "", f"{sum(each.memory_bytes for each in now) / 2**20:.0f} MiB", "")
+    out.print(table)
+    if not supervisor_pid(here):
+        out.print("the mesh is not running; `ragweave up` starts it")
+    if not all(each.ready for each in now):
+        raise typer.Exit(1)
+
+
+@command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A process, as in `ragweave status`; all of them where left out.")] = "",
+    lines: Annotated[int, typer.Option("-n", help="Lines from the end of each log.", min=0)] = 20,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written.")] = False,
+) -> None:
+    """Print the processes' logs."""
+    here = layout()
+    files = sorted(here.logs.glob(f"{name or '*'}.log"))
+    if not files:
+        known = ", ".join(path.stem for path in sorted(here.logs.glob("*.log"))) or "none yet"
+        fail(f"no log named {name!r}; there are: {known}" if name else f"no logs in {here.logs} yet")
+    ends = {}
+    for path in files:
+        with path.open(errors="replace") as file:
+            for line in deque(file, lines):
+                _print_line(path, line, several=len(files) > 1)
+            ends[path] = file.tell()
+    while follow:
+        for path in files:
+            if path.stat().st_size < ends[path]:
+                ends[path] = 0
+            with path.open(errors="replace") as file:
+                file.seek(ends[path])
+                for line in file:
+                    _print_line(path, line, several=len(files) > 1)
+                ends[path] = file.tell()
+        time.sleep(0.2)
+
+
+@command()
+def doctor() -> None:
+    """Look for what is wrong with this machine's mesh, and say how to mend it."""
+    here = layout()
+    findings = [*_look_at_machine(here), *_look_at_mesh(here)]
+    for good, sentence in findings:
+        out.print(f"[{'green' if good else 'red'}]{'ok  ' if good else 'FAIL'}[/] {sentence}")
+    if not all(good for good, _ in findings):
+        raise typer.Exit(1)
+
+
+def _look_at_machine(here: Layout) -> list[tuple[bool, str]]:
+    version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    found = [(sys.version_info >= (3, 11), f"{version} (3.11 or later is needed)")]
+    try:
+        processes(here)
+        found.append((True, "Envoy and a Redis-protocol server are installed"))
+    except BadSetting as error:
+        found.append((False, str(error)))
+    existing = next(path for path in (here.data, *here.data.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    found.append((free > _LOW_DISK_BYTES, f"{free / 2**30:.1f} GiB free for {here.data} (2 GiB are wanted)"))
+    for private in ("dev.pem", "mesh.pem"):
+        path = here.keys / private
+        if path.exists():
+            mode = path.stat().st_mode & 0o777
+            found.append((mode == 0o600, f"{path} has mode {mode:o} (wanted: 600; mend with `chmod 600`)"))
+        else:
+            found.append((False, f"{path} is missing; `ragweave up` makes it"))
+    return found
+
+
+def _look_at_mesh(here: Layout) -> list[tuple[bool, str]]:
+    if not supervisor_pid(here):
+        taken = taken_ports(here)
+        return [
+            (False, "the mesh is not running; `ragweave up` starts it"),
+            *((False, sentence) for sentence in taken.values()),
+            *([(True, "all ports are free")] if not taken else []),
+        ]
+    return [
+        (each.ready, f"{each.name} is {each.state}" + ("" if each.ready else f"; see `ragweave logs {each.name}`"))
+        for each in standings(here, processes(here))
+    ]
+
+
+def _tell_why(here: Layout, now: list[Standing]) -> None:
+    for each in now:
+        path = here.logs / f"{each.name}.log"
+        if not each.ready and path.exists():
+            err.print(f"{each.name} is {each.state} ({each.last_exit or 'running'}); the end of {path}:")
+            with path.open(errors="replace") as file:
+                for line in deque(file, 10):
+                    err.print(f"  {line.rstrip()}", markup=False)
+    waiting = ", ".join(each.name for each in now if not each.ready)
+    fail(f"not ready after {_READY_S:.0f} s: {waiting}; see also {here.logs / 'supervisor.log'}")
+
+
+def _print_line(path: Path, line: str, *, several: bool) -> None:
+    sys.stdout.write(f"{path.stem:<11} {line}" if several else line)
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h"

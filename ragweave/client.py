@@ -1,0 +1,404 @@
+"""Clients for other backends, blocking and asyncio: deadlines, retries and the token from one place."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import grpc
+from google.api import httpbody_pb2
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from ragweave import contract
+from ragweave.errors import RagweaveError
+from ragweave.names import collection_name
+from ragweave.v1 import (
+    collection_pb2,
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    document_service_pb2,
+    document_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    model_service_pb2_grpc,
+    retrieval_service_pb2_grpc,
+    search_pb2,
+)
+
+Token = str | Callable[[], str]
+ENDED = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.PARTIALLY_SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED})
+
+_ATTEMPTS = 4
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
+_UPLOAD_PART_BYTES = 256 * 1024
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    ("grpc.service_config", contract.service_config(load_balancing="pick_first", health_check=False)),
+    ("grpc.enable_retries", 1),
+    ("grpc.per_rpc_retry_buffer_size", 16 * 2**20),
+]
+
+
+class _CallDetails(grpc.ClientCallDetails):
+    """Call details for both kinds of channel, which read them by attribute."""
+
+    def __init__(self, given: Any, timeout: float | None, metadata: Any) -> None:
+        self.method = given.method
+        self.timeout = timeout
+        self.metadata = metadata
+        self.credentials = given.credentials
+        self.wait_for_ready = given.wait_for_ready
+        self.compression = getattr(given, "compression", None)
+
+
+class _Policy:
+    """What is added to every call: the token, and the deadline the contract states unless the caller set one."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token if callable(token) else lambda: token
+
+    def applied(self, details: Any) -> _CallDetails:
+        path = details.method.decode() if isinstance(details.method, bytes) else details.method
+        known = contract.methods().get(path)
+        timeout = details.timeout if details.timeout is not None or known is None else known.timeout_s
+        metadata = [*(details.metadata or ())]
+        if token := self._token():
+            metadata.append(("authorization", f"Bearer {token}"))
+        return _CallDetails(details, timeout, tuple(metadata))
+
+    @staticmethod
+    def repeatable(request: Any) -> bool:
+        """Gives a mutation a request_id where the caller gave none; then sending it again is safe."""
+        if not isinstance(request, Message) or "request_id" not in request.DESCRIPTOR.fields_by_name:
+            return False
+        if not request.request_id:  # type: ignore[attr-defined]
+            request.request_id = uuid.uuid4().hex  # type: ignore[attr-defined]
+        return True
+
+
+def _backoffs(timeout: float | None) -> Iterator[float]:
+    """Pauses between attempts, in seconds, with full jitter, while they fit into the call's time."""
+    until = time.monotonic() + (timeout if timeout is not None else float("inf"))
+    for attempt in range(_ATTEMPTS - 1):
+        pause = random.uniform(0, min(_FIRST_BACKOFF_S * 4**attempt, _LONGEST_BACKOFF_S))  # noqa: S311 - jitter
+        if time.monotonic() + pause >= until:
+            return
+        yield pause
+
+
+class _Blocking(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Applies the policy to calls of a blocking channel."""
+
+    def __init__(self, policy: _Policy) -> None:
+        self._policy = policy
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        details = self._policy.applied(client_call_details)
+        call = continuation(details, request)
+        if self._policy.repeatable(request):
+            for pause in _backoffs(details.timeout):
+                if call.code() is not grpc.StatusCode.UNAVAILABLE:
+                    break
+                time.sleep(pause)
+                call = continuation(details, request)
+        return call
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return continuation(self._policy.applied(client_call_details), request)
+
+    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return continuation(self._policy.applied(client_call_details), request_iterator)
+
+    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return continuation(self._policy.applied(client_call_details), request_iterator)
+
+
+# grpc.aio takes an interceptor of several kinds for its first kind only, so each kind is a class of its own.
+class _AsyncUnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, policy: _Policy) -> None:
+        self._policy = policy
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        details = self._policy.applied(client_call_details)
+        repeatable = self._policy.repeatable(request)
+        call = await continuation(details, request)
+        if repeatable:
+            for pause in _backoffs(details.timeout):
+                if await call.code() is not grpc.StatusCode.UNAVAILABLE:
+                    break
+                await asyncio.sleep(pause)
+                call = await continuation(details, request)
+        return call
+
+
+class _AsyncUnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, policy: _Policy) -> None:
+        self._policy = policy
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(self._policy.applied(client_call_details), request)
+
+
+class _AsyncStreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, policy: _Policy) -> None:
+        self._policy = policy
+
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(self._policy.applied(client_call_details), request_iterator)
+
+
+class _AsyncStreamStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, policy: _Policy) -> None:
+        self._policy = policy
+
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(self._policy.applied(client_call_details), request_iterator)
+
+
+class _Stubs:
+    """The contract's services on one channel; every method of theirs takes the contract's messages."""
+
+    def __init__(self, channel: Any) -> None:
+        self.collections: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
+        self.documents: Any = document_service_pb2_grpc.DocumentServiceStub(channel)
+        self.retrieval: Any = retrieval_service_pb2_grpc.RetrievalServiceStub(channel)
+        self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
+        self.models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        self.jobs: Any = job_service_pb2_grpc.JobServiceStub(channel)
+
+
+class Client(_Stubs):
+    """A blocking client; safe to share between threads. Close it, or use it in a `with` block.
+
+    Args:
+        target: `host:port` of the edge or of one service.
+        token: A JWT, or a function that gives the current one for each call.
+        credentials: TLS credentials; plain text where None.
+
+    The services are attributes (`client.collections.ListCollections(...)`); the methods below are shorter forms of
+    the common calls. They raise RagweaveError; the stubs raise grpc.RpcError.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:8080",
+        *,
+        token: Token = "",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._channel = (
+            grpc.secure_channel(target, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(target, options=_OPTIONS)
+        )
+        super().__init__(grpc.intercept_channel(self._channel, _Blocking(_Policy(token))))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends calls in flight and frees the connection."""
+        self._channel.close()
+
+    def search(self, query: str, collection: str, **fields: Any) -> search_pb2.SearchResponse:
+        """Finds the passages that answer `query` best. `fields` are those of SearchRequest."""
+        with _explained():
+            response: search_pb2.SearchResponse = self.retrieval.Search(_search(query, collection, fields))
+            return response
+
+    def create_collection(self, collection_id: str, **fields: Any) -> collection_pb2.Collection:
+        """Creates a collection. `fields` are those of Collection."""
+        with _explained():
+            made: collection_pb2.Collection = self.collections.CreateCollection(_collection(collection_id, fields))
+            return made
+
+    def import_texts(self, collection: str, texts: Iterable[dict[str, Any]], **fields: Any) -> job_pb2.Job:
+        """Queues inline documents: dicts as InlineDocument, such as {"document_id": "a", "text": "..."}."""
+        with _explained():
+            job: job_pb2.Job = self.jobs.ImportDocuments(_inline(collection, texts, fields))
+            return job
+
+    def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
+        """Uploads one file and queues its import."""
+        with _explained():
+            answer: document_service_pb2.UploadDocumentResponse = self.documents.UploadDocument(
+                iter(_upload(collection, filename, content, fields))
+            )
+            return answer.job
+
+    def watch(self, job: str, after_sequence: int = 0) -> Iterator[job_service_pb2.WatchJobResponse]:
+        """A job's events to its end; goes on after a broken connection where it was."""
+        failures = 0
+        while True:
+            try:
+                request = job_service_pb2.WatchJobRequest(name=job, after_sequence=after_sequence)
+                for event in self.jobs.WatchJob(request):
+                    failures, after_sequence = 0, max(after_sequence, event.sequence)
+                    if event.HasField("final_status"):
+                        if event.final_status.code == grpc.StatusCode.UNAVAILABLE.value[0]:
+                            break
+                        yield event
+                        return
+                    yield event
+            except grpc.RpcError as error:
+                failures += 1
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
+                    raise RagweaveError.of(error) from error
+            time.sleep(_WATCH_PAUSE_S)
+
+    def wait(self, job: str) -> job_pb2.Job:
+        """The job once it has ended, whatever its state."""
+        for _ in self.watch(job):
+            pass
+        with _explained():
+            ended: job_pb2.Job = self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
+            return ended
+
+
+class AsyncClient(_Stubs):
+    """The asyncio client; use it in an `async with` block. As Client, with coroutines and asynchronous iterators."""
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:8080",
+        *,
+        token: Token = "",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        policy = _Policy(token)
+        interceptors = [
+            _AsyncUnaryUnary(policy),
+            _AsyncUnaryStream(policy),
+            _AsyncStreamUnary(policy),
+            _AsyncStreamStream(policy),
+        ]
+        self._channel = (
+            grpc.aio.secure_channel(target, credentials, options=_OPTIONS, interceptors=interceptors)
+            if credentials
+            else grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=interceptors)
+        )
+        super().__init__(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends calls in flight and frees the connection."""
+        await self._channel.close()
+
+    async def search(self, query: str, collection: str, **fields: Any) -> search_pb2.SearchResponse:
+        """As Client.search."""
+        with _explained():
+            response: search_pb2.SearchResponse = await self.retrieval.Search(_search(query, collection, fields))
+            return response
+
+    async def create_collection(self, collection_id: str, **fields: Any) -> collection_pb2.Collection:
+        """As Client.create_collection."""
+        with _explained():
+            request = _collection(collection_id, fields)
+            made: collection_pb2.Collection = await self.collections.CreateCollection(request)
+            return made
+
+    async def import_texts(self, collection: str, texts: Iterable[dict[str, Any]], **fields: Any) -> job_pb2.Job:
+        """As Client.import_texts."""
+        with _explained():
+            job: job_pb2.Job = await self.jobs.ImportDocuments(_inline(collection, texts, fields))
+            return job
+
+    async def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
+        """As Client.upload."""
+        with _explained():
+            answer: document_service_pb2.UploadDocumentResponse = await self.documents.UploadDocument(
+                iter(_upload(collection, filename, content, fields))
+            )
+            return answer.job
+
+    async def watch(self, job: str, after_sequence: int = 0) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
+        """As Client.watch."""
+        failures = 0
+        while True:
+            try:
+                request = job_service_pb2.WatchJobRequest(name=job, after_sequence=after_sequence)
+                async for event in self.jobs.WatchJob(request):
+                    failures, after_sequence = 0, max(after_sequence, event.sequence)
+                    if event.HasField("final_status"):
+                        if event.final_status.code == grpc.StatusCode.UNAVAILABLE.value[0]:
+                            break
+                        yield event
+                        return
+                    yield event
+            except grpc.RpcError as error:
+                failures += 1
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
+                    raise RagweaveError.of(error) from error
+            await asyncio.sleep(_WATCH_PAUSE_S)
+
+    async def wait(self, job: str) -> job_pb2.Job:
+        """As Client.wait."""
+        async for _ in self.watch(job):
+            pass
+        with _explained():
+            ended: job_pb2.Job = await self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
+            return ended
+
+
+# A watch outlives a restart of what it watches: this many failed attempts in a row, this far apart.
+_WATCH_FAILURES = 60
+_WATCH_PAUSE_S = 0.5
+
+
+class _explained:
+    """Turns a grpc.RpcError leaving the block into a RagweaveError."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, grpc.RpcError):
+            raise RagweaveError.of(error) from error
+
+
+def _search(query: str, collection: str, fields: dict[str, Any]) -> search_pb2.SearchRequest:
+    return json_format.ParseDict({"query": query, "collection": collection, **fields}, search_pb2.SearchRequest())
+
+
+def _collection(collection_id: str, fields: dict[str, Any]) -> collection_service_pb2.CreateCollectionRequest:
+    collection = json_format.ParseDict(fields, collection_pb2.Collection())
+    return collection_service_pb2.CreateCollectionRequest(collection_id=collection_id, collection=collection)
+
+
+def _inline(
+    collection: str, texts: Iterable[dict[str, Any]], fields: dict[str, Any]
+) -> job_service_pb2.ImportDocumentsRequest:
+    body = {"parent": collection_name(collection), "inline": {"documents": list(texts)}, **fields}
+    return json_format.ParseDict(body, job_service_pb2.ImportDocumentsRequest())
+
+
+def _upload(
+    collection: str, filename: str, content: bytes, fields: dict[str, Any]
+) -> Sequence[document_service_pb2.UploadDocumentRequest]:
+    head = {"parent": collection_name(collection), "filename": filename, **fields}
+    parts = [
+        document_service_pb2.UploadDocumentRequest(
+            file=httpbody_pb2.HttpBody(data=content[at : at + _UPLOAD_PART_BYTES])
+        )
+        for at in range(0, max(len(content), 1), _UPLOAD_PART_BYTES)
+    ]
+    json_format.ParseDict(head, parts[0])
+    return parts

@@ -1,0 +1,119 @@
+"""Where the local mesh keeps its files and listens, from RAGWEAVE_* and defaults."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
+_UNIX_PATH_MAX = 107
+
+PORTS = {
+    "edge": ("RAGWEAVE_EDGE_PORT", 8080),
+    "edge admin": ("RAGWEAVE_EDGE_ADMIN_PORT", 9901),
+    "embedding": ("RAGWEAVE_EMBEDDING_PORT", 50051),
+    "retrieval": ("RAGWEAVE_RETRIEVAL_PORT", 50052),
+    "collections": ("RAGWEAVE_COLLECTIONS_PORT", 50053),
+    "jobs": ("RAGWEAVE_JOBS_PORT", 50054),
+}
+SERVICES = ("embedding", "retrieval", "collections", "jobs")
+
+
+class BadSetting(Exception):
+    """A setting the mesh cannot start with; the message names it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One local mesh. Two of them on one machine share nothing but the machine.
+
+    Attributes:
+        root: Folder the processes run in: the checkout or the installed project.
+        data: Folder of everything the mesh keeps, absolute.
+        host: Address everything listens on.
+        ports: Port by part, as in PORTS.
+        redis_url: The store; empty where the mesh runs its own.
+    """
+
+    root: Path
+    data: Path
+    host: str
+    ports: Mapping[str, int]
+    redis_url: str = ""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None, root: Path | None = None) -> "Layout":
+        """Reads the environment. Raises BadSetting for a port that is none."""
+        given = os.environ if environment is None else environment
+        root = (root or Path.cwd()).absolute()
+        ports = {}
+        for part, (variable, default) in PORTS.items():
+            text = given.get(variable) or str(default)
+            if not text.isdecimal() or not 1 <= int(text) <= 65535:
+                raise BadSetting(f"{variable}: {text!r} is not a port (1 to 65535)")
+            ports[part] = int(text)
+        twice = {port for port in ports.values() if list(ports.values()).count(port) > 1}
+        if twice:
+            clash = ", ".join(f"{PORTS[part][0]}={port}" for part, port in ports.items() if port in twice)
+            raise BadSetting(f"two parts have the same port: {clash}")
+        return cls(
+            root=root,
+            data=(root / (given.get("RAGWEAVE_DATA_DIR") or ".ragweave")).absolute(),
+            host=given.get("RAGWEAVE_HOST") or "127.0.0.1",
+            ports=ports,
+            redis_url=given.get("RAGWEAVE_REDIS_URL") or "",
+        )
+
+    @property
+    def keys(self) -> Path:
+        return self.data / "keys"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def edge(self) -> Path:
+        """Folder of the rendered edge configuration."""
+        return self.data / "edge"
+
+    @property
+    def state_file(self) -> Path:
+        """What runs, as the supervisor last saw it."""
+        return self.data / "run" / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one supervisor of this data folder; holds its pid."""
+        return self.data / "run" / "supervisor.lock"
+
+    @property
+    def import_root(self) -> Path:
+        """The folder directory imports may read unless RAGWEAVE_JOBS_ROOTS names others."""
+        return self.data / "import"
+
+    @property
+    def redis_socket(self) -> Path:
+        """The store's socket; under the temporary folder where the data folder's path is too long for one."""
+        path = self.data / "redis" / "redis.sock"
+        if len(os.fsencode(path)) <= _UNIX_PATH_MAX:
+            return path
+        mark = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"ragweave-{os.getuid()}-{mark}" / "redis.sock"
+
+    def address(self, part: str) -> str:
+        """`host:port` of a part, for clients on this machine."""
+        everywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+        return f"{'127.0.0.1' if self.host in everywhere else self.host}:{self.ports[part]}"
+
+    def environment(self) -> dict[str, str]:
+        """What every process of this mesh gets beside the caller's own environment."""
+        return {
+            "RAGWEAVE_DATA_DIR": str(self.data),
+            "RAGWEAVE_HOST": self.host,
+            "RAGWEAVE_REDIS_URL": self.redis_url or f"unix://{self.redis_socket}",
+            **{PORTS[part][0]: str(port) for part, port in self.ports.items()},
+            **{f"RAGWEAVE_{name.upper()}_TARGET": self.address(name) for name in SERVICES},
+        }

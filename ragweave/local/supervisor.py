@@ -1,0 +1,325 @@
+"""Keeps the processes of the local mesh running, whoever dies: `python -m ragweave.local.supervisor`.
+
+Two processes watch over one another. The supervisor starts, watches and restarts the mesh; the guard restarts the
+supervisor, and is restarted by it. A new supervisor adopts the processes that still run, so losing it costs nothing.
+Processes are watched through pidfds, which need no parenthood (pidfd_open(2)).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ragweave.local.layout import Layout
+from ragweave.local.processes import Process, processes
+
+# Seconds between a death and the next start: short at first, doubled while it keeps dying within _STEADY_S.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.2, 10.0, 20.0
+_STOP_S = 15.0
+_EDGE_DRAIN_S = 0.5
+_LOG_BYTES_MAX = 64 * 2**20
+_LOG_LOOK_S = 30.0
+
+
+@dataclass
+class Running:
+    """A process as last started.
+
+    Attributes:
+        pid: 0 while it is down.
+        start_ticks: The kernel's start time of the pid, so that a reused pid is not taken for it.
+        restarts: Starts after the first.
+        started_at: Unix time of the last start.
+        last_exit: How it last ended; "" before that.
+    """
+
+    command: list[str]
+    pid: int = 0
+    start_ticks: int = 0
+    restarts: int = 0
+    started_at: float = 0.0
+    last_exit: str = ""
+
+
+def read_state(layout: Layout) -> dict[str, Any]:
+    """What the supervisor last wrote: supervisor, guard, stopped, and a Running for each process; {} without one."""
+    try:
+        state: dict[str, Any] = json.loads(layout.state_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state
+
+
+def supervisor_pid(layout: Layout) -> int:
+    """Pid of the supervisor of this data folder, 0 when none runs."""
+    try:
+        with layout.lock_file.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0)
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def start_ticks(pid: int) -> int:
+    """The kernel's start time of a process in clock ticks since boot; 0 when it is gone (proc(5), stat field 22)."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if after_name[0] == "Z" else int(after_name[19])
+
+
+class Supervisor:
+    """Keeps every process of one layout running until it is told to stop."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._all = processes(layout)
+        self._state = {p.name: Running(list(p.command)) for p in self._all}
+        self._stopping = asyncio.Event()
+        self._guard = os.getppid()
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Returns when SIGTERM or SIGINT has stopped everything in order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._adopt()
+        keepers = {p.name: asyncio.create_task(self._keep(p)) for p in self._all}
+        others = [asyncio.create_task(self._keep_guard()), asyncio.create_task(self._bound_logs())]
+        await self._stopping.wait()
+        for task in others:
+            task.cancel()
+        await self._stop_in_order(keepers)
+        self._stopped = True
+        self._write_state()
+
+    def _adopt(self) -> None:
+        """Takes over what an earlier supervisor left running, so that it is neither lost nor started twice."""
+        earlier = read_state(self._layout).get("processes", {})
+        left = _left_running(self._layout)
+        for name, state in self._state.items():
+            state.restarts = earlier.get(name, {}).get("restarts", 0)
+            if pid := left.get(tuple(state.command), 0):
+                state.pid, state.start_ticks, state.started_at = pid, start_ticks(pid), time.time()
+                _say(f"{name}: adopted pid {pid}")
+        self._write_state()
+
+    async def _keep(self, process: Process) -> None:
+        """Starts a process, and again whenever it ends, until the supervisor stops."""
+        pause = _FIRST_PAUSE_S
+        state = self._state[process.name]
+        while not self._stopping.is_set():
+            if not state.pid:
+                try:
+                    await self._start(process, state)
+                except OSError as error:
+                    _say(f"{process.name}: cannot be started: {error}")
+            if state.pid:
+                state.last_exit = await _ended(state.pid)
+                state.pid = 0
+                self._write_state()
+                if self._stopping.is_set():
+                    return
+                lasted = time.time() - state.started_at
+                pause = _FIRST_PAUSE_S if lasted > _STEADY_S else min(pause * 2, _LONGEST_PAUSE_S)
+                _say(f"{process.name}: {state.last_exit} after {lasted:.1f} s; starting it again in {pause:.1f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _start(self, process: Process, state: Running) -> None:
+        environment = {**os.environ, **self._layout.environment(), **process.environment}
+        if process.after:
+            await self._exists(process.after)
+        if self._stopping.is_set():
+            return
+        with (self._layout.logs / f"{process.name}.log").open("ab") as log:
+            if process.prepare:
+                preparing = await asyncio.create_subprocess_exec(
+                    *process.prepare, env=environment, cwd=self._layout.root, stdout=log, stderr=log
+                )
+                if await preparing.wait():
+                    raise OSError(f"`{' '.join(process.prepare)}` failed; see {log.name}")
+            child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; the event loop watches the pidfd
+                process.command,
+                env=environment,
+                cwd=self._layout.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        state.restarts += bool(state.started_at)
+        state.pid, state.start_ticks, state.started_at = child.pid, start_ticks(child.pid), time.time()
+        self._write_state()
+        _say(f"{process.name}: started, pid {child.pid}")
+
+    async def _exists(self, path: Path) -> None:
+        while not os.path.exists(path) and not self._stopping.is_set():  # noqa: ASYNC110, ASYNC240 - a stat a look
+            await asyncio.sleep(0.02)
+
+    async def _stop_in_order(self, keepers: dict[str, asyncio.Task[None]]) -> None:
+        """The edge first, so that nothing new comes in; the store last, so that everything can still be written."""
+        first, last = ["envoy"], ["redis"]
+        between = [name for name in keepers if name not in (*first, *last)]
+        await asyncio.to_thread(self._drain_edge)
+        for names in (first, between, last):
+            await asyncio.gather(*(self._stop(name, keepers[name]) for name in names if name in keepers))
+
+    def _drain_edge(self) -> None:
+        url = f"http://{self._layout.address('edge admin')}/drain_listeners?graceful"
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=1).close()
+            time.sleep(_EDGE_DRAIN_S)
+
+    async def _stop(self, name: str, keeper: asyncio.Task[None]) -> None:
+        pid = self._state[name].pid
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        done, _ = await asyncio.wait([keeper], timeout=_STOP_S)
+        if not done:
+            _say(f"{name}: did not stop within {_STOP_S:.0f} s; killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await keeper
+
+    async def _keep_guard(self) -> None:
+        while True:
+            await _ended(self._guard)
+            self._guard = _spawn_guard(self._layout)
+            self._write_state()
+
+    async def _bound_logs(self) -> None:
+        """Moves a log that has grown too long to `.1`; the writer appends, so it goes on at the new start."""
+        while True:
+            for path in self._layout.logs.glob("*.log"):
+                if path.stat().st_size > _LOG_BYTES_MAX:
+                    await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
+                    os.truncate(path, 0)
+            await asyncio.sleep(_LOG_LOOK_S)
+
+    def _write_state(self) -> None:
+        state = {
+            "supervisor": os.getpid(),
+            "guard": self._guard,
+            "stopped": self._stopped,
+            "processes": {name: asdict(each) for name, each in self._state.items()},
+        }
+        part = self._layout.state_file.with_suffix(".part")
+        part.write_text(json.dumps(state, indent=2))
+        part.rename(self._layout.state_file)
+
+
+def _left_running(layout: Layout) -> dict[tuple[str, ...], int]:
+    """Pids by command of this data folder's processes, whoever started them."""
+    mark = f"RAGWEAVE_DATA_DIR={layout.data}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+            if command and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found[tuple(command)] = int(folder.name)
+    return found
+
+
+async def _ended(pid: int) -> str:
+    """Waits until a process has ended, child or not; says how, where it was a child."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return "ended"
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    try:
+        _, status = os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - it has ended
+    except ChildProcessError:
+        return "ended"
+    code = os.waitstatus_to_exitcode(status)
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+
+
+@contextlib.contextmanager
+def _lock(layout: Layout) -> Iterator[None]:
+    """Makes this the one supervisor of the data folder. Raises SystemExit when there is another."""
+    layout.lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with layout.lock_file.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"a supervisor already runs on {layout.data}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _spawn_guard(layout: Layout) -> int:
+    """Starts a guard in a session of its own; returns its pid."""
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    with (layout.logs / "supervisor.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ragweave.local.supervisor"],
+            cwd=layout.root,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ).pid
+
+
+def start_detached(layout: Layout) -> None:
+    """Starts guard and supervisor in the background and returns at once."""
+    layout.state_file.parent.mkdir(parents=True, exist_ok=True)
+    _spawn_guard(layout)
+
+
+def guard(layout: Layout) -> None:
+    """Keeps a supervisor running until one has stopped on purpose."""
+    while True:
+        pid = supervisor_pid(layout)
+        if not pid:
+            pid = subprocess.Popen([sys.executable, "-m", "ragweave.local.supervisor", "--supervise"]).pid
+        asyncio.run(_ended(pid))
+        if read_state(layout).get("stopped") and not supervisor_pid(layout):
+            return
+        _say("supervisor: ended unasked; starting it again")
+        time.sleep(_FIRST_PAUSE_S)
+
+
+def supervise(layout: Layout) -> None:
+    """Runs the supervisor in this process."""
+    for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):
+        folder.mkdir(parents=True, exist_ok=True)
+    layout.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _lock(layout):
+        asyncio.run(Supervisor(layout).run())
+
+
+def _say(line: str) -> None:
+    print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, flush=True)
+
+
+if __name__ == "__main__":
+    (supervise if "--supervise" in sys.argv else guard)(Layout.read())
