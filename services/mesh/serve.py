@@ -5,7 +5,14 @@ import errno
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -191,16 +198,13 @@ def _listen(server: grpc.aio.Server, name: str, settings: ServiceSettings) -> in
 
 @contextmanager
 def _metrics(name: str, settings: ServiceSettings) -> Iterator[None]:
-    try:
-        exposed = exposing_metrics(settings.metrics_port)
-        exposed.__enter__()
-    except OSError:
-        variable = f"RAGWEAVE_{name.upper()}_METRICS_PORT"
-        raise _cannot_listen("127.0.0.1", settings.metrics_port, f"metrics of {name}", variable) from None
-    try:
+    with ExitStack() as exposed:
+        try:
+            exposed.enter_context(exposing_metrics(settings.metrics_port))
+        except OSError:
+            variable = f"RAGWEAVE_{name.upper()}_METRICS_PORT"
+            raise _cannot_listen("127.0.0.1", settings.metrics_port, f"metrics of {name}", variable) from None
         yield
-    finally:
-        exposed.__exit__(None, None, None)
 
 
 def _cannot_listen(host: str, port: int, name: str, variable: str) -> CannotStart:

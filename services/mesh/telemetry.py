@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,9 @@ from services.mesh.settings import MeshSettings
 
 def configure_logs(service: str, level: str) -> None:
     """One JSON object a line on stderr, for our own lines and those of libraries alike."""
+    os.environ.setdefault(
+        "GRPC_VERBOSITY", "ERROR"
+    )  # gRPC's core reads it with its first object; its lines are not JSON
     least = getattr(logging, level.upper())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

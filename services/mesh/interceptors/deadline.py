@@ -10,7 +10,7 @@ from services.mesh.errors import DeadlineExceeded
 
 
 class Deadline:
-    """Ends a call at the method's timeout or the caller's deadline, whichever is first; outgoing calls take what is left."""
+    """Ends a call at the method's timeout or its caller's deadline, the earlier; outgoing calls take what is left."""
 
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         remaining_s = call.context.time_remaining()
