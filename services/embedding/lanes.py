@@ -1,0 +1,123 @@
+"""Texts that wait for the model, in the order that serves them best."""
+
+import asyncio
+from bisect import bisect_left, insort
+from typing import Final
+
+from services.embedding.ports import Tokens
+
+# Tokens a text may be padded by to share a batch. Sharing saves a short text about 1.8 ms of fixed cost, and a token of
+# padding costs about 0.3 ms (MiniLM int8, one thread).
+PADDING: Final = 6
+
+
+class Work:
+    """One text to be embedded once, for as many callers as wait for it.
+
+    Attributes:
+        key: Its key in the cache.
+        tokens: What the model reads.
+        vector: Becomes the vector, or the error that kept it from one.
+        waiters: Calls that still want it.
+        lane: Where it waits; None once it runs.
+    """
+
+    __slots__ = ("_turn", "key", "lane", "tokens", "vector", "waiters")
+
+    def __init__(self, key: bytes, tokens: Tokens) -> None:
+        self.key = key
+        self.tokens = tokens
+        self.vector: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.waiters = 0
+        self.lane: Lane | None = None
+        self._turn = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Orders works by length, then by age."""
+        return len(self.tokens.ids), self._turn
+
+    def queue(self, lane: "Lane", turn: int) -> None:
+        """Notes that it waits in `lane` since `turn`."""
+        self.lane, self._turn = lane, turn
+
+
+class Lane:
+    """Works of one urgency. The oldest is always served next, so none starves; those like it in length go with it."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._by_age: dict[int, Work] = {}
+        self._by_length: list[tuple[tuple[int, int], Work]] = []
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    @property
+    def room(self) -> int:
+        """How many more works it takes."""
+        return self._capacity - len(self)
+
+    def push(self, work: Work) -> None:
+        self._turn += 1
+        work.queue(self, self._turn)
+        self._by_age[self._turn] = work
+        insort(self._by_length, (work.place, work), key=_place)
+
+    def remove(self, work: Work) -> None:
+        """Takes out a work that waits here."""
+        del self._by_length[self._index(work)]
+        self._forget(work)
+
+    def take(self, max_tokens: int, max_works: int) -> list[Work]:
+        """Removes and returns the next batch: the oldest work and those nearest to it in length, shortest first.
+
+        Args:
+            max_tokens: Bound of the batch, padding included; the oldest is returned even if longer.
+            max_works: Bound of the batch, at least 1.
+        """
+        if not self._by_age:
+            return []
+        oldest = next(iter(self._by_age.values()))
+        first = last = self._index(oldest)
+        while last - first + 1 < max_works:
+            grown = self._grown(first, last, max_tokens)
+            if grown is None:
+                break
+            first, last = grown
+        batch = [work for _, work in self._by_length[first : last + 1]]
+        del self._by_length[first : last + 1]
+        for work in batch:
+            self._forget(work)
+        return batch
+
+    def _forget(self, work: Work) -> None:
+        _, turn = work.place
+        del self._by_age[turn]
+        work.lane = None
+
+    def _grown(self, first: int, last: int, max_tokens: int) -> tuple[int, int] | None:
+        """The stretch of works by one more, the neighbour that costs the least padding; None where none fits."""
+        shortest, longest = self._length(first), self._length(last)
+        grown: list[tuple[int, tuple[int, int]]] = []
+        if first > 0:
+            grown.append((longest - self._length(first - 1), (first - 1, last)))
+        if last + 1 < len(self._by_length):
+            grown.append((self._length(last + 1) - shortest, (first, last + 1)))
+        fitting = [
+            (padding, (low, high))
+            for padding, (low, high) in grown
+            if padding <= PADDING and (high - low + 1) * self._length(high) <= max_tokens
+        ]
+        return min(fitting)[1] if fitting else None
+
+    def _index(self, work: Work) -> int:
+        return bisect_left(self._by_length, work.place, key=_place)
+
+    def _length(self, index: int) -> int:
+        return self._by_length[index][0][0]
+
+
+def _place(entry: tuple[tuple[int, int], Work]) -> tuple[int, int]:
+    return entry[0]

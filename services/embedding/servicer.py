@@ -1,0 +1,69 @@
+"""The embedding service's methods: messages in, domain calls, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from ragweave.internal.v1 import tokenizer_service_pb2 as internal_pb
+from ragweave.internal.v1 import tokenizer_service_pb2_grpc as internal_grpc
+from ragweave.v1 import embedding_service_pb2 as pb
+from ragweave.v1 import embedding_service_pb2_grpc as pb_grpc
+from ragweave.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
+from services.embedding import convert
+from services.embedding.models import Catalog
+from services.embedding.stream import embed_stream
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        embedder = self._catalog.embedder(request.model)
+        embeddings = await embedder.embed(
+            request.texts, input_type=convert.input_type_from(request.input_type), truncate=request.truncate
+        )
+        return convert.embeddings_to(embeddings, embedder.spec)
+
+    async def StreamEmbed(
+        self, request_iterator: AsyncIterator[pb.StreamEmbedRequest], context: Context
+    ) -> AsyncIterator[pb.StreamEmbedResponse]:
+        async for outcome in embed_stream(self._catalog, convert.items_from(request_iterator)):
+            yield convert.outcome_to(outcome)
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        embedder = self._catalog.embedder(request.model)
+        return convert.counts_to(await embedder.count_tokens(request.texts), embedder.spec)
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def ListModels(
+        self, request: model_service_pb2.ListModelsRequest, context: Context
+    ) -> model_service_pb2.ListModelsResponse:
+        page = self._catalog.page(
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert.models_to(page, self._catalog.default)
+
+    async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
+        return convert.model_to(self._catalog.embedder(request.name).spec, self._catalog.default)
+
+
+class TokenizerServicer(internal_grpc.TokenizerServiceServicer):
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def GetTokenizer(
+        self, request: internal_pb.GetTokenizerRequest, context: Context
+    ) -> internal_pb.GetTokenizerResponse:
+        return convert.tokenizer_to(self._catalog.embedder(request.model))
