@@ -1,0 +1,299 @@
+"""Every row of the contract: REST and gRPC through the edge and gRPC on the service's own port say the same."""
+
+import base64
+import hashlib
+import json
+import struct
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from ragweave import contract
+from ragweave.v1 import collection_pb2, collection_service_pb2, job_pb2
+from tests.e2e.stack import BIN, PREFIX, Mesh
+
+C = "rows"
+OWNER = {
+    "CollectionService": "collections",
+    "DocumentService": "collections",
+    "RetrievalService": "retrieval",
+    "EmbeddingService": "embedding",
+    "ModelService": "embedding",
+    "JobService": "jobs",
+}
+VOLATILE = ("timings", "trace_id")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One read that must give the same answer whichever way it is asked."""
+
+    method: str
+    verb: str
+    path: str
+    request: dict[str, Any] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+
+
+READS = [
+    Row("CollectionService/GetCollection", "GET", f"/collections/{C}", {"name": f"collections/{C}"}),
+    Row("CollectionService/ListCollections", "GET", f"/collections?filter=name%3D%22{C}%22", {"filter": f'name="{C}"'}),
+    Row("CollectionService/GetCollectionStats", "GET", f"/collections/{C}/stats", {"name": C}),
+    Row(
+        "DocumentService/ListDocuments",
+        "GET",
+        f"/collections/{C}/documents?orderBy=name&pageSize=1",
+        {"parent": C, "order_by": "name", "page_size": 1},
+    ),
+    Row(
+        "DocumentService/GetDocument",
+        "GET",
+        f"/collections/{C}/documents/a",
+        {"name": f"collections/{C}/documents/a"},
+    ),
+    Row(
+        "DocumentService/BatchGetDocuments",
+        "GET",
+        f"/collections/{C}/documents:batchGet?names=collections/{C}/documents/b&names=collections/{C}/documents/a",
+        {"parent": C, "names": [f"collections/{C}/documents/b", f"collections/{C}/documents/a"]},
+    ),
+    Row(
+        "DocumentService/ListChunks",
+        "GET",
+        f"/collections/{C}/documents/a/chunks",
+        {"parent": f"collections/{C}/documents/a"},
+    ),
+    Row(
+        "RetrievalService/Search",
+        "POST",
+        "/search",
+        {"query": "who eats fish", "collection": C},
+        {"query": "who eats fish", "collection": C},
+    ),
+    Row(
+        "RetrievalService/Search",
+        "POST",
+        f"/collections/{C}:search",
+        {"query": "who eats fish", "collection": C, "filter": "metadata.n > 1", "highlight": True},
+        {"query": "who eats fish", "filter": "metadata.n > 1", "highlight": True},
+    ),
+    Row("EmbeddingService/Embed", "POST", "/embeddings", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
+    Row("EmbeddingService/CountTokens", "POST", "/tokens:count", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
+    Row("ModelService/ListModels", "GET", "/models", {}),
+    Row("ModelService/GetModel", "GET", "/models/all-MiniLM-L6-v2", {"name": "models/all-MiniLM-L6-v2"}),
+    Row(
+        "JobService/ListJobs",
+        "GET",
+        f"/jobs?filter=collection%3D%22collections/{C}%22&page=1",
+        {"filter": f'collection="collections/{C}"', "page": 1},
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def job(mesh: Mesh) -> Iterator[str]:
+    """A collection with two documents, imported over REST; yields the ended job's name."""
+    made = mesh.rest("POST", f"{PREFIX}/collections?collectionId={C}", {"description": "for the rows"})
+    assert made.status == 200, made
+    queued = mesh.rest(
+        "POST",
+        f"{PREFIX}/collections/{C}/documents:import",
+        {
+            "inline": {
+                "documents": [
+                    {"documentId": "a", "text": "Cats eat fish and mice.", "document": {"metadata": {"n": 1}}},
+                    {
+                        "documentId": "b",
+                        "text": "Dogs eat meat, and bears eat fish.",
+                        "document": {"metadata": {"n": 2}},
+                    },
+                ]
+            }
+        },
+    )
+    assert queued.status == 200, queued
+    with mesh.client() as client:
+        assert client.wait(queued.body["name"]).state == job_pb2.Job.SUCCEEDED
+    yield queued.body["name"]
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/{C}?force=true").status == 200
+
+
+def _message(method: str, answer: Any) -> Message:
+    descriptor = contract.method(f"/ragweave.v1.{method}").descriptor.output_type
+    message: Message = json_format.ParseDict(answer, GetMessageClass(descriptor)())
+    for name in VOLATILE:
+        if name in descriptor.fields_by_name:
+            message.ClearField(name)
+    return message
+
+
+@pytest.mark.parametrize("row", READS, ids=lambda row: f"{row.method}:{row.path[:40]}")
+def test_a_read_answers_the_same_over_rest_and_grpc_at_the_edge_and_at_the_service(
+    mesh: Mesh, job: str, row: Row
+) -> None:
+    rest = mesh.rest(row.verb, PREFIX + row.path, row.body)
+    assert rest.status == 200, rest
+    assert rest.headers["x-api-version"] == "v1"
+    assert rest.headers["x-request-id"]
+    answers = [_message(row.method, rest.body)]
+    for target in (mesh.edge, mesh.layout.address(OWNER[row.method.partition("/")[0]])):
+        status, answer = mesh.grpcurl(target, f"ragweave.v1.{row.method}", row.request)
+        assert status == 0, answer
+        answers.append(_message(row.method, answer))
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_job_and_its_items_read_the_same_everywhere(mesh: Mesh, job: str) -> None:
+    for method, path, request in (
+        ("JobService/GetJob", f"/{job}", {"name": job}),
+        ("JobService/ListJobItems", f"/{job}/items", {"parent": job}),
+    ):
+        rest = _message(method, mesh.rest("GET", PREFIX + path).body)
+        for target in (mesh.edge, mesh.layout.address("jobs")):
+            status, answer = mesh.grpcurl(target, f"ragweave.v1.{method}", request)
+            assert status == 0, answer
+            assert _message(method, answer) == rest
+
+
+def test_a_watch_streams_the_same_events_over_rest_and_grpc_and_ends_with_a_status(mesh: Mesh, job: str) -> None:
+    rest = mesh.rest("GET", f"{PREFIX}/{job}:watch")
+    text = rest.body if isinstance(rest.body, bytes) else json.dumps(rest.body).encode()
+    events = [json.loads(line) for line in text.splitlines() if line.strip()]
+    assert events[-1]["finalStatus"]["code"] == 0
+    sequences = [event["sequence"] for event in events if "finalStatus" not in event]
+    assert sequences == list(range(1, len(sequences) + 1))
+    with mesh.client() as client:
+        over_grpc = list(client.watch(job))
+    assert [event.sequence for event in over_grpc] == [event["sequence"] for event in events]
+    assert [e.sequence for e in client_events_after(mesh, job, 3)] == [s for s in sequences if s > 3]
+
+
+def client_events_after(mesh: Mesh, job: str, sequence: int) -> list[Any]:
+    """What a watcher sees that resumes after `sequence`, less the final message."""
+    with mesh.client() as client:
+        return [event for event in client.watch(job, sequence) if not event.HasField("final_status")]
+
+
+def test_documents_are_created_uploaded_changed_and_deleted_over_rest(mesh: Mesh, job: str) -> None:
+    base = f"{PREFIX}/collections/{C}/documents"
+    created = mesh.rest("POST", base, {"documentId": "c", "text": "Owls hunt at night.", "document": {"title": "Owls"}})
+    assert created.status == 200, created
+    assert created.body["document"]["state"] == "PENDING"
+    content = b"# Whales\n\nWhales eat krill.\n" * 20
+    query = urllib.parse.urlencode(
+        {"documentId": "d", "filename": "whales.md", "sha256": hashlib.sha256(content).hexdigest()}
+    )
+    uploaded = mesh.rest("POST", f"{base}:upload?{query}", content, content_type="text/markdown")
+    assert uploaded.status == 200, uploaded
+    with mesh.client() as client:
+        for answer in (created, uploaded):
+            assert client.wait(answer.body["job"]["name"]).state == job_pb2.Job.SUCCEEDED
+        assert client.search("what do whales eat", C, top_k=1).hits[0].document == f"collections/{C}/documents/d"
+
+    changed = mesh.rest("PATCH", f"{base}/d?updateMask=metadata,title", {"title": "Big", "metadata": {"sea": True}})
+    assert changed.status == 200, changed
+    assert changed.body["title"] == "Big"
+    found = mesh.rest("POST", f"{PREFIX}/collections/{C}:search", {"query": "krill", "filter": "metadata.sea = true"})
+    assert [hit["title"] for hit in found.body["hits"]] == ["Big"] * len(found.body["hits"])
+    assert found.body["hits"]
+
+    deleted = mesh.rest("DELETE", f"{base}/d")
+    assert deleted.status == 200, deleted
+    assert mesh.rest("GET", f"{base}/d").status == 404
+    gone = mesh.rest("POST", f"{PREFIX}/collections/{C}:search", {"query": "what do whales eat krill"})
+    assert f"collections/{C}/documents/d" not in {hit["document"] for hit in gone.body["hits"]}
+    batch = mesh.rest("POST", f"{base}:batchDelete", {"names": [f"collections/{C}/documents/c"]})
+    assert batch.status == 200, batch
+    assert mesh.rest("GET", f"{base}/c").status == 404
+
+
+def test_collections_are_changed_with_masks_and_etags_over_rest(mesh: Mesh) -> None:
+    made = mesh.rest("POST", f"{PREFIX}/collections?collectionId=masks", {"description": "one", "labels": {"a": "b"}})
+    assert made.status == 200, made
+    changed = mesh.rest(
+        "PATCH", f"{PREFIX}/collections/masks?updateMask=description", {"description": "two", "etag": made.body["etag"]}
+    )
+    assert changed.status == 200, changed
+    assert (changed.body["description"], changed.body["labels"]) == ("two", {"a": "b"})
+    stale = mesh.rest(
+        "PATCH", f"{PREFIX}/collections/masks?updateMask=description", {"description": "x", "etag": made.body["etag"]}
+    )
+    assert (stale.status, stale.body["code"]) == (409, 10)
+    twice = mesh.rest("POST", f"{PREFIX}/collections?collectionId=masks", {})
+    assert (twice.status, twice.body["code"]) == (409, 6)
+    assert (
+        mesh.rest("DELETE", f"{PREFIX}/collections/masks?etag={urllib.parse.quote(changed.body['etag'])}").status == 200
+    )
+    assert mesh.rest("GET", f"{PREFIX}/collections/masks").status == 404
+
+
+def test_a_job_is_cancelled_over_rest(mesh: Mesh) -> None:
+    assert mesh.rest("POST", f"{PREFIX}/collections?collectionId=cancelled", {}).status == 200
+    long = " ".join(f"word{n}" for n in range(3000))
+    documents = [{"documentId": f"d{n}", "text": f"{n} {long}"} for n in range(40)]
+    queued = mesh.rest("POST", f"{PREFIX}/collections/cancelled/documents:import", {"inline": {"documents": documents}})
+    cancelled = mesh.rest("POST", f"{PREFIX}/{queued.body['name']}:cancel", {})
+    assert cancelled.status == 200, cancelled
+    with mesh.client() as client:
+        ended = client.wait(queued.body["name"])
+    assert ended.state == job_pb2.Job.CANCELLED
+    assert ended.progress.succeeded < 40
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/cancelled?force=true").status == 200
+
+
+def test_grpc_web_answers_as_rest_does(mesh: Mesh, job: str) -> None:
+    request = collection_service_pb2.GetCollectionRequest(name=C).SerializeToString()
+    frame = b"\0" + struct.pack(">I", len(request)) + request
+    answer = mesh.rest(
+        "POST",
+        "/ragweave.v1.CollectionService/GetCollection",
+        base64.b64encode(frame),
+        content_type="application/grpc-web-text",
+        headers={"x-grpc-web": "1"},
+    )
+    assert answer.status == 200, answer
+    raw = base64.b64decode(answer.body)
+    length = struct.unpack(">I", raw[1:5])[0]
+    assert collection_pb2.Collection.FromString(raw[5 : 5 + length]).name == f"collections/{C}"
+
+
+def test_reflection_lists_the_whole_public_contract_on_every_port(mesh: Mesh) -> None:
+    expected = set(contract.public_services())
+    for part in ("edge", "embedding", "retrieval", "collections", "jobs"):
+        listed = subprocess.run(
+            [BIN / "grpcurl", "-plaintext", mesh.layout.address(part), "list"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout.split()
+        assert expected <= set(listed), part
+        assert not [name for name in listed if "internal" in name]
+
+
+def test_every_public_method_is_in_one_of_these_tests() -> None:
+    covered = {row.method for row in READS} | {
+        "CollectionService/CreateCollection",
+        "CollectionService/UpdateCollection",
+        "CollectionService/DeleteCollection",
+        "DocumentService/CreateDocument",
+        "DocumentService/UploadDocument",
+        "DocumentService/UpdateDocument",
+        "DocumentService/DeleteDocument",
+        "DocumentService/BatchDeleteDocuments",
+        "JobService/ImportDocuments",
+        "JobService/GetJob",
+        "JobService/ListJobItems",
+        "JobService/WatchJob",
+        "JobService/CancelJob",
+        "EmbeddingService/StreamEmbed",  # bidirectional: tests/mesh/test_embedding_service.py
+    }
+    every = {m.path.removeprefix("/ragweave.v1.") for m in contract.methods().values() if not m.internal}
+    assert every == covered
