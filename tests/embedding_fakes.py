@@ -61,6 +61,7 @@ class WordModel:
     async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
         self.batches.append([list(tokens.ids) for tokens in batch])
         self.started.release()
+        await asyncio.sleep(0)  # as a thread would, lets others run
         await self.gate.wait()
         if self.error is not None:
             raise self.error

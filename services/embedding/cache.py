@@ -69,13 +69,17 @@ class TieredCache:
         found = ((key, self._near.get(key)) for key in keys)
         return {key: value for key, value in found if value is not None}
 
-    async def far(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Those of the keys that the far cache holds; they are near from now on."""
+    async def far(self, keys: Iterable[bytes], *, length: int) -> dict[bytes, bytes]:
+        """Those of the keys that the far cache holds; they are near from now on.
+
+        Args:
+            length: Bytes of an entry; what has another length is none. A store that others write to is not trusted.
+        """
         asked = list(keys)
         if not asked:
             return {}
         values = await self._far.get(asked)
-        found = {key: value for key, value in zip(asked, values, strict=True) if value is not None}
+        found = {key: value for key, value in zip(asked, values, strict=True) if value and len(value) == length}
         for key, value in found.items():
             self._near.put(key, value)
         return found

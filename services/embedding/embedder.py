@@ -104,7 +104,9 @@ class Embedder:
         keys = [cache_key(self.spec, input_type, text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
         found = self._cache.near(text_of)
-        found |= self._sound(await self._cache.far(key for key in text_of if key not in found))
+        found |= await self._cache.far(
+            (key for key in text_of if key not in found), length=_COUNT.size + 4 * self.spec.dimension
+        )
         missing = [key for key in text_of if key not in found]
         tokens = dict(zip(missing, await self._tokenize([text_of[key] for key in missing], input_type), strict=True))
         counts = {key: _COUNT.unpack_from(entry)[0] for key, entry in found.items()}
@@ -235,11 +237,6 @@ class Embedder:
             del self._in_flight[work.key]
             work.vector.set_result(vector)
             self._cache.put(work.key, _entry(work))
-
-    def _sound(self, entries: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Those that have the length of an entry: what lies in a shared store is not to be trusted blindly."""
-        length = _COUNT.size + 4 * self.spec.dimension
-        return {key: entry for key, entry in entries.items() if len(entry) == length}
 
     def _embedding(self, entry: bytes, *, cached: bool) -> Embedding:
         (count,) = _COUNT.unpack_from(entry)
