@@ -34,7 +34,7 @@ MOMENTS = [
     "1999-12-31T23:59:59.999999Z",
 ]
 NO_MOMENTS = ["2024-02-30", "2024-13-01T00:00:00Z", "yesterday"]
-KEYS = ["k", "tags", "two words", "é", "a.b", "0", "Key", "type", "AND"]
+KEYS = ["k", "tags", "two words", "é", "a.b", "0", "Key", "type", "AND", "a*"]
 
 
 def documents(count: int, seed: int) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def _document(chance: random.Random) -> dict[str, Any]:
 
 
 def _struct(chance: random.Random, depth: int) -> dict[str, Any]:
-    return {chance.choice(KEYS): _json(chance, depth) for _ in range(chance.randrange(6))}
+    return {chance.choice(KEYS): _json(chance, depth) for _ in range(chance.randrange(9))}
 
 
 def _json(chance: random.Random, depth: int) -> Any:
@@ -81,7 +81,7 @@ _NUMBER_LITERALS = st.sampled_from(NUMBERS).map(Literal.of)
 _MOMENT_LITERALS = st.sampled_from(MOMENTS).map(Literal.of)
 _EQUALITY = st.sampled_from(["=", "!=", ":"])
 _ORDER = st.sampled_from(["<", "<=", ">", ">=", "=", "!="])
-_METADATA = st.lists(st.sampled_from(KEYS), min_size=1, max_size=3).map(lambda keys: ("metadata", *keys))
+_METADATA = st.one_of(*(st.tuples(st.just("metadata"), *[st.sampled_from(KEYS)] * depth) for depth in (1, 1, 2, 3)))
 _LABELS = st.sampled_from(KEYS).map(lambda key: ("labels", key))
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import JSON, Boolean, Column, DateTime, Engine, Integer, MetaDat
 from sqlalchemy.types import TypeDecorator
 
 from services.collections.adapters.sql_filter import Columns, add_functions
-from services.mesh.filters import EVERYTHING, Filter, evaluate
+from services.mesh.filters import EVERYTHING, Comparison, Filter, Operator, evaluate
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
-from tests.filter_trees import SCHEMA, TREES, documents
+from tests.filter_trees import SCHEMA, TEXTS, TREES, documents
 
 DOCUMENTS = documents(300, seed=7)
 
@@ -70,11 +70,26 @@ def payload(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "create_time": moment and moment.isoformat()}
 
 
+INDEXES = {
+    "title": qdrant_edge.PayloadSchemaType.Keyword,
+    "count": qdrant_edge.PayloadSchemaType.Float,
+    "disabled": qdrant_edge.PayloadSchemaType.Bool,
+    "create_time": qdrant_edge.PayloadSchemaType.Datetime,
+    "state": qdrant_edge.PayloadSchemaType.Keyword,
+    "tags": qdrant_edge.PayloadSchemaType.Keyword,
+    "metadata.k": qdrant_edge.PayloadSchemaType.Keyword,
+    "metadata.tags": qdrant_edge.PayloadSchemaType.Keyword,
+    "labels.k": qdrant_edge.PayloadSchemaType.Keyword,
+}
+
+
 class EdgeStore:
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, indexed: bool) -> None:
         vectors = {"v": qdrant_edge.EdgeVectorParams(size=1, distance=qdrant_edge.Distance.Dot)}
         self._filters = QdrantFilters(qdrant_edge)
         self._shard = qdrant_edge.EdgeShard.create(folder, qdrant_edge.EdgeConfig(vectors=vectors))
+        for key, kind in INDEXES.items() if indexed else ():
+            self._shard.update(qdrant_edge.UpdateOperation.create_field_index(key, kind))
         points = [qdrant_edge.Point(i, {"v": [1.0]}, payload(document)) for i, document in enumerate(DOCUMENTS)]
         self._shard.update(qdrant_edge.UpdateOperation.upsert_points(points))
 
@@ -108,7 +123,7 @@ class ClientStore:
         self._client.close()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "qdrant_edge", "qdrant_client"])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "qdrant_edge", "qdrant_edge_indexed", "qdrant_client"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     match request.param:
         case "sqlite" | "postgresql":
@@ -119,8 +134,8 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield SqlStore(engine)
             TABLE.metadata.drop_all(engine)
             engine.dispose()
-        case "qdrant_edge":
-            edge = EdgeStore(str(tmp_path_factory.mktemp("edge")))
+        case "qdrant_edge" | "qdrant_edge_indexed":
+            edge = EdgeStore(str(tmp_path_factory.mktemp("edge")), indexed=request.param == "qdrant_edge_indexed")
             yield edge
             edge.close()
         case "qdrant_client":
@@ -138,3 +153,11 @@ def selected(tree: Filter) -> set[int]:
 @example(tree=EVERYTHING)
 def test_a_store_selects_what_the_reference_selects(store: Store, tree: Filter) -> None:
     assert store.matching(tree) == selected(tree)
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("operator", [Operator.LT, Operator.LE, Operator.GT, Operator.GE])
+def test_sql_orders_text_by_code_point(store: Store, operator: Operator) -> None:
+    for text in TEXTS:
+        tree = Comparison(("title",), operator, text)
+        assert store.matching(tree) == selected(tree)

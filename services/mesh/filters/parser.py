@@ -151,7 +151,7 @@ class _Parser:
 
     def _key(self) -> str:
         if self._peek() in ('"', "'"):
-            return self._string().text
+            return "".join(character for character, _ in self._string())
         key = _KEY.match(self._text, self._at)
         if key is None or _KEYWORD.match(self._text, self._at):
             raise self._unexpected("a field")
@@ -159,17 +159,20 @@ class _Parser:
         return key[0]
 
     def _literal(self) -> Literal:
+        start = self._at
         if self._peek() in ('"', "'"):
-            return self._string()
+            characters = self._string()
+            with self._refusing(start):
+                return _starred(characters, quoted=True)
         bare = _BARE.match(self._text, self._at)
         if bare is None or _KEYWORD.match(self._text, self._at):
             raise self._unexpected("a value")
-        with self._refusing(self._at):
-            literal = _starred([(character, character == "*") for character in bare[0]], quoted=False)
         self._at = bare.end()
-        return literal
+        with self._refusing(start):
+            return _starred([(character, character == "*") for character in bare[0]], quoted=False)
 
-    def _string(self) -> Literal:
+    def _string(self) -> list[tuple[str, bool]]:
+        """The characters of a quoted string, and for each whether it is an unescaped star."""
         start = self._at
         quote = self._text[start]
         self._at += 1
@@ -179,13 +182,10 @@ class _Parser:
         if self._ended():
             raise self._refused(f"the string that begins here has no closing {quote}", start)
         self._at += 1
-        with self._refusing(start):
-            return _starred(characters, quoted=True)
+        return characters
 
     def _character(self) -> tuple[str, bool]:
         character = self._text[self._at]
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            raise self._refused(f"{character!r} cannot be part of a string")
         if character != "\\":
             self._at += 1
             return character, character == "*"

@@ -79,6 +79,10 @@ class Literal:
             raise ValueError(f"{value} is no number to compare with")
         return cls(repr(float(value)), quoted=False)
 
+    def __post_init__(self) -> None:
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in self.text):
+            raise ValueError(f"{shown(self.text)} holds a character that is no text to a database")
+
     def is_word(self, word: str) -> bool:
         return not self.quoted and self.text == word
 

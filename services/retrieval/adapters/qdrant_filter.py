@@ -16,6 +16,9 @@ _BOUNDS: Final = {Operator.LT: "lt", Operator.LE: "lte", Operator.GT: "gt", Oper
 class QdrantFilters:
     """Compiles trees into the classes of one of Qdrant's two Python packages.
 
+    Payload indexes may go on declared fields, each by its type, and keyword indexes anywhere. Not so indexes of numbers
+    and timestamps on free-form keys: a range that meets one of the other type there finds nothing, or too much.
+
     Args:
         types: `qdrant_client.models` or `qdrant_edge`; the caller imports the one it runs on, so that neither process
             pays for the other's.
@@ -68,7 +71,7 @@ class QdrantFilters:
         return self._ranges(path, value, "gte", "lte")
 
     def _exact(self, value: bool | str) -> Any:
-        # qdrant_edge 0.9 takes Python's bool for the integer it also is, which equals no boolean; numpy's is read right.
+        # qdrant_edge 0.9 takes Python's bool for the integer it also is, which equals no boolean; numpy's it reads.
         return numpy.bool_(value) if self._is_edge and isinstance(value, bool) else value
 
     def _matches(self, path: Path, match: Any) -> Any:
