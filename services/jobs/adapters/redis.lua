@@ -1,0 +1,542 @@
+-- Every change of a job and its queue, each of them atomic.
+--
+-- ARGV[1] is the key prefix, ARGV[2] the command, ARGV[3] its arguments as msgpack. The tables JOB and ITEM (state ->
+-- change -> state) and ENDED come before this text; they are made from services/jobs/job.py.
+--
+--   <p>tenants           zset    tenants with work, by when they were last served: work is handed out in turns
+--   <p>delayed           zset    work to be queued again, by when
+--   <p>bell              stream  of one entry that changes when there is new work
+--   <p><t>:queue         stream  work to do; group "workers", whose pending entries are the leases
+--   <p><t>:list, :purge  zset    jobs by create time; ended jobs by when they are forgotten
+--   <p><t>:job:<j>       hash    what changes of a job          <p><t>:about:<j>  string  what does not
+--   <p><t>:items:<j>     hash    number -> record (see item())  <p><t>:specs:<j>  hash    number -> what to import
+--   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     document ids, for a FULL import
+--   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
+
+local P = ARGV[1]
+local A = cmsgpack.unpack(ARGV[3])
+local call = redis.call
+local GROUP = 'workers'
+local EXPAND, SWEEP = 0, -1
+local RATE_SLOT_MS, RATE_SLOTS = 5000, 12
+
+local clock = call('TIME')
+local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+local function key(tenant, kind, id)
+  return P .. tenant .. ':' .. kind .. (id and (':' .. id) or '')
+end
+
+local function changed(transitions, state, change)
+  local to = transitions[state] and transitions[state][change]
+  if not to then error({err = 'ILLEGAL ' .. state .. ' ' .. change}) end
+  return to
+end
+
+-- Jobs
+
+local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
+  'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention'}
+local TEXTS = {'state', 'error', 'checkpoint', 'rates'}
+
+local function load_job(tenant, id)
+  local flat = call('HGETALL', key(tenant, 'job', id))
+  if #flat == 0 then return nil end
+  local job = {tenant = tenant, id = id}
+  for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+  for _, name in ipairs(NUMBERS) do job[name] = tonumber(job[name] or 0) end
+  for _, name in ipairs(TEXTS) do job[name] = job[name] or '' end
+  return job
+end
+
+local function save_job(job)
+  job.update = NOW
+  local flat = {}
+  for _, name in ipairs(NUMBERS) do flat[#flat + 1] = name; flat[#flat + 1] = string.format('%.0f', job[name]) end
+  for _, name in ipairs(TEXTS) do flat[#flat + 1] = name; flat[#flat + 1] = job[name] end
+  call('HSET', key(job.tenant, 'job', job.id), unpack(flat))
+end
+
+local function rates_of(job)
+  if job.rates ~= '' then return cmsgpack.unpack(job.rates) end
+  local rates = {}
+  for i = 1, RATE_SLOTS * 2 do rates[i] = 0 end
+  return rates
+end
+
+local function count_in_rate(job)
+  local rates, slot = rates_of(job), math.floor(NOW / RATE_SLOT_MS)
+  local at = (slot % RATE_SLOTS) * 2 + 1
+  if rates[at] ~= slot then rates[at] = slot; rates[at + 1] = 0 end
+  rates[at + 1] = rates[at + 1] + 1
+  job.rates = cmsgpack.pack(rates)
+end
+
+-- Items ended a second, over the last minute or since the first was begun.
+local function rate(job)
+  if job.rates == '' or ENDED[job.state] then return 0 end
+  local rates, slot, count = rates_of(job), math.floor(NOW / RATE_SLOT_MS), 0
+  for at = 1, RATE_SLOTS * 2, 2 do
+    if rates[at] > slot - RATE_SLOTS then count = count + rates[at + 1] end
+  end
+  local since = math.max(job.start, (slot - RATE_SLOTS + 1) * RATE_SLOT_MS)
+  return count / math.max((NOW - since) / 1000, 0.1)
+end
+
+local function snapshot(job)
+  return cmsgpack.pack({job.state, job.total, job.final, job.succeeded, job.failed, job.skipped, job.chunks, job.bytes,
+    tostring(rate(job)), job.attempt, job.create, job.start, job.update, job['end'], job.purge, job.error, job.revision,
+    NOW})
+end
+
+local function end_job(job, change)
+  job.state = changed(JOB, job.state, change)
+  job['end'] = NOW
+  job.purge = NOW + job.retention
+end
+
+local function forget_later(job)
+  call('DEL', key(job.tenant, 'docs', job.id))
+  for _, kind in ipairs({'job', 'about', 'items', 'specs', 'events'}) do
+    call('PEXPIREAT', key(job.tenant, kind, job.id), string.format('%.0f', job.purge))
+  end
+  call('ZADD', key(job.tenant, 'purge'), job.purge, job.id)
+end
+
+-- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing}
+
+local function load_item(job, number)
+  local packed = call('HGET', key(job.tenant, 'items', job.id), number)
+  if not packed then return nil end
+  local r = cmsgpack.unpack(packed)
+  return {number = number, state = r[1], attempts = r[2], fence = r[3], entry = r[4], create = r[5], ['end'] = r[6],
+    chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11]}
+end
+
+local function packed_item(item)
+  return cmsgpack.pack({item.state, item.attempts, item.fence, item.entry, item.create, item['end'], item.chunks,
+    item.bytes, item.error, item.timings, item.committing})
+end
+
+local function save_item(job, item)
+  call('HSET', key(job.tenant, 'items', job.id), item.number, packed_item(item))
+end
+
+local function new_item(number)
+  return {number = number, state = 'QUEUED', attempts = 0, fence = 0, entry = '', create = NOW, ['end'] = 0, chunks = 0,
+    bytes = 0, error = '', timings = '', committing = 0}
+end
+
+-- Saves the job and writes down what happened: to `item`, or to the job as a whole.
+local function record(job, item)
+  job.seq = job.seq + 1
+  save_job(job)
+  local id = string.format('%.0f-0', job.seq)
+  if item and item.number > 0 then
+    call('XADD', key(job.tenant, 'events', job.id), id, 's', snapshot(job), 'n', item.number, 'i', packed_item(item))
+  else
+    call('XADD', key(job.tenant, 'events', job.id), id, 's', snapshot(job))
+  end
+  if ENDED[job.state] then forget_later(job) end
+end
+
+-- The queue
+
+local function ring()
+  call('XADD', P .. 'bell', 'MAXLEN', 1, '*', 'w', 1)
+end
+
+local function enqueue(tenant, id, number)
+  local queue = key(tenant, 'queue')
+  if call('EXISTS', queue) == 0 then call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM') end
+  call('XADD', queue, '*', 'j', id, 'n', number)
+  call('ZADD', P .. 'tenants', 'NX', call('GET', P .. 'turn') or 0, tenant)
+end
+
+-- An entry is gone for good. An idle tenant leaves nothing behind.
+local function drop(tenant, entry)
+  local queue = key(tenant, 'queue')
+  call('XACK', queue, GROUP, entry)
+  call('XDEL', queue, entry)
+  if call('XLEN', queue) == 0 then
+    call('DEL', queue)
+    call('ZREM', P .. 'tenants', tenant)
+  end
+end
+
+local function unlock(tenant, lock, holder)
+  if lock ~= '' and call('GET', key(tenant, 'lock', lock)) == holder then call('DEL', key(tenant, 'lock', lock)) end
+end
+
+-- Ends the job, or queues its last step, once there is nothing left to wait for.
+local function settle(job)
+  if job.running > 0 then return end
+  if job.state == 'CANCELLING' then
+    if job.committing == 0 then end_job(job, 'STOP') end
+    return
+  end
+  if job.state ~= 'RUNNING' or job.final == 0 or job.succeeded + job.failed + job.skipped < job.total then return end
+  if job.full == 1 and job.swept == 0 and job.broken == 0 then
+    job.swept = 1
+    save_item(job, new_item(SWEEP))
+    enqueue(job.tenant, job.id, SWEEP)
+    ring()
+  elseif job.swept ~= 1 then
+    if job.failed + job.broken == 0 then end_job(job, 'SUCCEED')
+    elseif job.succeeded + job.skipped > 0 then end_job(job, 'FAIL_SOME')
+    else end_job(job, 'FAIL') end
+  end
+end
+
+-- What is under a lease, if the lease still holds: nothing is written by who has lost it.
+local function held(a)
+  local job = load_job(a.tenant, a.job)
+  if not job or ENDED[job.state] then return nil end
+  local item = load_item(job, a.number)
+  if not item or item.state ~= 'RUNNING' or item.fence ~= a.fence then return nil end
+  return job, item
+end
+
+local function leave(job, item, change)
+  if item.state == 'RUNNING' then job.running = job.running - 1 end
+  item.state = changed(ITEM, item.state, change)
+  if ENDED_ITEM[item.state] then
+    item['end'] = NOW
+    if item.committing == 1 then item.committing = 0; job.committing = job.committing - 1 end
+  end
+end
+
+-- Makes an entry of the queue ours; nil where there is nothing to do for it any more.
+local function take(tenant, entry, id, number)
+  local job = load_job(tenant, id)
+  local item = job and not ENDED[job.state] and load_item(job, number)
+  if not item or ENDED_ITEM[item.state] or (item.state == 'RUNNING' and item.entry ~= entry) then
+    drop(tenant, entry)
+    return nil
+  end
+  if job.state == 'CANCELLING' and item.committing == 0 then
+    drop(tenant, entry)
+    if item.state == 'RUNNING' then
+      leave(job, item, 'CANCEL')
+      save_item(job, item)
+      settle(job)
+      record(job, item)
+    end
+    return nil
+  end
+  if item.state == 'QUEUED' then job.running = job.running + 1 end
+  item.state = changed(ITEM, item.state, 'LEASE')
+  item.entry = entry
+  item.attempts = item.attempts + 1
+  item.fence = item.fence + 1
+  save_item(job, item)
+  if number > 0 and job.start == 0 then job.start = NOW end
+  if job.state == 'QUEUED' then
+    job.state = changed(JOB, job.state, 'BEGIN')
+    record(job)
+  else
+    save_job(job)
+  end
+  local spec = number > 0 and call('HGET', key(tenant, 'specs', id), number) or ''
+  return {tenant, id, number, entry, item.fence, item.attempts, item.committing, spec, job.checkpoint, job.total}
+end
+
+-- The next entry of a tenant: first one whose lease has run out, then one that nobody had.
+local function next_entry(tenant, worker, lease_ms)
+  local queue = key(tenant, 'queue')
+  local late = call('XPENDING', queue, GROUP, 'IDLE', lease_ms, '-', '+', 1)
+  if #late > 0 then
+    local claimed = call('XCLAIM', queue, GROUP, worker, lease_ms, late[1][1])
+    if claimed[1] and claimed[1][2] then return claimed[1] end
+    drop(tenant, late[1][1])
+    return nil
+  end
+  local read = call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue, '>')
+  return read and read[1] and read[1][2][1]
+end
+
+local function queue_what_is_due()
+  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', NOW, 'LIMIT', 0, 100)
+  for _, member in ipairs(due) do
+    call('ZREM', P .. 'delayed', member)
+    local work = cmsgpack.unpack(member)
+    enqueue(work[1], work[2], work[3])
+  end
+end
+
+-- What a request id stands for: nil when new, else {"SAME", job} or {"OTHER"}.
+local function recalled(a)
+  if a.request == '' then return nil end
+  local known = call('HMGET', key(a.tenant, 'once', a.request), 'digest', 'job')
+  if not known[1] then return nil end
+  if known[1] == a.digest then return {'SAME', known[2]} end
+  return {'OTHER'}
+end
+
+local function remember(a)
+  if a.request == '' then return end
+  call('HSET', key(a.tenant, 'once', a.request), 'digest', a.digest, 'job', a.job)
+  call('PEXPIRE', key(a.tenant, 'once', a.request), a.remember_ms)
+end
+
+local function forget_purged(tenant)
+  local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', NOW)
+  for _, id in ipairs(gone) do
+    call('ZREM', key(tenant, 'list'), id)
+    call('ZREM', key(tenant, 'purge'), id)
+  end
+end
+
+local function add_items(job, specs, documents)
+  local items, texts = {}, {}
+  for i, spec in ipairs(specs) do
+    local item = new_item(job.total + i)
+    texts[#texts + 1] = item.number; texts[#texts + 1] = spec
+    items[#items + 1] = item.number; items[#items + 1] = packed_item(item)
+    enqueue(job.tenant, job.id, item.number)
+  end
+  for from = 1, #items, 2000 do
+    local to = math.min(from + 1999, #items)
+    call('HSET', key(job.tenant, 'specs', job.id), unpack(texts, from, to))
+    call('HSET', key(job.tenant, 'items', job.id), unpack(items, from, to))
+  end
+  if job.full == 1 then
+    for _, document in ipairs(documents) do call('SADD', key(job.tenant, 'docs', job.id), document) end
+  end
+  job.total = job.total + #specs
+end
+
+local C = {}
+
+-- What a request id stands for, before work is done for it.
+function C.recall(a)
+  return recalled(a) or {'NEW'}
+end
+
+-- Records a job and queues it: its items where they are known, else the listing of its source.
+function C.submit(a)
+  local known = recalled(a)
+  if known then return known end
+  if call('EXISTS', key(a.tenant, 'job', a.job)) == 1 then return {'SAME', a.job} end
+  remember(a)
+  forget_purged(a.tenant)
+  local job = {tenant = a.tenant, id = a.job}
+  for _, name in ipairs(NUMBERS) do job[name] = 0 end
+  for _, name in ipairs(TEXTS) do job[name] = '' end
+  job.state, job.attempt, job.create, job.full, job.retention = 'QUEUED', 1, NOW, a.full, a.retention_ms
+  call('SET', key(a.tenant, 'about', a.job), a.about)
+  call('ZADD', key(a.tenant, 'list'), NOW, a.job)
+  if #a.specs > 0 then
+    job.final = 1
+    add_items(job, a.specs, {})
+  else
+    save_item(job, new_item(EXPAND))
+    enqueue(a.tenant, a.job, EXPAND)
+  end
+  ring()
+  record(job)
+  return {'NEW', a.job}
+end
+
+-- Jobs as they are now, in the order asked for; those that are gone are left out.
+function C.read(a)
+  local found = {}
+  for _, id in ipairs(a.jobs) do
+    local job = load_job(a.tenant, id)
+    if job then found[#found + 1] = {id, snapshot(job)} end
+  end
+  return found
+end
+
+function C.list(a)
+  forget_purged(a.tenant)
+  return call('ZRANGE', key(a.tenant, 'list'), 0, -1)
+end
+
+-- {"OK"}, {"OTHER"} for a request id that stands for another call, {"MISSING"}, or {"ENDED"}.
+function C.cancel(a)
+  local job = load_job(a.tenant, a.job)
+  if not job then return {'MISSING'} end
+  local known = recalled(a)
+  if known then return known[1] == 'SAME' and {'OK'} or known end
+  if ENDED[job.state] and job.state ~= 'CANCELLED' then return {'ENDED'} end
+  remember(a)
+  if job.state == 'CANCELLING' or job.state == 'CANCELLED' then return {'OK'} end
+  job.state = changed(JOB, job.state, 'CANCEL')
+  if ENDED[job.state] then
+    job['end'] = NOW
+    job.purge = NOW + job.retention
+  else
+    settle(job)
+  end
+  record(job)
+  return {'OK'}
+end
+
+-- Pending entries of this worker that it knows nothing of (it was killed, or an answer was lost) count as late at once.
+function C.adopt(a)
+  local known, count = {}, 0
+  for _, entry in ipairs(a.known) do known[entry] = true end
+  for _, tenant in ipairs(call('ZRANGE', P .. 'tenants', 0, -1)) do
+    local queue = key(tenant, 'queue')
+    for _, pending in ipairs(call('XPENDING', queue, GROUP, '-', '+', 1000, a.worker)) do
+      if not known[tenant .. ' ' .. pending[1]] then
+        call('XCLAIM', queue, GROUP, a.worker, 0, pending[1], 'IDLE', 1000000000, 'JUSTID')
+        count = count + 1
+      end
+    end
+  end
+  return count
+end
+
+-- Up to `slots` leases, tenants in turns; then milliseconds until delayed work is due (-1: none), then whether to ask
+-- again at once.
+function C.lease(a)
+  queue_what_is_due()
+  local leases, looked, more = {}, 0, true
+  while #leases < a.slots and more and looked < 500 do
+    more = false
+    for _, tenant in ipairs(call('ZRANGE', P .. 'tenants', 0, -1)) do
+      if #leases == a.slots then break end
+      local entry = next_entry(tenant, a.worker, a.lease_ms)
+      if entry then
+        more, looked = true, looked + 1
+        local taken = take(tenant, entry[1], entry[2][2], tonumber(entry[2][4]))
+        if taken then
+          leases[#leases + 1] = taken
+          if call('ZSCORE', P .. 'tenants', tenant) then
+            call('ZADD', P .. 'tenants', call('INCR', P .. 'turn'), tenant)
+          end
+        end
+      end
+    end
+  end
+  local due = call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')
+  return {leases, due[2] and math.max(0, tonumber(due[2]) - NOW) or -1, more and 1 or 0}
+end
+
+-- Keeps leases alive. For each "OK", "LOST", or "CANCEL" where the job is being cancelled.
+function C.heartbeat(a)
+  local answers = {}
+  for i, each in ipairs(a.leases) do
+    local job, item = held(each)
+    if not job then
+      answers[i] = 'LOST'
+    else
+      call('XCLAIM', key(each.tenant, 'queue'), GROUP, a.worker, 0, item.entry, 'JUSTID')
+      local lock = each.lock ~= '' and key(each.tenant, 'lock', each.lock)
+      if lock and call('GET', lock) == each.holder then call('PEXPIRE', lock, a.lease_ms) end
+      answers[i] = job.state == 'CANCELLING' and 'CANCEL' or 'OK'
+    end
+  end
+  return answers
+end
+
+-- One document is worked on by one item at a time: "OK", "BUSY" or "LOST".
+function C.lock(a)
+  if not held(a) then return 'LOST' end
+  local lock = key(a.tenant, 'lock', a.lock)
+  local holder = call('GET', lock)
+  if holder and holder ~= a.holder then return 'BUSY' end
+  call('SET', lock, a.holder, 'PX', a.lease_ms)
+  return 'OK'
+end
+
+-- Asked right before each write outside. The first such question marks the item as one to be seen through.
+function C.commit(a)
+  local job, item = held(a)
+  if not job then return 'LOST' end
+  if item.committing == 1 then return 'OK' end
+  if job.state == 'CANCELLING' then return 'CANCEL' end
+  item.committing = 1
+  job.committing = job.committing + 1
+  save_item(job, item)
+  save_job(job)
+  return 'OK'
+end
+
+-- Adds a page of items with the place to go on from. "OK", "LOST", or "CANCEL".
+function C.expand(a)
+  local job, item = held(a)
+  if not job then return 'LOST' end
+  if job.state == 'CANCELLING' then return 'CANCEL' end
+  if job.total == a.total then
+    add_items(job, a.specs, a.documents)
+    job.checkpoint = a.checkpoint
+  end
+  if a.final == 1 then
+    job.final = 1
+    leave(job, item, 'SUCCEED')
+    save_item(job, item)
+    drop(a.tenant, item.entry)
+    settle(job)
+  end
+  ring()
+  record(job)
+  return 'OK'
+end
+
+-- Which of some documents are not among those of the job.
+function C.absent(a)
+  local docs, absent = key(a.tenant, 'docs', a.job), {}
+  for _, document in ipairs(a.documents) do
+    if call('SISMEMBER', docs, document) == 0 then absent[#absent + 1] = document end
+  end
+  return absent
+end
+
+-- The work is done, one way or another: state, counters, event, queue entry and, where it was the last, the job.
+function C.finish(a)
+  local job, item = held(a)
+  if not job then return 'LOST' end
+  leave(job, item, a.change)
+  item.chunks, item.bytes, item.error, item.timings = a.chunks, a.bytes, a.error, a.timings
+  save_item(job, item)
+  if a.change == 'FAIL' and job.error == '' then job.error = a.error end
+  if a.number > 0 then
+    local counter = ({SUCCEED = 'succeeded', FAIL = 'failed', SKIP = 'skipped'})[a.change]
+    if counter then
+      job[counter] = job[counter] + 1
+      count_in_rate(job)
+    end
+    job.chunks = job.chunks + a.chunks
+    job.bytes = job.bytes + a.bytes
+  else
+    if a.change == 'FAIL' then job.broken = 1 end
+    if a.number == EXPAND then job.final = 1 else job.swept = 2 end
+  end
+  job.revision = math.max(job.revision, a.revision)
+  unlock(a.tenant, a.lock, a.holder)
+  drop(a.tenant, item.entry)
+  settle(job)
+  record(job, item)
+  return 'OK'
+end
+
+-- The work is to be done later; `counted` where this was an attempt.
+function C.put_back(a)
+  local job, item = held(a)
+  if not job then return 'LOST' end
+  local entry = item.entry
+  unlock(a.tenant, a.lock, a.holder)
+  if job.state == 'CANCELLING' and item.committing == 0 then
+    leave(job, item, 'CANCEL')
+  else
+    leave(job, item, 'PUT_BACK')
+    item.entry = ''
+    if a.counted == 1 then item.error = a.error else item.attempts = item.attempts - 1 end
+    if a.delay_ms > 0 then
+      call('ZADD', P .. 'delayed', NOW + a.delay_ms, cmsgpack.pack({a.tenant, a.job, a.number}))
+    else
+      enqueue(a.tenant, a.job, a.number)
+    end
+    ring()
+  end
+  save_item(job, item)
+  drop(a.tenant, entry)
+  settle(job)
+  if a.counted == 1 or ENDED[job.state] or ENDED_ITEM[item.state] then record(job, item) else save_job(job) end
+  return 'OK'
+end
+
+return C[ARGV[2]](A)

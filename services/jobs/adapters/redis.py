@@ -1,0 +1,262 @@
+"""The Redis side of jobs: one connection pool, one script, and how jobs and items are written down."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import msgpack
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import ReadOnlyError, TimeoutError as TimedOut
+
+from services.jobs.job import (
+    ITEM_TRANSITIONS,
+    JOB_TRANSITIONS,
+    Assignment,
+    DirectoryImport,
+    DocumentSpec,
+    Failure,
+    Item,
+    ItemState,
+    Job,
+    JobState,
+    JobType,
+    OnDuplicate,
+    Progress,
+)
+from services.mesh.errors import DependencyUnavailable, JobNotFound
+
+PREFIX = "rw:jobs:"
+# Longer than any blocking read; a store that says nothing for so long does not answer.
+_SOCKET_TIMEOUT_S = 10.0
+_MAX_CONNECTIONS = 2000
+_KNOWN_ASSIGNMENTS = 1024
+
+
+class Redis:
+    """Runs the script; calls are repeated on a broken connection, which the script's commands allow.
+
+    Args:
+        client: RESP2, undecoded.
+    """
+
+    def __init__(self, client: "redis.asyncio.Redis", prefix: str = PREFIX) -> None:
+        self.client = client
+        self._prefix = prefix
+        self._script = client.register_script(_tables() + Path(__file__).with_name("redis.lua").read_text())
+        self._assignments: dict[tuple[str, str], Assignment] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, prefix: str = PREFIX) -> AsyncIterator["Redis"]:
+        client = redis.asyncio.from_url(
+            url,
+            protocol=2,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            max_connections=_MAX_CONNECTIONS,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
+        )
+        try:
+            yield cls(client, prefix)
+        finally:
+            await client.aclose()
+
+    async def run(self, command: str, **arguments: Any) -> Any:
+        """One command of redis.lua.
+
+        Raises:
+            DependencyUnavailable: the store does not answer.
+        """
+        with answering():
+            packed = msgpack.packb(arguments, use_bin_type=False)
+            return await self._script(args=[self._prefix, command, packed])
+
+    async def ping(self) -> None:
+        with answering():
+            await self.client.ping()
+
+    def key(self, tenant: str, kind: str, of: str = "") -> str:
+        return f"{self._prefix}{named(tenant)}:{kind}" + (f":{of}" if of else "")
+
+    @property
+    def bell(self) -> str:
+        return f"{self._prefix}bell"
+
+    async def assignment(self, tenant: str, job_id: str) -> Assignment:
+        """What a job is to do; remembered, since it never changes. Raises JobNotFound."""
+        known = self._assignments.get((tenant, job_id))
+        if known is None:
+            with answering():
+                packed = await self.client.get(self.key(tenant, "about", job_id))
+            if packed is None:
+                raise no_job(job_id)
+            known = unpacked_assignment(tenant, job_id, packed)
+            if len(self._assignments) >= _KNOWN_ASSIGNMENTS:
+                self._assignments.pop(next(iter(self._assignments)))
+            self._assignments[tenant, job_id] = known
+        return known
+
+    async def specs(self, job: Assignment, numbers: Sequence[int]) -> list[DocumentSpec]:
+        """What these items are to import."""
+        if not numbers:
+            return []
+        with answering():
+            packed = await cast(Any, self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers))
+        return [unpacked_spec(each).within(job.directory) for each in packed if each is not None]
+
+
+def no_job(job_id: str) -> JobNotFound:
+    return JobNotFound(f"jobs/{job_id} does not exist", job=job_id)
+
+
+def named(tenant: str) -> str:
+    """A tenant as part of a key: `:` ends it, so it holds none."""
+    return quote(tenant, safe="")
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Raises DependencyUnavailable in place of the driver's errors."""
+    try:
+        yield
+    except (Disconnected, TimedOut, ReadOnlyError, OSError):
+        raise DependencyUnavailable("the job store does not answer", retry_after_s=1.0, service="redis") from None
+
+
+def _tables() -> str:
+    """The transitions as Lua: state -> change -> state, and the states nothing leads out of."""
+    lines = []
+    for name, table in (("JOB", JOB_TRANSITIONS), ("ITEM", ITEM_TRANSITIONS)):
+        lines.append(f"local {name} = {{}}")
+        lines += [f"{name}.{state} = {{}}" for state in dict.fromkeys(state for state, _ in table)]
+        lines += [f"{name}.{state}.{change} = '{to}'" for (state, change), to in table.items()]
+    lines.append(_set("ENDED", (state for state in JobState if state.ended)))
+    lines.append(_set("ENDED_ITEM", (state for state in ItemState if state.ended)))
+    return "\n".join(lines) + "\n"
+
+
+def _set(name: str, members: Iterable[StrEnum]) -> str:
+    return f"local {name} = {{{', '.join(f'{member} = true' for member in members)}}}"
+
+
+# How things are written down. Python writes lists whose trailing empty parts are left out; Lua writes its own records.
+
+
+def packed_assignment(job: Assignment) -> bytes:
+    fields = {name: value for name, value in asdict(job).items() if name not in ("tenant", "job_id")}
+    return cast(bytes, msgpack.packb(fields))
+
+
+def unpacked_assignment(tenant: str, job_id: str, packed: bytes) -> Assignment:
+    fields: dict[str, Any] = msgpack.unpackb(packed)
+    if fields["directory"]:
+        directory = fields["directory"]
+        globs = {name: tuple(directory[name]) for name in ("include_globs", "exclude_globs")}
+        fields["directory"] = DirectoryImport(**{**directory, **globs})
+    fields["type"] = JobType(fields["type"])
+    fields["on_duplicate"] = OnDuplicate(fields["on_duplicate"])
+    return Assignment(tenant=tenant, job_id=job_id, **fields)
+
+
+def packed_spec(spec: DocumentSpec) -> bytes:
+    parts: list[Any] = [
+        spec.document_id,
+        spec.path,
+        bytes.fromhex(spec.content_hash),
+        spec.source_uri,
+        spec.title,
+        spec.mime_type,
+        spec.charset,
+        json.dumps(spec.metadata, ensure_ascii=False, separators=(",", ":")) if spec.metadata else "",
+        list(spec.principals),
+        spec.refused,
+    ]
+    while not parts[-1]:
+        parts.pop()
+    return cast(bytes, msgpack.packb(parts))
+
+
+def unpacked_spec(packed: bytes) -> DocumentSpec:
+    parts = msgpack.unpackb(packed)
+    document_id, path, digest, source_uri, title, mime_type, charset, metadata, principals, refused = (
+        *parts,
+        *("", "", b"", "", "", "", "", "", (), "")[len(parts) :],
+    )
+    return DocumentSpec(
+        document_id=document_id,
+        source_uri=source_uri,
+        title=title,
+        mime_type=mime_type,
+        charset=charset,
+        metadata=json.loads(metadata) if metadata else {},
+        principals=tuple(principals),
+        content_hash=digest.hex(),
+        path=path,
+        refused=refused,
+    )
+
+
+def packed_failure(failure: Failure | None) -> str:
+    return json.dumps([failure.code, failure.reason, failure.message]) if failure else ""
+
+
+def unpacked_failure(packed: bytes) -> Failure | None:
+    return Failure(*json.loads(packed)) if packed else None
+
+
+def packed_timings(timings_ms: Mapping[str, float]) -> str:
+    return json.dumps({stage: round(ms, 1) for stage, ms in timings_ms.items()}) if timings_ms else ""
+
+
+def unpacked_job(job: Assignment, snapshot: bytes) -> Job:
+    (
+        state, total, final, succeeded, failed, skipped, chunks, size, rate, attempt, create, start, update, end, purge,
+        error, revision, now,
+    ) = msgpack.unpackb(snapshot, raw=True)  # fmt: skip
+    return Job(
+        assignment=job,
+        state=JobState(state.decode()),
+        progress=Progress(total, bool(final), succeeded, failed, skipped, chunks, size, float(rate)),
+        read_time=moment(now),
+        create_time=moment(create),
+        update_time=moment(update),
+        start_time=moment(start) if start else None,
+        end_time=moment(end) if end else None,
+        purge_time=moment(purge) if purge else None,
+        attempt=attempt,
+        error=unpacked_failure(error),
+        index_revision=revision,
+    )
+
+
+def unpacked_item(number: int, record: bytes, spec: DocumentSpec, job: Job) -> Item:
+    """An item of a job. One that a cancelled job never came to counts as cancelled without being written to."""
+    state, attempts, _, _, create, end, chunks, size, error, timings, committing = msgpack.unpackb(record, raw=True)
+    stands = ItemState(state.decode())
+    if stands is ItemState.QUEUED and job.state in (JobState.CANCELLING, JobState.CANCELLED) and not committing:
+        stands = ItemState.CANCELLED
+    return Item(
+        number=number,
+        spec=spec,
+        state=stands,
+        attempts=attempts,
+        create_time=moment(create),
+        end_time=moment(end) if end else job.end_time if stands.ended else None,
+        chunks=chunks,
+        size_bytes=size,
+        error=unpacked_failure(error),
+        timings_ms=json.loads(timings) if timings else {},
+    )
+
+
+def moment(milliseconds: float) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

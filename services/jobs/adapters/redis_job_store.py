@@ -1,0 +1,177 @@
+"""The JobStore port over Redis."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+from services.jobs.adapters.redis import (
+    Redis,
+    answering,
+    named,
+    no_job,
+    packed_assignment,
+    packed_spec,
+    unpacked_assignment,
+    unpacked_item,
+    unpacked_job,
+)
+from services.jobs.job import Assignment, DocumentSpec, Event, Item, Job, RequestKey
+from services.jobs.listing import item_fields, job_fields
+from services.mesh.errors import FailedPrecondition, RequestIdReused
+from services.mesh.filters import EVERYTHING, evaluate
+from services.mesh.lists import ListQuery, Page, paginate
+
+_JOBS_AT_ONCE = 500
+_ITEMS_AT_ONCE = 500
+_EVENTS_AT_ONCE = 200
+# A watcher looks this often whether its job is still there.
+_EVENT_WAIT_MS = 2000
+
+
+class RedisJobStore:
+    """Jobs of all tenants in one Redis.
+
+    Args:
+        retention_s: Ended jobs are forgotten after so long.
+        remember_s: Request ids are, after so long.
+    """
+
+    def __init__(self, redis: Redis, *, retention_s: float, remember_s: float = 24 * 3600) -> None:
+        self._redis = redis
+        self._retention_ms = int(retention_s * 1000)
+        self._remember_ms = int(remember_s * 1000)
+
+    async def recall(self, tenant: str, request: RequestKey) -> str | None:
+        answer = await self._redis.run("recall", tenant=named(tenant), **self._once(request))
+        return _remembered(answer, request) if answer[0] != b"NEW" else None
+
+    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], request: RequestKey | None = None) -> str:
+        answer = await self._redis.run(
+            "submit",
+            tenant=named(job.tenant),
+            job=job.job_id,
+            about=packed_assignment(job),
+            specs=[packed_spec(item) for item in items],
+            full=int(job.full),
+            retention_ms=self._retention_ms,
+            **self._once(request),
+        )
+        return _remembered(answer, request)
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        for job in await self._read(tenant, [job_id]):
+            return job
+        raise no_job(job_id)
+
+    async def list_jobs(self, tenant: str, query: ListQuery) -> Page[Job]:
+        ids = [each.decode() for each in await self._redis.run("list", tenant=named(tenant))]
+        jobs: list[Job] = []
+        for start in range(0, len(ids), _JOBS_AT_ONCE):
+            jobs += await self._read(tenant, ids[start : start + _JOBS_AT_ONCE])
+        return paginate(jobs, query, job_fields)
+
+    async def list_items(self, tenant: str, job_id: str, query: ListQuery) -> Page[Item]:
+        """Items are kept by number, so a page without a filter is read as such; a filter looks at every item."""
+        job = await self.get(tenant, job_id)
+        total = job.progress.total
+        descending = query.order[0].descending
+        numbers = range(total, 0, -1) if descending else range(1, total + 1)
+        if query.filter == EVERYTHING:
+            skip = query.offset
+            if query.cursor is not None:
+                last = int(str(query.cursor[0]))
+                skip = total - last + 1 if descending else last
+            rows = await self._items(job, numbers[skip : skip + query.page_size + 1])
+            return query.page(rows, total, item_fields)
+        found = [
+            item
+            for start in range(0, total, _ITEMS_AT_ONCE)
+            for item in await self._items(job, numbers[start : start + _ITEMS_AT_ONCE])
+            if evaluate(query.filter, item_fields(item))
+        ]
+        return paginate(found, query, item_fields)
+
+    async def cancel(self, tenant: str, job_id: str, request: RequestKey | None = None) -> Job:
+        answer = await self._redis.run("cancel", tenant=named(tenant), job=job_id, **self._once(request))
+        if answer[0] == b"MISSING":
+            raise no_job(job_id)
+        if answer[0] == b"ENDED":
+            raise FailedPrecondition(f"jobs/{job_id} has ended already", job=job_id)
+        if answer[0] == b"OTHER":
+            raise _reused(request)
+        return await self.get(tenant, job_id)
+
+    async def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
+        key = self._redis.key(tenant, "events", job_id)
+        while True:
+            # Asked before reading: nothing is added to what an ended job's events are then.
+            ended = (await self.get(tenant, job_id)).state.ended
+            with answering():
+                found = await self._redis.client.xread(
+                    {key: f"{after}-0"}, count=_EVENTS_AT_ONCE, block=None if ended else _EVENT_WAIT_MS
+                )
+            entries = found[0][1] if found else []
+            for event in await self._events(tenant, job_id, entries):
+                yield event
+                after = event.sequence
+            if ended and len(entries) < _EVENTS_AT_ONCE:
+                return
+
+    async def _events(
+        self, tenant: str, job_id: str, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
+    ) -> list[Event]:
+        assignment = await self._redis.assignment(tenant, job_id)
+        numbers = [int(fields[b"n"]) for _, fields in entries if b"n" in fields]
+        specs = dict(zip(numbers, await self._redis.specs(assignment, numbers), strict=False))
+        events = []
+        for entry, fields in entries:
+            job = unpacked_job(assignment, fields[b"s"])
+            number = int(fields.get(b"n", 0))
+            item = unpacked_item(number, fields[b"i"], specs[number], job) if number in specs else None
+            events.append(Event(int(entry.partition(b"-")[0]), job.read_time, job, item))
+        return events
+
+    async def _read(self, tenant: str, ids: Sequence[str]) -> list[Job]:
+        """Those of the jobs that there are, in the order of the ids."""
+        found = await self._redis.run("read", tenant=named(tenant), jobs=list(ids))
+        if not found:
+            return []
+        with answering():
+            about = await self._redis.client.mget([self._redis.key(tenant, "about", job.decode()) for job, _ in found])
+        return [
+            unpacked_job(unpacked_assignment(tenant, job.decode(), packed), snapshot)
+            for (job, snapshot), packed in zip(found, about, strict=True)
+            if packed is not None
+        ]
+
+    async def _items(self, job: Job, numbers: Sequence[int]) -> list[Item]:
+        if not numbers:
+            return []
+        with answering():
+            records = await cast(
+                Any, self._redis.client.hmget(self._redis.key(job.assignment.tenant, "items", job.id), numbers)
+            )
+        specs = await self._redis.specs(job.assignment, numbers)
+        return [
+            unpacked_item(number, record, spec, job)
+            for number, record, spec in zip(numbers, records, specs, strict=False)
+            if record is not None
+        ]
+
+    def _once(self, request: RequestKey | None) -> dict[str, Any]:
+        if request is None or not request.request_id:
+            return {"request": ""}
+        key = f"{request.method}:{request.request_id}"
+        return {"request": key, "digest": request.digest, "remember_ms": self._remember_ms}
+
+
+def _remembered(answer: Sequence[bytes], request: RequestKey | None) -> str:
+    if answer[0] == b"OTHER":
+        raise _reused(request)
+    return answer[1].decode()
+
+
+def _reused(request: RequestKey | None) -> RequestIdReused:
+    return RequestIdReused(
+        f"request_id: {request.request_id if request else ''} was used for another request; use a new one"
+    )
+

@@ -1,0 +1,175 @@
+"""The Queue port over Redis streams: consumer groups, leases kept alive by claiming again, fencing tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import structlog
+
+from services.jobs.adapters.redis import (
+    Redis,
+    answering,
+    named,
+    packed_failure,
+    packed_spec,
+    packed_timings,
+    unpacked_spec,
+)
+from services.jobs.job import Assignment, DocumentSpec, Failure, Lease, Outcome
+from services.mesh.errors import LeaseLost
+
+
+class RedisQueue:
+    """The queue as one worker sees it.
+
+    Args:
+        worker: Name of the worker; keeps its leases over a restart. Two that run at a time must differ.
+        lease_s: A worker silent for so long loses its leases.
+    """
+
+    def __init__(self, redis: Redis, worker: str, *, lease_s: float) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._lease_ms = int(lease_s * 1000)
+        self._locks: dict[tuple[str, str, int], str] = {}
+        self._rung = "0-0"
+        self._due_s: float | None = None
+        self._more = False
+        self._log = structlog.get_logger("jobs.queue")
+
+    async def adopt(self, known: Sequence[Lease]) -> int:
+        entries = [f"{named(lease.tenant)} {lease.entry}" for lease in known]
+        return int(await self._redis.run("adopt", worker=self._worker, known=entries))
+
+    async def lease(self, slots: int) -> list[Lease]:
+        # Read before the work: what is queued in between rings again.
+        with answering():
+            rung = await self._redis.client.xrevrange(self._redis.bell, count=1)
+        self._rung = rung[0][0].decode() if rung else "0-0"
+        found, due_ms, more = await self._redis.run(
+            "lease", worker=self._worker, slots=slots, lease_ms=self._lease_ms
+        )
+        self._due_s = due_ms / 1000 if due_ms >= 0 else None
+        self._more = bool(more)
+        return [await self._lease(*each) for each in found]
+
+    async def wait(self, timeout_s: float) -> None:
+        if self._more:
+            return
+        if self._due_s is not None:
+            timeout_s = min(timeout_s, self._due_s)
+        with answering():
+            await self._redis.client.xread({self._redis.bell: self._rung}, count=1, block=max(1, int(timeout_s * 1000)))
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> list[str]:
+        answers = await self._redis.run(
+            "heartbeat",
+            worker=self._worker,
+            lease_ms=self._lease_ms,
+            leases=[{**_named(lease), **self._locked(lease)} for lease in leases],
+        )
+        return [answer.decode() for answer in answers]
+
+    async def assignment(self, lease: Lease) -> Assignment:
+        return await self._redis.assignment(lease.tenant, lease.job_id)
+
+    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> bool:
+        self._locks[_of(lease)] = f"{collection_uid}/{document_id}"
+        answer = await self._ask("lock", lease, lease_ms=self._lease_ms, **self._locked(lease))
+        if answer == b"BUSY":
+            del self._locks[_of(lease)]
+        return answer == b"OK"
+
+    async def commit(self, lease: Lease) -> bool:
+        return await self._ask("commit", lease) == b"OK"
+
+    async def expand(
+        self, lease: Lease, total: int, items: Sequence[DocumentSpec], checkpoint: str, *, final: bool
+    ) -> bool:
+        answer = await self._ask(
+            "expand",
+            lease,
+            total=total,
+            specs=[packed_spec(item) for item in items],
+            documents=[item.document_id for item in items],
+            checkpoint=checkpoint,
+            final=int(final),
+        )
+        return answer == b"OK"
+
+    async def absent(self, lease: Lease, document_ids: Sequence[str]) -> list[str]:
+        answer = await self._redis.run("absent", documents=list(document_ids), **_named(lease))
+        return [each.decode() for each in answer]
+
+    async def finish(self, lease: Lease, outcome: Outcome) -> None:
+        await self._ask(
+            "finish",
+            lease,
+            change=str(outcome.change),
+            chunks=outcome.chunks,
+            bytes=outcome.size_bytes,
+            revision=outcome.index_revision,
+            error=packed_failure(outcome.error),
+            timings=packed_timings(outcome.timings_ms),
+            **self._locked(lease),
+        )
+        self._locks.pop(_of(lease), None)
+
+    async def put_back(self, lease: Lease, delay_s: float = 0.0, failure: Failure | None = None) -> None:
+        await self._ask(
+            "put_back",
+            lease,
+            delay_ms=int(delay_s * 1000),
+            counted=int(failure is not None),
+            error=packed_failure(failure),
+            **self._locked(lease),
+        )
+        self._locks.pop(_of(lease), None)
+
+    async def _ask(self, command: str, lease: Lease, **arguments: Any) -> bytes:
+        """Raises LeaseLost where the lease is no longer ours; says so in the log, since somebody slept too long."""
+        answer: bytes = await self._redis.run(command, **_named(lease), **arguments)
+        if answer == b"LOST":
+            self._locks.pop(_of(lease), None)
+            self._log.warning("lease lost", command=command, worker=self._worker, job=lease.job_id, item=lease.number)
+            raise LeaseLost(f"jobs/{lease.job_id}/items/{lease.number} is no longer leased to {self._worker}")
+        return answer
+
+    def _locked(self, lease: Lease) -> dict[str, str]:
+        return {"lock": self._locks.get(_of(lease), ""), "holder": f"{lease.job_id}:{lease.number}"}
+
+    async def _lease(
+        self,
+        tenant: bytes,
+        job_id: bytes,
+        number: int,
+        entry: bytes,
+        fence: int,
+        attempt: int,
+        committing: int,
+        spec: bytes,
+        checkpoint: bytes,
+        total: int,
+    ) -> Lease:
+        who, job = unquote(tenant.decode()), job_id.decode()
+        assignment = await self._redis.assignment(who, job)
+        return Lease(
+            tenant=who,
+            job_id=job,
+            number=number,
+            entry=entry.decode(),
+            fence=fence,
+            attempt=attempt,
+            committing=bool(committing),
+            spec=unpacked_spec(spec).within(assignment.directory) if spec else None,
+            checkpoint=checkpoint.decode(),
+            total=total,
+        )
+
+
+def _of(lease: Lease) -> tuple[str, str, int]:
+    return lease.tenant, lease.job_id, lease.number
+
+
+def _named(lease: Lease) -> dict[str, Any]:
+    return {"tenant": named(lease.tenant), "job": lease.job_id, "number": lease.number, "fence": lease.fence}

@@ -1,0 +1,358 @@
+"""Jobs and their items: what is known of them, and the one table of how each may change state."""
+
+import base64
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+
+class JobType(StrEnum):
+    IMPORT = "IMPORT"
+
+
+class JobState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    PARTIALLY_SUCCEEDED = "PARTIALLY_SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def ended(self) -> bool:
+        return not any(state is self for state, _ in JOB_TRANSITIONS)
+
+
+class JobChange(StrEnum):
+    """What may happen to a job."""
+
+    BEGIN = "BEGIN"  # a worker took its first piece of work
+    CANCEL = "CANCEL"  # a caller asked for it
+    STOP = "STOP"  # a cancelled job has no work in flight any more
+    SUCCEED = "SUCCEED"  # all ended, nothing failed
+    FAIL_SOME = "FAIL_SOME"  # all ended, some failed
+    FAIL = "FAIL"  # all ended, nothing succeeded
+
+
+class ItemState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def ended(self) -> bool:
+        return not any(state is self for state, _ in ITEM_TRANSITIONS)
+
+
+class ItemChange(StrEnum):
+    """What may happen to an item."""
+
+    LEASE = "LEASE"  # a worker took it, or took it over from one that lost it
+    PUT_BACK = "PUT_BACK"  # its worker gives it back, to be done later
+    SUCCEED = "SUCCEED"
+    FAIL = "FAIL"
+    SKIP = "SKIP"
+    CANCEL = "CANCEL"
+
+
+# The store refuses whatever is not in these tables: its scripts are given them, so there is no other copy.
+JOB_TRANSITIONS: Mapping[tuple[JobState, JobChange], JobState] = {
+    (JobState.QUEUED, JobChange.BEGIN): JobState.RUNNING,
+    (JobState.QUEUED, JobChange.CANCEL): JobState.CANCELLED,
+    (JobState.RUNNING, JobChange.CANCEL): JobState.CANCELLING,
+    (JobState.RUNNING, JobChange.SUCCEED): JobState.SUCCEEDED,
+    (JobState.RUNNING, JobChange.FAIL_SOME): JobState.PARTIALLY_SUCCEEDED,
+    (JobState.RUNNING, JobChange.FAIL): JobState.FAILED,
+    (JobState.CANCELLING, JobChange.STOP): JobState.CANCELLED,
+}
+ITEM_TRANSITIONS: Mapping[tuple[ItemState, ItemChange], ItemState] = {
+    (ItemState.QUEUED, ItemChange.LEASE): ItemState.RUNNING,
+    (ItemState.QUEUED, ItemChange.CANCEL): ItemState.CANCELLED,
+    (ItemState.RUNNING, ItemChange.LEASE): ItemState.RUNNING,
+    (ItemState.RUNNING, ItemChange.PUT_BACK): ItemState.QUEUED,
+    (ItemState.RUNNING, ItemChange.SUCCEED): ItemState.SUCCEEDED,
+    (ItemState.RUNNING, ItemChange.FAIL): ItemState.FAILED,
+    (ItemState.RUNNING, ItemChange.SKIP): ItemState.SKIPPED,
+    (ItemState.RUNNING, ItemChange.CANCEL): ItemState.CANCELLED,
+}
+
+
+class OnDuplicate(StrEnum):
+    """What happens to a document that is already there."""
+
+    SKIP = "SKIP"
+    REPLACE = "REPLACE"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed.
+
+    Attributes:
+        code: gRPC's number of the status.
+        reason: For programs.
+        message: For people; names the file or document.
+        transient: Trying again later may help.
+    """
+
+    code: int
+    reason: str
+    message: str
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryImport:
+    """Files of a directory to import: those that an include glob wants (all, without one) and no exclude glob.
+
+    Attributes:
+        root: The allowed root it is under.
+        path: The directory, relative to the root.
+        metadata: Given to every document.
+    """
+
+    root: str
+    path: str
+    include_globs: tuple[str, ...] = ()
+    exclude_globs: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSpec:
+    """A document to import: what its sender said of it, and where its content is.
+
+    Attributes:
+        source_uri: Shown with every hit.
+        mime_type: As declared; "" leaves it to be found.
+        charset: Of `content_hash`'s bytes, where known for certain.
+        metadata: JSON values.
+        content_hash: The content in the blob store; "" where `path` is to be read.
+        path: A file of the job's directory, relative to it.
+        refused: Why it cannot be read, where the listing showed that already.
+    """
+
+    document_id: str
+    source_uri: str = ""
+    title: str = ""
+    mime_type: str = ""
+    charset: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    principals: tuple[str, ...] = ()
+    content_hash: str = ""
+    path: str = ""
+    refused: str = ""
+
+    def within(self, directory: DirectoryImport | None) -> "DocumentSpec":
+        """With what it has from the directory it was found in."""
+        if directory is None or not self.path:
+            return self
+        source_uri = f"{directory.path}/{self.path}" if directory.path else self.path
+        return replace(self, source_uri=source_uri, metadata=directory.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a job is to do; never changes once the job is recorded.
+
+    Attributes:
+        subject: On whose behalf its workers act.
+        collection_uid: A collection deleted and made anew is another one.
+        directory: Where its documents are listed from; None where the job came with its items.
+        source_key: Names the import source, for finding what vanished from it; "" where it has none.
+        full: Documents of the source that it no longer has are deleted at the end.
+        request: The request that made the job, opaque here.
+    """
+
+    tenant: str
+    job_id: str
+    subject: str
+    type: JobType
+    collection_id: str
+    collection_uid: str
+    on_duplicate: OnDuplicate = OnDuplicate.SKIP
+    directory: DirectoryImport | None = None
+    source_key: str = ""
+    full: bool = False
+    request: bytes = b""
+
+
+def new_job_id() -> str:
+    """An id no other job has; ids sort by when they were made."""
+    made = (time.time_ns() // 1_000_000).to_bytes(6) + secrets.token_bytes(6)
+    return base64.b32hexencode(made).decode().rstrip("=").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    total: int = 0
+    total_final: bool = False
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    items_per_second: float = 0.0
+
+    @property
+    def processed(self) -> int:
+        return self.succeeded + self.failed + self.skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an import would do; `sampled` where it was inferred from a part of the documents."""
+
+    documents: int
+    chunks: int
+    tokens: int
+    duplicates: int
+    sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was at `read_time`.
+
+    Attributes:
+        index_revision: Highest revision of the index that its writes made; 0 where it wrote nothing.
+        error: Why it failed, or the first item's error.
+    """
+
+    assignment: Assignment
+    state: JobState
+    progress: Progress
+    read_time: datetime
+    create_time: datetime
+    update_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    purge_time: datetime | None = None
+    attempt: int = 1
+    error: Failure | None = None
+    index_revision: int = 0
+    estimate: Estimate | None = None
+
+    @property
+    def id(self) -> str:
+        return self.assignment.job_id
+
+    @property
+    def percentage(self) -> float:
+        """Share of the items that ended, in percent; 100 only of an ended job."""
+        progress = self.progress
+        if not progress.total:
+            return 100.0 if self.state.ended and self.state is not JobState.CANCELLED else 0.0
+        share = 100.0 * progress.processed / progress.total
+        return share if self.state.ended else min(share, 99.9)
+
+    @property
+    def estimated_end_time(self) -> datetime | None:
+        """When the last item ends at the rate of the last minute; None where that cannot be told."""
+        progress = self.progress
+        if self.state is not JobState.RUNNING or not progress.total_final or not progress.items_per_second:
+            return None
+        return self.read_time + timedelta(seconds=(progress.total - progress.processed) / progress.items_per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One document of a job; `number` counts from 1 in the order found.
+
+    Attributes:
+        attempts: Times it was begun.
+        timings_ms: Milliseconds by stage.
+    """
+
+    number: int
+    spec: DocumentSpec
+    state: ItemState
+    attempts: int
+    create_time: datetime
+    end_time: datetime | None = None
+    chunks: int = 0
+    size_bytes: int = 0
+    error: Failure | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job: the job after it, and the item it happened to, if it was one."""
+
+    sequence: int
+    time: datetime
+    job: Job
+    item: Item | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Makes a call safe to repeat: the same key and digest give the same result."""
+
+    method: str
+    request_id: str
+    digest: str
+
+
+class Task(StrEnum):
+    """What a lease is for."""
+
+    ITEM = "ITEM"  # one document
+    EXPAND = "EXPAND"  # list the source and queue its documents
+    SWEEP = "SWEEP"  # delete what vanished from the source
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A piece of work that is ours while we keep the lease alive.
+
+    Attributes:
+        number: The item's; 0 for EXPAND, -1 for SWEEP.
+        entry: Its entry in the queue.
+        fence: Counts the leases of this piece of work; writes under an older one are refused.
+        attempt: Times it was begun, this one included.
+        committing: An earlier attempt may have written to the index: this one must see it through.
+        checkpoint: Where an EXPAND goes on; "" at the beginning.
+        total: Items found so far.
+    """
+
+    tenant: str
+    job_id: str
+    number: int
+    entry: str
+    fence: int
+    attempt: int
+    committing: bool
+    spec: DocumentSpec | None = None
+    checkpoint: str = ""
+    total: int = 0
+
+    @property
+    def task(self) -> Task:
+        return {0: Task.EXPAND, -1: Task.SWEEP}.get(self.number, Task.ITEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an item, or another task, ended.
+
+    Attributes:
+        chunks: Chunks written.
+        index_revision: Revision of the index that shows them; 0 where nothing was written.
+    """
+
+    change: ItemChange
+    chunks: int = 0
+    size_bytes: int = 0
+    index_revision: int = 0
+    error: Failure | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)

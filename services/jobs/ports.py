@@ -1,0 +1,282 @@
+"""What importing needs of the world besides content (ports_content): where jobs rest, and the other services."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from services.jobs.chunker import Chunk, Strategy
+from services.jobs.job import Assignment, DocumentSpec, Event, Failure, Item, Job, Lease, Outcome, RequestKey
+from services.jobs.ports_content import Tokenizer
+from services.mesh.lists import ListQuery, Page
+
+
+class JobStore(Protocol):
+    """Jobs as callers see them. Every method that takes a tenant sees that tenant's jobs only."""
+
+    async def recall(self, tenant: str, request: RequestKey) -> str | None:
+        """The job that an earlier call of this key made or changed.
+
+        Raises:
+            RequestIdReused: the key stands for another call.
+        """
+        ...
+
+    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], request: RequestKey | None = None) -> str:
+        """Record a job and queue it, in one step; durable when this returns.
+
+        Args:
+            items: Its items where they are known; none where the job has a directory to be listed.
+
+        Returns:
+            The job's id; with a key that came before, that of the job it made then.
+
+        Raises:
+            RequestIdReused: the key stands for another call.
+        """
+        ...
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """Raises JobNotFound."""
+        ...
+
+    async def list_jobs(self, tenant: str, query: ListQuery) -> Page[Job]: ...
+
+    async def list_items(self, tenant: str, job_id: str, query: ListQuery) -> Page[Item]:
+        """Raises JobNotFound."""
+        ...
+
+    async def cancel(self, tenant: str, job_id: str, request: RequestKey | None = None) -> Job:
+        """Cancel a job; one that is being cancelled, or was, stays as it is.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            FailedPrecondition: it has ended otherwise.
+            RequestIdReused: the key stands for another call.
+        """
+        ...
+
+    def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
+        """The events after that sequence, as they come, each once and in order; ends with the job.
+
+        Raises:
+            JobNotFound: the tenant has no such job (any more).
+        """
+        ...
+
+
+class Queue(Protocol):
+    """Work to do, leased. Whoever lost a lease writes nothing: every method that takes one raises LeaseLost then."""
+
+    async def adopt(self, known: Sequence[Lease]) -> int:
+        """Make what is leased to this worker, but not among `known`, available at once; returns how many these were.
+
+        For a worker that starts after being killed, or that lost an answer with leases in it.
+        """
+        ...
+
+    async def lease(self, slots: int) -> list[Lease]:
+        """Up to `slots` pieces of work that wait or whose lease has run out, tenants in turns."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there may be new work, but no longer than this."""
+        ...
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> list[str]:
+        """Keep leases alive, their documents' locks too. For each "OK", "LOST", or "CANCEL": its job is to stop."""
+        ...
+
+    async def assignment(self, lease: Lease) -> Assignment:
+        """What the job is to do."""
+        ...
+
+    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> bool:
+        """Become the one who works on a document, for as long as the lease lasts; False while another is."""
+        ...
+
+    async def commit(self, lease: Lease) -> bool:
+        """Asked right before each write outside. False: the job is being cancelled, write nothing.
+
+        After the first True the item is always seen through, by this worker or another, whatever happens.
+        """
+        ...
+
+    async def expand(
+        self, lease: Lease, total: int, items: Sequence[DocumentSpec], checkpoint: str, *, final: bool
+    ) -> bool:
+        """Add and queue a page of items, with the place to go on from, in one step. False: the job is being cancelled.
+
+        Args:
+            total: Items before this page; a page that was added already is not added again.
+            final: The listing has ended, and with it the lease.
+        """
+        ...
+
+    async def absent(self, lease: Lease, document_ids: Sequence[str]) -> list[str]:
+        """Those of the documents that are not among the job's own."""
+        ...
+
+    async def finish(self, lease: Lease, outcome: Outcome) -> None:
+        """The work has ended: state, counters, event, queue and, where it was the last, the job's end, in one step."""
+        ...
+
+    async def put_back(self, lease: Lease, delay_s: float = 0.0, failure: Failure | None = None) -> None:
+        """The work is to be done later. It counts as an attempt only where it failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What importing needs to know of a collection.
+
+    Attributes:
+        max_tokens: Most tokens of a chunk; 0 leaves it to us.
+    """
+
+    id: str
+    uid: str
+    embedding_model: str
+    dimension: int
+    disabled: bool = False
+    strategy: Strategy = Strategy.STRUCTURE
+    max_tokens: int = 0
+    overlap_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFields:
+    """What a document carries besides its text.
+
+    Attributes:
+        revision: Counts the imports that changed its content.
+        create_time: When it was first recorded; None for now.
+    """
+
+    spec: DocumentSpec
+    title: str
+    mime_type: str
+    content_hash: str
+    revision: int
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDocument:
+    """What the registry knows of a document."""
+
+    active: bool
+    content_hash: str
+    revision_key: str
+    fields_hash: str
+    revision: int
+    title: str
+    mime_type: str
+    chunk_count: int
+    token_count: int
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedDocument:
+    """What an import made of a document: its fields and counts, or why it failed."""
+
+    fields: DocumentFields
+    size_bytes: int
+    chunk_count: int = 0
+    token_count: int = 0
+    revision_key: str = ""
+    fields_hash: str = ""
+    source_key: str = ""
+    failure: Failure | None = None
+
+
+class Registry(Protocol):
+    """Collections and documents, as the caller's tenant has them."""
+
+    async def collection(self, collection_id: str) -> Collection:
+        """Raises CollectionNotFound."""
+        ...
+
+    async def lookup(self, collection_id: str, document_ids: Sequence[str]) -> dict[str, KnownDocument]:
+        """Those of the documents that exist."""
+        ...
+
+    async def record(self, collection: Collection, document: ImportedDocument) -> None: ...
+
+    async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
+        """Ids of the source's documents after that one, in order; fewer than `limit` at the end."""
+        ...
+
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedChunk:
+    """A chunk under its id, with its vector as little-endian float32."""
+
+    id: str
+    chunk: Chunk
+    vector: bytes
+
+
+class Index(Protocol):
+    """Chunks as searches find them. Each write returns the revision of the index that shows it."""
+
+    async def upsert(
+        self, collection: Collection, document: DocumentFields, revision_key: str, chunks: Sequence[EmbeddedChunk]
+    ) -> int: ...
+
+    async def retire(self, collection: Collection, document_id: str, keep: str, expected_chunks: int) -> int:
+        """Delete the chunks of every other revision.
+
+        Raises:
+            FailedPrecondition: the kept revision has fewer chunks than that; nothing was deleted.
+        """
+        ...
+
+    async def update_fields(self, collection: Collection, document: DocumentFields) -> int: ...
+
+    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One vector a text, in order, as little-endian float32; `model_revision` made them."""
+
+    vectors: Sequence[bytes]
+    model_revision: str
+
+
+class Embedding(Protocol):
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
+        """The vectors of passages, all or none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """How a model counts text, and what its vectors are like.
+
+    Attributes:
+        revision: Changes with the weights or the tokenizer.
+        max_tokens: Most tokens of one text, special tokens included.
+    """
+
+    name: str
+    revision: str
+    max_tokens: int
+    dimension: int
+    tokenizer: Tokenizer = field(repr=False)
+
+
+class Models(Protocol):
+    async def model(self, name: str) -> EmbeddingModel: ...
+
+    def forget(self, name: str) -> None:
+        """The model has changed: ask again."""
+        ...
+
+
+# What an exception means for the work that met it; never shows the text of an unexpected one.
+Diagnose = Callable[[BaseException], Failure]
