@@ -1,0 +1,179 @@
+"""The BlobStore port over a folder: `<tenant>/<aa>/<bb>/<sha256>`, extracted texts beside as `<sha256>.<version>`."""
+
+import asyncio
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import astuple
+from dataclasses import fields as fields_of
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+from services.jobs.blobs import PIECE_BYTES, Blob, check_hash, key_part
+from services.jobs.extraction import ExtractedText, Page, Syntax
+from services.mesh.errors import DocumentTooLarge, UploadNotFound
+
+_TEMPORARY = ".incoming"
+_ABANDONED_S = 24 * 3600
+
+
+class FolderBlobStore:
+    """Files written whole or not at all: a temporary file, fsync, rename. Processes may share the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._incoming = folder / _TEMPORARY
+
+    @classmethod
+    @asynccontextmanager
+    async def open_folder(cls, folder: Path) -> AsyncIterator["FolderBlobStore"]:
+        """The store in this folder, made where missing; what crashed writers left a day ago is swept."""
+        store = cls(folder)
+        await asyncio.to_thread(store._prepare)
+        yield store
+
+    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+        incoming: _Incoming | None = None
+        buffer = bytearray()
+        size = 0
+        try:
+            async for piece in content:
+                size += len(piece)
+                if max_bytes is not None and size > max_bytes:
+                    raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+                buffer += piece
+                if len(buffer) >= PIECE_BYTES:
+                    incoming = await asyncio.to_thread(self._write, incoming, bytes(buffer))
+                    buffer.clear()
+            content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer))
+        except BaseException:
+            if incoming:
+                incoming.discard()
+            raise
+        return Blob(content_hash, size)
+
+    async def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._open, tenant, content_hash)
+        try:
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+                yield piece
+        finally:
+            file.close()
+
+    async def read(self, tenant: str, content_hash: str) -> bytes:
+        def whole() -> bytes:
+            with self._open(tenant, content_hash) as file:
+                return file.read()
+
+        return await asyncio.to_thread(whole)
+
+    async def exists(self, tenant: str, content_hash: str) -> bool:
+        try:
+            return await asyncio.to_thread(self._path(tenant, content_hash).is_file)
+        except UploadNotFound:
+            return False
+
+    async def delete(self, tenant: str, content_hash: str) -> None:
+        def remove() -> None:
+            path = self._path(tenant, content_hash)
+            for file in (path, *path.parent.glob(f"{path.name}.*")):
+                file.unlink(missing_ok=True)
+
+        with suppress(UploadNotFound):
+            await asyncio.to_thread(remove)
+
+    async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
+        path = self._text_path(tenant, content_hash, version)
+        fields = {field.name: getattr(text, field.name) for field in fields_of(text)}
+        fields |= {"pages": [astuple(page) for page in text.pages], "metadata": dict(text.metadata)}
+        packed = json.dumps(fields, ensure_ascii=False).encode()
+        await asyncio.to_thread(lambda: self._write(None, packed).publish(path))
+
+    async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
+        try:
+            packed = await asyncio.to_thread(self._text_path(tenant, content_hash, version).read_bytes)
+            fields = json.loads(packed)
+        except (UploadNotFound, FileNotFoundError, ValueError):
+            return None
+        fields["syntax"] = Syntax(fields["syntax"])
+        fields["pages"] = tuple(Page(*page) for page in fields["pages"])
+        fields["metadata"] = MappingProxyType(fields["metadata"])
+        return ExtractedText(**fields)
+
+    def _prepare(self) -> None:
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - _ABANDONED_S:
+                    file.unlink()
+
+    def _path(self, tenant: str, content_hash: str) -> Path:
+        content_hash = check_hash(content_hash)
+        return self._folder / key_part(tenant) / content_hash[:2] / content_hash[2:4] / content_hash
+
+    def _text_path(self, tenant: str, content_hash: str, version: str) -> Path:
+        path = self._path(tenant, content_hash)
+        return path.with_name(f"{path.name}.{key_part(version)}")
+
+    def _open(self, tenant: str, content_hash: str) -> BinaryIO:
+        try:
+            return self._path(tenant, content_hash).open("rb")
+        except FileNotFoundError:
+            raise UploadNotFound(f"no stored content is named {content_hash}") from None
+
+    def _write(self, incoming: "_Incoming | None", piece: bytes) -> "_Incoming":
+        incoming = incoming or _Incoming(self._incoming)
+        incoming.write(piece)
+        return incoming
+
+    def _finish(self, tenant: str, incoming: "_Incoming | None", rest: bytes) -> str:
+        incoming = self._write(incoming, rest)
+        content_hash = incoming.digest.hexdigest()
+        path = self._path(tenant, content_hash)
+        if path.is_file():
+            incoming.discard()
+        else:
+            incoming.publish(path)
+        return content_hash
+
+
+class _Incoming:
+    """A file on its way in, hashed as it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.digest = hashlib.sha256()
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        self._file = os.fdopen(descriptor, "wb")
+        self._path = Path(name)
+
+    def write(self, piece: bytes) -> None:
+        self.digest.update(piece)
+        self._file.write(piece)
+
+    def publish(self, path: Path) -> None:
+        """Under its final name, so that a power cut leaves all of it or nothing."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.rename(path)
+        for folder in {path.parent, *(folder.parent for folder in made)}:
+            _sync_folder(folder)
+
+    def discard(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,110 @@
+"""What every BlobStore does."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.jobs.adapters.folder_blobs import FolderBlobStore
+from services.jobs.extraction import ExtractedText, Page, Syntax
+from services.jobs.ports_content import BlobStore
+from services.mesh.errors import DocumentTooLarge, UploadNotFound
+from tests.fake_content import MemoryBlobStore
+
+TEXT = ExtractedText(
+    "héllo 🙂\n", "application/pdf", Syntax.MARKDOWN, "Title", (Page(1, 0, 5), Page(2, 5, 8, "Sheet")), {"page_count": 2}
+)
+
+
+@pytest.fixture(params=["folder", "memory"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    if request.param == "memory":
+        yield MemoryBlobStore()
+    else:
+        async with FolderBlobStore.open_folder(tmp_path / "blobs") as folder:
+            yield folder
+
+
+async def pieces(*content: bytes) -> AsyncIterator[bytes]:
+    for piece in content:
+        yield piece
+
+
+async def test_what_was_put_is_read_back_under_its_sha256(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces(b"one ", b"two"))
+    assert (blob.content_hash, blob.size_bytes) == (hashlib.sha256(b"one two").hexdigest(), 7)
+    assert await store.read("acme", blob.content_hash) == b"one two"
+    assert await store.exists("acme", blob.content_hash)
+
+
+async def test_an_empty_stream_is_content_too(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces())
+    assert await store.read("acme", blob.content_hash) == b""
+
+
+async def test_large_content_comes_back_in_bounded_pieces(store: BlobStore) -> None:
+    content = bytes(range(256)) * 12_000
+    blob = await store.put("acme", pieces(*(content[at : at + 70_001] for at in range(0, len(content), 70_001))))
+    got = [piece async for piece in store.open("acme", blob.content_hash)]
+    assert b"".join(got) == content
+    assert max(map(len, got)) <= 1 << 20
+
+
+async def test_putting_the_same_content_again_changes_nothing(store: BlobStore) -> None:
+    first = await store.put("acme", pieces(b"same"))
+    assert await store.put("acme", pieces(b"sa", b"me")) == first
+    assert await store.read("acme", first.content_hash) == b"same"
+
+
+async def test_the_same_content_put_at_once_by_many_is_stored_whole(store: BlobStore) -> None:
+    blobs = await asyncio.gather(*(store.put("acme", pieces(b"x" * 500_000, b"y")) for _ in range(8)))
+    assert len({blob.content_hash for blob in blobs}) == 1
+    assert len(await store.read("acme", blobs[0].content_hash)) == 500_001
+
+
+async def test_content_over_the_limit_is_refused_and_not_kept(store: BlobStore) -> None:
+    with pytest.raises(DocumentTooLarge, match="limit of 5 bytes"):
+        await store.put("acme", pieces(b"123", b"456"), max_bytes=5)
+    assert not await store.exists("acme", hashlib.sha256(b"123456").hexdigest())
+    assert (await store.put("acme", pieces(b"12345"), max_bytes=5)).size_bytes == 5
+
+
+@pytest.mark.parametrize("other", ["beta", "Acme", "acme/..", "..", "", "a" * 300, "ünï/cödé"])
+async def test_a_tenant_never_sees_the_content_of_another(store: BlobStore, other: str) -> None:
+    blob = await store.put("acme", pieces(b"secret"))
+    assert not await store.exists(other, blob.content_hash)
+    with pytest.raises(UploadNotFound):
+        await store.read(other, blob.content_hash)
+    await store.delete(other, blob.content_hash)
+    assert await store.exists("acme", blob.content_hash)
+    assert (await store.put(other, pieces(b"secret"))).content_hash == blob.content_hash
+    assert await store.read(other, blob.content_hash) == b"secret"
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64])
+async def test_content_that_is_not_there_is_not_found(store: BlobStore, name: str) -> None:
+    assert not await store.exists("acme", name)
+    with pytest.raises(UploadNotFound):
+        await store.read("acme", name)
+    with pytest.raises(UploadNotFound):
+        _ = [piece async for piece in store.open("acme", name)]
+    await store.delete("acme", name)
+
+
+async def test_deleting_forgets_content_and_texts(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces(b"gone"))
+    await store.put_text("acme", blob.content_hash, "v1", TEXT)
+    await store.delete("acme", blob.content_hash)
+    assert not await store.exists("acme", blob.content_hash)
+    assert await store.get_text("acme", blob.content_hash, "v1") is None
+
+
+async def test_extracted_text_is_kept_by_content_and_version(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces(b"original"))
+    await store.put_text("acme", blob.content_hash, "xberg-1.3.9-1", TEXT)
+    assert await store.get_text("acme", blob.content_hash, "xberg-1.3.9-1") == TEXT
+    assert await store.get_text("acme", blob.content_hash, "xberg-2") is None
+    assert await store.get_text("beta", blob.content_hash, "xberg-1.3.9-1") is None
+    assert await store.read("acme", blob.content_hash) == b"original"

@@ -1,0 +1,86 @@
+"""In-memory fulfilments of the ports content passes through; each runs its port's contract suite."""
+
+import hashlib
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+
+from services.jobs.blobs import PIECE_BYTES, Blob
+from services.jobs.extraction import SUPPORTED, ExtractedText, Syntax, media_type_of
+from services.mesh.errors import DocumentTooLarge, NoTextFound, UnsupportedMediaType, UploadNotFound
+
+
+class MemoryBlobStore:
+    """Blobs in a dictionary."""
+
+    def __init__(self) -> None:
+        self._contents: dict[tuple[str, str], bytes] = {}
+        self._texts: dict[tuple[str, str, str], ExtractedText] = {}
+
+    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+        whole = b""
+        async for piece in content:
+            whole += piece
+            if max_bytes is not None and len(whole) > max_bytes:
+                raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+        content_hash = hashlib.sha256(whole).hexdigest()
+        self._contents[tenant, content_hash] = whole
+        return Blob(content_hash, len(whole))
+
+    async def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:
+        whole = await self.read(tenant, content_hash)
+        for start in range(0, len(whole), PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
+
+    async def read(self, tenant: str, content_hash: str) -> bytes:
+        if (tenant, content_hash) not in self._contents:
+            raise UploadNotFound(f"no stored content is named {content_hash}")
+        return self._contents[tenant, content_hash]
+
+    async def exists(self, tenant: str, content_hash: str) -> bool:
+        return (tenant, content_hash) in self._contents
+
+    async def delete(self, tenant: str, content_hash: str) -> None:
+        self._contents.pop((tenant, content_hash), None)
+        for key in [key for key in self._texts if key[:2] == (tenant, content_hash)]:
+            del self._texts[key]
+
+    async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
+        self._texts[tenant, content_hash, version] = text
+
+    async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
+        return self._texts.get((tenant, content_hash, version))
+
+
+class PlainExtractor:
+    """Reads UTF-8 text only; counts what it was asked."""
+
+    version = "plain-1"
+
+    def __init__(self) -> None:
+        self.extracted: list[str] = []
+
+    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+        self.extracted.append(name)
+        kind = media_type_of(content, name, media_type)
+        try:
+            text = content.decode().replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            raise UnsupportedMediaType(f"{name}: it holds binary data; supported are {SUPPORTED}") from None
+        if "\0" in text:
+            raise UnsupportedMediaType(f"{name}: it holds binary data; supported are {SUPPORTED}")
+        if not text.strip():
+            raise NoTextFound(f"{name}: it holds no text")
+        syntax = Syntax.MARKDOWN if kind.name == "text/markdown" else Syntax.PLAIN
+        return ExtractedText(text, kind.name, syntax)
+
+
+class WordTokenizer:
+    """A token a word or sign; two special tokens a text."""
+
+    _TOKEN = re.compile(r"\w+|[^\w\s]")
+
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        return [[found.span() for found in self._TOKEN.finditer(text)] for text in texts]
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(spans) + 2 for spans in self.spans(texts)]
