@@ -107,7 +107,9 @@ class OnnxModel:
         shrink = onnxruntime.RunOptions()
         shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         (tokens,) = await self.tokenize([_PROBE])
-        await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, [tokens], shrink)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._inference, self._vectors, [tokens], shrink)
+        await loop.run_in_executor(self._inference, _give_back_memory)
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         # Not encode(): it holds the GIL, .27 s for a text of 700 KB. This one lets go of it.
@@ -142,11 +144,15 @@ def _session(weights: Path) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
-    # Unpacking the weights leaves 60 MB of freed heap behind, which glibc keeps unless told.
+    _give_back_memory()
+    return session
+
+
+def _give_back_memory() -> None:
+    """Returns freed heap to the system, which glibc keeps unless told: 60 MB after unpacking the weights."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    return session
 
 
 def _revision(files: ModelFiles) -> str:
