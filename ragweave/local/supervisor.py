@@ -12,11 +12,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,21 +83,21 @@ def start_ticks(pid: int) -> int:
 
 
 class Supervisor:
-    """Keeps every process of one layout running until it is told to stop."""
+    """Keeps processes of one layout running until it is told to stop."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, to_run: Sequence[Process]) -> None:
         self._layout = layout
-        self._all = processes(layout)
+        self._all = to_run
         self._state = {p.name: Running(list(p.command)) for p in self._all}
         self._stopping = asyncio.Event()
         self._guard = os.getppid()
         self._stopped = False
 
     async def run(self) -> None:
-        """Returns when SIGTERM or SIGINT has stopped everything in order."""
+        """Returns when `stop` has been called, by SIGTERM or SIGINT too, and everything has stopped in order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
         self._adopt()
         keepers = {p.name: asyncio.create_task(self._keep(p)) for p in self._all}
         others = [asyncio.create_task(self._keep_guard()), asyncio.create_task(self._bound_logs())]
@@ -108,6 +107,10 @@ class Supervisor:
         await self._stop_in_order(keepers)
         self._stopped = True
         self._write_state()
+
+    def stop(self) -> None:
+        """Begins to stop everything."""
+        self._stopping.set()
 
     def _adopt(self) -> None:
         """Takes over what an earlier supervisor left running, so that it is neither lost nor started twice."""
@@ -155,19 +158,11 @@ class Supervisor:
                 )
                 if await preparing.wait():
                     raise OSError(f"`{' '.join(process.prepare)}` failed; see {log.name}")
-            child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; the event loop watches the pidfd
-                process.command,
-                env=environment,
-                cwd=self._layout.root,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            pid = _spawn(process.command, environment, log.fileno())
         state.restarts += bool(state.started_at)
-        state.pid, state.start_ticks, state.started_at = child.pid, start_ticks(child.pid), time.time()
+        state.pid, state.start_ticks, state.started_at = pid, start_ticks(pid), time.time()
         self._write_state()
-        _say(f"{process.name}: started, pid {child.pid}")
+        _say(f"{process.name}: started, pid {pid}")
 
     async def _exists(self, path: Path) -> None:
         while not os.path.exists(path) and not self._stopping.is_set():  # noqa: ASYNC110, ASYNC240 - a stat a look
@@ -276,17 +271,26 @@ def _lock(layout: Layout) -> Iterator[None]:
 
 
 def _spawn_guard(layout: Layout) -> int:
-    """Starts a guard in a session of its own; returns its pid."""
+    """Starts a guard; returns its pid."""
     layout.logs.mkdir(parents=True, exist_ok=True)
     with (layout.logs / "supervisor.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ragweave.local.supervisor"],
-            cwd=layout.root,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        ).pid
+        return _spawn([sys.executable, "-m", "ragweave.local.supervisor"], os.environ, log.fileno())
+
+
+def _spawn(command: Sequence[str], environment: Mapping[str, str], log: int) -> int:
+    """Starts a process in a session of its own that writes to the open file `log`; returns its pid."""
+    return os.posix_spawn(
+        command[0],
+        list(command),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+    )
 
 
 def start_detached(layout: Layout) -> None:
@@ -300,7 +304,8 @@ def guard(layout: Layout) -> None:
     while True:
         pid = supervisor_pid(layout)
         if not pid:
-            pid = subprocess.Popen([sys.executable, "-m", "ragweave.local.supervisor", "--supervise"]).pid
+            command = [sys.executable, "-m", "ragweave.local.supervisor", "--supervise"]
+            pid = _spawn(command, os.environ, sys.stderr.fileno())
         asyncio.run(_ended(pid))
         if read_state(layout).get("stopped") and not supervisor_pid(layout):
             return
@@ -310,11 +315,12 @@ def guard(layout: Layout) -> None:
 
 def supervise(layout: Layout) -> None:
     """Runs the supervisor in this process."""
+    os.chdir(layout.root)
     for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):
         folder.mkdir(parents=True, exist_ok=True)
     layout.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(layout):
-        asyncio.run(Supervisor(layout).run())
+        asyncio.run(Supervisor(layout, processes(layout)).run())
 
 
 def _say(line: str) -> None:

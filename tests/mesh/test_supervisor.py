@@ -1,0 +1,139 @@
+"""The supervisor over real processes: restarts, adoption, order, and ports that are taken."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragweave.local.health import taken_ports
+from ragweave.local.keys import NoKeys, ensure_keys, sign_token
+from ragweave.local.layout import BadSetting, Layout
+from ragweave.local.processes import Process
+from ragweave.local.supervisor import Supervisor, read_state, start_ticks
+
+SLEEPER = "import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout.read({"RAGWEAVE_DATA_DIR": str(tmp_path / "data")}, tmp_path)
+    for folder in (made.logs, made.state_file.parent):
+        folder.mkdir(parents=True)
+    return made
+
+
+def sleeper(name: str, code: str = SLEEPER) -> Process:
+    return Process(name, [sys.executable, "-c", f"{code}  # {name}"])
+
+
+@asynccontextmanager
+async def supervised(layout: Layout, *to_run: Process) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(layout, to_run)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+        await running
+
+
+async def eventually(layout: Layout, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The process's entry in the state file once `holds` is true of it."""
+    while True:
+        entry = read_state(layout).get("processes", {}).get(name, {})
+        if entry and holds(entry):
+            return dict(entry)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_process_that_dies_is_started_again(layout: Layout) -> None:
+    async with supervised(layout, sleeper("one"), sleeper("two")):
+        first = await eventually(layout, "one", lambda e: e["pid"] > 0)
+        other = await eventually(layout, "two", lambda e: e["pid"] > 0)
+        os.kill(first["pid"], signal.SIGKILL)
+        second = await eventually(layout, "one", lambda e: e["pid"] not in (0, first["pid"]))
+        assert second["restarts"] == 1
+        assert second["last_exit"] == "killed by SIGKILL"
+        assert read_state(layout)["processes"]["two"]["pid"] == other["pid"]
+    assert not start_ticks(second["pid"])
+    assert not start_ticks(other["pid"])
+    assert read_state(layout)["stopped"]
+
+
+async def test_a_new_supervisor_adopts_what_an_old_one_left(layout: Layout) -> None:
+    abandoned = asyncio.create_task(Supervisor(layout, [sleeper("one")]).run())
+    left = await eventually(layout, "one", lambda e: e["pid"] > 0)
+    abandoned.cancel()
+    await asyncio.wait([abandoned])
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    layout.state_file.unlink()
+
+    async with supervised(layout, sleeper("one")):
+        adopted = await eventually(layout, "one", lambda e: e["pid"] > 0)
+        assert adopted["pid"] == left["pid"]
+        os.kill(adopted["pid"], signal.SIGKILL)
+        await eventually(layout, "one", lambda e: e["pid"] not in (0, left["pid"]))
+
+
+async def test_a_preparation_that_fails_is_logged_and_tried_again(layout: Layout) -> None:
+    flag = layout.data / "prepared"
+    check = f"import os, sys; sys.exit(not os.path.exists({str(flag)!r}))"
+    process = Process("one", sleeper("one").command, prepare=[sys.executable, "-c", check])
+    async with supervised(layout, process):
+        await asyncio.wait({asyncio.create_task(asyncio.to_thread(_log_grows, layout))}, timeout=10)
+        flag.touch()
+        assert (await eventually(layout, "one", lambda e: e["pid"] > 0))["restarts"] == 0
+
+
+def _log_grows(layout: Layout) -> None:
+    while not (layout.logs / "one.log").exists():
+        pass
+
+
+def test_a_taken_port_is_named_with_its_setting(layout: Layout) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        taken = taken_ports(Layout.read({"RAGWEAVE_EDGE_PORT": str(port)}, layout.root))
+    assert f"port {port} (edge)" in taken["edge"]
+    assert "RAGWEAVE_EDGE_PORT" in taken["edge"]
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
+def test_a_port_that_is_none_is_refused_by_name(port: str) -> None:
+    with pytest.raises(BadSetting, match="RAGWEAVE_JOBS_PORT"):
+        Layout.read({"RAGWEAVE_JOBS_PORT": port})
+
+
+def test_one_port_for_two_parts_is_refused_by_name() -> None:
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_EDGE_PORT=50051.*RAGWEAVE_EMBEDDING_PORT=50051"):
+        Layout.read({"RAGWEAVE_EDGE_PORT": "50051"})
+
+
+def test_a_data_folder_deeper_than_a_socket_path_allows_gets_a_short_socket(tmp_path: Path) -> None:
+    deep = Layout.read({"RAGWEAVE_DATA_DIR": str(tmp_path / ("d" * 120))})
+    assert len(os.fsencode(deep.redis_socket)) <= 107
+    assert deep.environment()["RAGWEAVE_REDIS_URL"] == f"unix://{deep.redis_socket}"
+
+
+def test_keys_are_made_once_and_private_ones_are_their_owners_alone(tmp_path: Path) -> None:
+    with pytest.raises(NoKeys, match="ragweave up"):
+        sign_token(tmp_path, tenant="t", subject="s", roles=["reader"], tier="free")
+    ensure_keys(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    ensure_keys(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir() if path.stat().st_mode & 0o077} == {"jwks.json", "mesh_jwks.json"}
+    assert b'"d"' not in before["jwks.json"] + before["mesh_jwks.json"]
+    assert sign_token(tmp_path, tenant="t", subject="s", roles=["reader"], tier="free").count(".") == 2
