@@ -16,6 +16,7 @@ MAX_PATH: Final = 8
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _EQUALITY = ("=", "!=", ":")
+_ORDERING = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
 
 
 class FieldType(StrEnum):
@@ -136,12 +137,8 @@ class Target:
         return Has(self.path, None if self.inside else _DEFAULTS.get(self.field.type))
 
     def _compared(self, operator: Operator, literal: Literal) -> Comparison:
-        name = ".".join(self.path)
         value = self._read(operator, literal)
-        if operator in (Operator.PREFIX, Operator.SUBSTRING):
-            if not isinstance(value, str) or self.field.type is FieldType.ENUM:
-                raise ValueError(f"a * applies to text, and {name} is of type {self.field.type.name}")
-        elif operator is not Operator.EQ and not self._orders(value):
+        if operator in _ORDERING and not self._orders(value):
             raise ValueError(f"{operator} does not apply to {self._described(value)}; use = or !=")
         return Comparison(self.path, operator, value)
 
@@ -242,7 +239,7 @@ def _read_free(operator: Operator, literal: Literal) -> Value:
         number = _number(literal.text)
         if number is not None:
             return number
-    if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
+    if operator in _ORDERING:
         return instant(literal.text) or literal.text
     return literal.text
 
