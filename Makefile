@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test lint format protos clean
+.PHONY: help install demo up down status logs doctor test bench-ingest bench-footprint lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Install everything into .venv
 
@@ -44,6 +44,12 @@ test: install lint ## Lint, then run the suite with coverage
 	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --fail-under=70
+
+bench-ingest: install ## Measure ingest against the bare model
+	$(BIN)/python -m benchmarks.ingest
+
+bench-footprint: install ## Measure start-up time and idle memory
+	$(BIN)/python -m benchmarks.footprint
 
 lint: install ## Check style, types, imports and the contract
 	$(BIN)/ruff check
