@@ -31,6 +31,7 @@ class Chunk(_message.Message):
     SECTION_FIELD_NUMBER: _builtins.int
     PAGE_NUMBER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`collections/{collection}/documents/{document}/chunks/{chunk}`. The id follows from the document's content and the
     chunk's place in it: the same content gives the same ids.
@@ -51,6 +52,8 @@ class Chunk(_message.Message):
     """Page, slide or sheet the passage starts on, from 1; 0 where the format has none."""
     revision: _builtins.int
     """Revision of the document the passage belongs to."""
+    context: _builtins.str
+    """Title and headings that were embedded before the text, on a line of their own; empty where there are none."""
     def __init__(
         self,
         *,
@@ -63,10 +66,11 @@ class Chunk(_message.Message):
         section: _builtins.str = ...,
         page_number: _builtins.int = ...,
         revision: _builtins.int = ...,
+        context: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_offset", b"end_offset", "name", b"name", "ordinal", b"ordinal", "page_number", b"page_number", "revision", b"revision", "section", b"section", "start_offset", b"start_offset", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "end_offset", b"end_offset", "name", b"name", "ordinal", b"ordinal", "page_number", b"page_number", "revision", b"revision", "section", b"section", "start_offset", b"start_offset", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
