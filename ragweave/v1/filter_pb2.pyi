@@ -79,7 +79,7 @@ class Comparison(_message.Message):
         EQUAL: Comparison._Operator.ValueType  # 1
         """The field equals the value."""
         NOT_EQUAL: Comparison._Operator.ValueType  # 2
-        """The field is present and differs from the value."""
+        """The field does not equal the value; also where it is missing."""
         LESS: Comparison._Operator.ValueType  # 3
         """The field is less than the value."""
         LESS_OR_EQUAL: Comparison._Operator.ValueType  # 4
@@ -99,7 +99,7 @@ class Comparison(_message.Message):
     EQUAL: Comparison.Operator.ValueType  # 1
     """The field equals the value."""
     NOT_EQUAL: Comparison.Operator.ValueType  # 2
-    """The field is present and differs from the value."""
+    """The field does not equal the value; also where it is missing."""
     LESS: Comparison.Operator.ValueType  # 3
     """The field is less than the value."""
     LESS_OR_EQUAL: Comparison.Operator.ValueType  # 4

@@ -29,7 +29,7 @@ from ragweave.v1 import model_pb2 as ragweave_dot_v1_dot_model__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fragweave/v1/model_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17ragweave/v1/model.proto\x1a\x18ragweave/v1/policy.proto\"\xb2\x01\n\x11ListModelsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1d\n\x04page\x18\x03 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"\x82\x01\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x12.ragweave.v1.ModelB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"/\n\x0fGetModelRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x8c\x01\x32\x86\x02\n\x0cModelService\x12~\n\nListModels\x12\x1e.ragweave.v1.ListModelsRequest\x1a\x1f.ragweave.v1.ListModelsResponse\"/\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/rag/models\x12v\n\x08GetModel\x12\x1c.ragweave.v1.GetModelRequest\x1a\x12.ragweave.v1.Model\"8\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/rag/{name=models/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fragweave/v1/model_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17ragweave/v1/model.proto\x1a\x18ragweave/v1/policy.proto\"\xb2\x01\n\x11ListModelsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x03 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"\x82\x01\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x12.ragweave.v1.ModelB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"/\n\x0fGetModelRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x8c\x01\x32\x86\x02\n\x0cModelService\x12~\n\nListModels\x12\x1e.ragweave.v1.ListModelsRequest\x1a\x1f.ragweave.v1.ListModelsResponse\"/\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/rag/models\x12v\n\x08GetModel\x12\x1c.ragweave.v1.GetModelRequest\x1a\x12.ragweave.v1.Model\"8\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/rag/{name=models/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200 '
+  _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200@'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page']._loaded_options = None
   _globals['_LISTMODELSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\010\032\006\030\240\215\006(\000'
   _globals['_LISTMODELSREQUEST'].fields_by_name['filter']._loaded_options = None
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE'].fields_by_name['models']._loaded_options = None
   _globals['_LISTMODELSRESPONSE'].fields_by_name['models']._serialized_options = b'\272H\005\222\001\002\020d'
   _globals['_LISTMODELSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
-  _globals['_LISTMODELSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_LISTMODELSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\272H\005r\003\030\200@'
   _globals['_LISTMODELSRESPONSE'].fields_by_name['total_size']._loaded_options = None
   _globals['_LISTMODELSRESPONSE'].fields_by_name['total_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_GETMODELREQUEST'].fields_by_name['name']._loaded_options = None
