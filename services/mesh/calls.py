@@ -14,9 +14,6 @@ import grpc
 from ragweave.contract import Method
 from services.mesh.identity import Caller
 
-# What a call may leave unused at each hop, so that the outer deadline is not the first to fire.
-DEADLINE_MARGIN_S = 0.010
-
 
 @dataclass(slots=True)
 class Call:
@@ -32,7 +29,7 @@ class Call:
         caller: Who it acts for, once authenticated.
         deadline: time.monotonic() by which it must end, once known.
         status: How it ended.
-        headers: Initial metadata, sent with the first message or the error.
+        headers: Initial metadata, sent with the first message; part of the trailers where an error comes first.
     """
 
     method: Method

@@ -10,13 +10,15 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
 from ragweave import contract
-from services.mesh.calls import DEADLINE_MARGIN_S, Call, current_call
+from services.mesh.calls import current_call
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
 from services.mesh.tokens import ServiceTokens
 
+# What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
+DEADLINE_MARGIN_S = 0.010
 # For health checks, which the contract does not bound.
 _EXEMPT_TIMEOUT_S = 5.0
 
@@ -83,13 +85,14 @@ class _Added:
         else:
             bound_s = contract.method(path).timeout_s
             metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
-        timeout_s = min(bound_s, _left_s(call), bound_s if details.timeout is None else details.timeout)
+        timeout_s = outgoing_timeout_s(bound_s, details.timeout, call.remaining_s() if call else None)
         return ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
 
 
-def _left_s(call: Call | None) -> float:
-    remaining_s = call.remaining_s() if call else None
-    return inf if remaining_s is None else max(0.0, remaining_s - DEADLINE_MARGIN_S)
+def outgoing_timeout_s(bound_s: float, asked_s: float | None, remaining_s: float | None) -> float:
+    """The shortest of the method's bound, what was asked for, and what the incoming call has left less a margin."""
+    left_s = inf if remaining_s is None else max(0.0, remaining_s - DEADLINE_MARGIN_S)
+    return min(bound_s, left_s, inf if asked_s is None else asked_s)
 
 
 def _path(details: ClientCallDetails) -> str:

@@ -147,6 +147,7 @@ async def running(
         )
         port = _listen(server, name, settings)
         await server.start()
+        opened.push_async_callback(_handlers_ended)
         opened.push_async_callback(server.stop, 0)
         checking = asyncio.create_task(readiness.run())
         opened.push_async_callback(_cancelled, checking)
@@ -241,6 +242,15 @@ def _stop_signal() -> Iterator[asyncio.Event]:
         yield stopped
     finally:
         restore()
+
+
+async def _handlers_ended() -> None:
+    """Lets cancelled handlers end: gRPC's `stop` returns before, and logs a traceback for each the loop's end meets."""
+    handlers = [
+        task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"
+    ]
+    if handlers:
+        await asyncio.wait(handlers, timeout=0.2)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -118,7 +118,7 @@ async def test_a_full_queue_says_when_to_come_back(server: Server, kind: Kind) -
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(error, details.RetryInfo).retry_delay.ToMilliseconds() == 1500
     assert detail(error, details.QuotaFailure).violations[0].description == "the queue is full"
-    assert dict(error.initial_metadata())["retry-after"] == "2"
+    assert dict(error.trailing_metadata())["retry-after"] == "2"
 
 
 @each_kind

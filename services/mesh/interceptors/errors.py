@@ -47,8 +47,10 @@ class Errors:
             )
         if (seconds := retry_after_s(status)) is not None:
             call.headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
-        await call.send_headers()
-        await call.context.abort(call.status, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        # Headers sent now would commit the call, and its client could not retry it (gRFC A6): they go with the
+        # trailers, which gRPC then sends as the one and only header block.
+        headers = () if call.headers_sent else call.headers
+        await call.context.abort(call.status, status.message, (*headers, (DETAILS_KEY, status.SerializeToString())))
 
 
 def _cancelling() -> bool:

@@ -1,0 +1,281 @@
+"""Outgoing calls: their deadline, whom they act for, what is retried, what a failure becomes one hop up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details
+from google.rpc.status_pb2 import Status
+
+from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
+from services.mesh.calls import current_call
+from services.mesh.channels import open_channel
+from services.mesh.errors import DependencyUnavailable, EtagMismatch, Unauthenticated
+from services.mesh.identity import caller
+from services.mesh.serve import Wiring
+from services.mesh.settings import ServiceSettings
+from tests.mesh.harness import World, caller_of
+from tests.mesh.kinds import KINDS, Kind, Scripted, add_scripted, responses_of
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+GET = KINDS[0]
+
+
+class Relay:
+    """Two real servers: calls to the first make the first call the second, by the same kind of RPC."""
+
+    def __init__(self, world: World, near: grpc.aio.Channel, first: Scripted, second: Scripted) -> None:
+        self.world, self.near, self.first, self.second = world, near, first, second
+
+    def start(self, kind: Kind, **options: Any) -> Any:
+        metadata = (*self.world.bearer(roles=["admin"], sub="bo", tenant="t7"), *options.pop("metadata", ()))
+        return kind.start(self.near, metadata=metadata, **options)
+
+    async def failure(self, kind: Kind) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await responses_of(self.start(kind))
+        return raised.value
+
+
+@asynccontextmanager
+async def relaying(world: World, kind: Kind, *, second_port: int | None = None) -> AsyncIterator[Relay]:
+    second = Scripted()
+    async with AsyncExitStack() as opened:
+        if second_port is None:
+            second_port = await opened.enter_async_context(world.serving(add_scripted, second, name="second"))
+        first = Scripted()
+
+        @asynccontextmanager
+        async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
+            async with open_channel(settings.mesh, world.target(second_port)) as channel:
+
+                async def relay() -> None:
+                    await responses_of(kind.start(channel))
+
+                first.script = relay
+                yield Wiring(lambda server: add_scripted(first, server))
+
+        port = await opened.enter_async_context(world.running(wire, world.settings(), name="first"))
+        near = await opened.enter_async_context(world.channel(port))
+        yield Relay(world, near, first, second)
+
+
+@each_kind
+async def test_the_second_hop_is_bounded_by_the_first_ones_deadline(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        deadlines: list[float] = []
+        forward = relay.first.script
+
+        async def noting_then_forwarding() -> None:
+            deadlines.append(current_call().deadline)  # type: ignore[union-attr,arg-type]
+            await forward()
+
+        async def noting() -> None:
+            deadlines.append(current_call().deadline)  # type: ignore[union-attr,arg-type]
+
+        relay.first.script, relay.second.script = noting_then_forwarding, noting
+        await responses_of(relay.start(kind, timeout=3.0))
+        first, second = deadlines[:2]
+        assert second < first + 1  # the methods' own bounds are 5 s and more; gRPC rounds what it sends
+
+
+@each_kind
+async def test_without_a_deadline_the_second_hop_has_the_methods_own(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        sent: list[float | None] = []
+
+        async def noting() -> None:
+            call = current_call()
+            assert call is not None
+            sent.append(call.context.time_remaining())
+
+        relay.second.script = noting
+        await responses_of(relay.start(kind))
+        assert sent[0] is not None
+
+
+@each_kind
+async def test_caller_request_id_and_trace_travel_along(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        seen: list[Any] = []
+
+        async def noting() -> None:
+            call = current_call()
+            assert call is not None
+            seen.append((caller(), call.request_id, call.trace_id))
+
+        relay.second.script = noting
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+        metadata = (("x-request-id", "r-1"), ("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"))
+        await responses_of(relay.start(kind, metadata=metadata))
+        who, request_id, trace = seen[0]
+        assert (who.tenant, who.subject, who.service) == ("t7", "bo", "first")
+        assert (request_id, trace) == ("r-1", trace_id)
+
+
+@each_kind
+async def test_cancelling_the_caller_cancels_the_callee_two_hops_away(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def waiting() -> None:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        relay.second.script = waiting
+        call = relay.start(kind)
+        answer = asyncio.create_task(responses_of(call))
+        await entered.wait()
+        call.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+        await asyncio.wait_for(cancelled.wait(), 10)
+
+
+@each_kind
+async def test_cancelling_the_task_that_calls_cancels_the_callee(world: World, kind: Kind) -> None:
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def waiting() -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    server = world.serving(add_scripted, Scripted(waiting))
+    async with server as port, world.channel_as(port, caller_of()) as channel:
+        task = asyncio.create_task(responses_of(kind.start(channel)))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(cancelled.wait(), 10)
+
+
+@each_kind
+async def test_what_the_caller_did_wrong_passes_through_with_its_details(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        relay.second.script = _raising(EtagMismatch("etag: is stale", etag="e1"))
+        error = await relay.failure(kind)
+    assert (error.code(), error.details()) == (grpc.StatusCode.ABORTED, "etag: is stale")
+    assert _info(error).reason == "ETAG_MISMATCH"
+
+
+@each_kind
+async def test_a_service_that_is_gone_is_named(world: World, kind: Kind, free_port: int) -> None:
+    async with relaying(world, kind, second_port=free_port) as relay:
+        error = await relay.failure(kind)
+    service = kind.path.split("/")[1].rpartition(".")[2]
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, f"{service} is unavailable")
+    assert _info(error).metadata["service"] == service
+    assert dict(error.trailing_metadata())["retry-after"] == "1"
+
+
+@each_kind
+async def test_what_is_wrong_between_services_is_not_the_callers_business(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        relay.second.script = _raising(Unauthenticated("the token has expired"))
+        error = await relay.failure(kind)
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def test_a_method_without_side_effects_is_retried_while_unavailable(world: World) -> None:
+    servicer = Scripted()
+
+    async def failing_twice() -> None:
+        if servicer.calls <= 2:
+            raise DependencyUnavailable("the store does not answer")
+
+    servicer.script = failing_twice
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        assert await GET.start(channel)
+    assert servicer.calls == 3
+
+
+async def test_a_method_with_side_effects_is_sent_once(world: World) -> None:
+    servicer = Scripted(_raising(DependencyUnavailable("the store does not answer")))
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            stub = collection_service_pb2_grpc.CollectionServiceStub(channel)
+            await stub.DeleteCollection(collection_service_pb2.DeleteCollectionRequest(name="a"))
+    assert servicer.calls == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("defect"), EtagMismatch("etag: is stale")])
+async def test_nothing_but_unavailable_is_retried(world: World, error: Exception) -> None:
+    servicer = Scripted(_raising(error))
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await GET.start(channel)
+    assert servicer.calls == 1
+
+
+async def test_retries_stop_at_four_attempts(world: World) -> None:
+    servicer = Scripted(_raising(DependencyUnavailable("the store does not answer")))
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await GET.start(channel)
+    assert servicer.calls == 4
+
+
+async def test_a_request_longer_than_the_usual_retry_buffer_is_retried_too(world: World) -> None:
+    from ragweave.v1 import embedding_service_pb2, embedding_service_pb2_grpc
+
+    calls = []
+
+    class Embedding(Scripted):
+        async def Embed(self, request: Any, context: Any) -> embedding_service_pb2.EmbedResponse:
+            calls.append(len(request.texts))
+            if len(calls) == 1:
+                raise DependencyUnavailable("not yet")
+            return embedding_service_pb2.EmbedResponse()
+
+    async with world.serving(add_scripted, Embedding()) as port, world.channel_as(port, caller_of()) as channel:
+        stub = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
+        await stub.Embed(embedding_service_pb2.EmbedRequest(texts=["x" * 900_000] * 8))
+    assert calls == [8, 8]
+
+
+async def test_a_call_on_behalf_of_nobody_is_a_defect(world: World) -> None:
+    async with world.serving(add_scripted, Scripted()) as port, open_channel(world.mesh, world.target(port)) as channel:
+        with pytest.raises(LookupError):
+            await GET.start(channel)
+
+
+async def test_a_server_that_is_not_ready_is_left_out_and_found_again(world: World) -> None:
+    well = asyncio.Event()
+
+    async def check() -> None:
+        if not well.is_set():
+            raise ConnectionError("down")
+
+    @asynccontextmanager
+    async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
+        yield Wiring(lambda server: add_scripted(Scripted(), server), {"store": check})
+
+    async with world.running(wire, world.settings()) as port, world.channel_as(port, caller_of()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await GET.start(channel)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        well.set()
+        assert await GET.start(channel, wait_for_ready=True)
+
+
+def _raising(error: Exception) -> Callable[[], Awaitable[None]]:
+    async def script() -> None:
+        raise error
+
+    return script
+
+
+def _info(error: grpc.aio.AioRpcError) -> details.ErrorInfo:
+    status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])  # type: ignore[arg-type]
+    info = details.ErrorInfo()
+    assert any(each.Unpack(info) for each in status.details)
+    return info
