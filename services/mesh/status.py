@@ -29,9 +29,10 @@ _PASSED_ON = {
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _RETRY_UNREACHABLE_S = 1.0
 # Statuses travel in trailing metadata, of which gRPC takes 8 KiB (GRPC_ARG_MAX_METADATA_SIZE): what is longer is cut.
-_MAX_MESSAGE = 1_000
-_MAX_DESCRIPTION = 200
-_MAX_VIOLATIONS = 10
+# Bytes of UTF-8; the details are sent as base64, the message percent-encoded as well.
+_MAX_MESSAGE = 800
+_MAX_TEXT = 150
+_MAX_VIOLATIONS = 6
 
 
 def status_of(error: BaseException) -> Status:
@@ -73,14 +74,14 @@ def _of_domain(error: DomainError) -> Status:
     if error.violations:
         violations = [
             details.BadRequest.FieldViolation(
-                field=each.field[:_MAX_DESCRIPTION], description=each.description[:_MAX_DESCRIPTION]
+                field=_cut(each.field, _MAX_TEXT), description=_cut(each.description, _MAX_TEXT)
             )
             for each in error.violations[:_MAX_VIOLATIONS]
         ]
         found.append(details.BadRequest(field_violations=violations))
     if isinstance(error, TooManyRequests):
         subject = error.metadata.get("subject", error.reason)
-        violation = details.QuotaFailure.Violation(subject=subject, description=error.message[:_MAX_DESCRIPTION])
+        violation = details.QuotaFailure.Violation(subject=subject, description=_cut(error.message, _MAX_TEXT))
         found.append(details.QuotaFailure(violations=[violation]))
     if error.retry_after_s is not None:
         found.append(_retry_after(error.retry_after_s))
@@ -119,7 +120,7 @@ def _code_for(kind: type[DomainError]) -> grpc.StatusCode:
 
 def _info(reason: str, **metadata: str) -> details.ErrorInfo:
     return details.ErrorInfo(
-        reason=reason, domain=DOMAIN, metadata={key: str(value)[:_MAX_DESCRIPTION] for key, value in metadata.items()}
+        reason=reason, domain=DOMAIN, metadata={key: _cut(str(value), _MAX_TEXT) for key, value in metadata.items()}
     )
 
 
@@ -129,8 +130,15 @@ def _retry_after(seconds: float) -> details.RetryInfo:
     return details.RetryInfo(retry_delay=delay)
 
 
+def _cut(text: str, max_bytes: int) -> str:
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= max_bytes:
+        return encoded.decode()
+    return encoded[: max_bytes - 3].decode("utf-8", "ignore") + "…"
+
+
 def _status(code: grpc.StatusCode, message: str, found: Iterable[Message]) -> Status:
-    status = Status(code=code.value[0], message=message[:_MAX_MESSAGE])
+    status = Status(code=code.value[0], message=_cut(message, _MAX_MESSAGE))
     for each in found:
         packed = AnyMessage()
         packed.Pack(each)
