@@ -173,7 +173,10 @@ class Chunker:
     def _with_contexts(self, groups: Sequence[_Group], title: str) -> list[_Group]:
         """Each group with the line its chunks are embedded under, and the tokens that leaves for their text."""
         title = " ".join(title.split())
-        wanted = [_context(title, group.path) for group in groups]
+        # A heading over the whole text is the text's own title: next to the given one it tells nothing more.
+        tops = {group.path[:1] for group in groups if not group.bare or group.path}
+        headed = int(bool(title) and len(tops) == 1)
+        wanted = [SEPARATOR.join(filter(None, (title, *group.path[headed:]))) for group in groups]
         known = dict.fromkeys(wanted, ("", 0))
         for context, clipped in zip(known, self._clipped(list(known)), strict=True):
             known[context] = clipped
@@ -319,12 +322,6 @@ class _Cutter:
 
 def _whole(text: str) -> _Group:
     return _Group(0, len(text), ())
-
-
-def _context(title: str, path: Sequence[str]) -> str:
-    """`title > heading > heading`, a title that says the same as the first heading left out."""
-    parts = [title, *path] if title and (not path or title.casefold() != path[0].casefold()) else list(path)
-    return SEPARATOR.join(part for part in parts if part)
 
 
 def _page_at(pages: Sequence[Page], at: int) -> int | None:

@@ -18,6 +18,8 @@ _READ_BYTES = 1 << 20
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+_UNSHOWABLE = "its name is not valid UTF-8 or holds control characters"
+
 # A component is opened without following a link, and a pipe or terminal without waiting for its other end.
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -175,8 +177,9 @@ class SourceRoots:
                 page.files.append(found)
             else:
                 page.skipped.append(found)
-            # A page never ends at a name that is shown escaped: no other could go on after it.
-            if len(page.files) + len(page.skipped) >= limit and found.path == _shown(found.path):
+            # A page never ends at a name that is only shown escaped: no other could go on after it.
+            nameless = isinstance(found, Skipped) and found.reason is _UNSHOWABLE
+            if len(page.files) + len(page.skipped) >= limit and not nameless:
                 return SourcePage(page.files, page.skipped, found.path)
         return page
 
@@ -201,12 +204,14 @@ class SourceRoots:
             raise UnreadableDocument(f"{path}: access denied") from None
         except OSError:  # a link (ELOOP), a socket (ENXIO), a name too long
             raise PathNotAllowed(f"{path}: not a regular file") from None
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        content = bytearray()
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PathNotAllowed(f"{path}: not a regular file")
-            content = bytearray()
-            while len(content) <= self._max_file_bytes and (piece := file.read(_READ_BYTES)):
+            while len(content) <= self._max_file_bytes and (piece := os.read(descriptor, _READ_BYTES)):
                 content += piece
+        finally:
+            os.close(descriptor)
         if len(content) > self._max_file_bytes:
             raise DocumentTooLarge(f"{path}: over the limit of {self._max_file_bytes} bytes")
         return bytes(content)
@@ -276,7 +281,7 @@ class SourceRoots:
     ) -> Iterator[SourceFile | Skipped]:
         path = "/".join(parts)
         if _shown(path) != path:
-            yield Skipped(_shown(path), "its name is not valid UTF-8 or holds control characters")
+            yield Skipped(_shown(path), _UNSHOWABLE)
         elif len(parts) > _MAX_DEPTH:
             yield Skipped(path, f"nested deeper than {_MAX_DEPTH} directories")
         else:
@@ -294,7 +299,7 @@ class SourceRoots:
         if not stat.S_ISREG(found.st_mode):
             return "it is not a regular file"
         if _shown(path) != path:
-            return "its name is not valid UTF-8 or holds control characters"
+            return _UNSHOWABLE
         if found.st_size > self._max_file_bytes:
             return f"{found.st_size} bytes are over the limit of {self._max_file_bytes}"
         return ""

@@ -37,6 +37,7 @@ class _Heading:
 
 
 _MAX_TITLE = 200
+_OPENING = 16384
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*$", re.MULTILINE)
 _TABLE = re.compile(r"(?:^[ \t]*\|.*\n?)+", re.MULTILINE)
 _ATX = re.compile(r"^ {0,3}(#{1,6})[ \t]+(\S.*)$", re.MULTILINE)
@@ -72,6 +73,15 @@ def sections_of(text: str, syntax: Syntax) -> list[Section]:
         path = tuple(outer.title for outer in open_headings)
         sections.append(Section(heading.start, heading.body, end, path))
     return sections
+
+
+def headline_of(text: str, syntax: Syntax) -> str:
+    """The heading a text opens with, or "" where it opens with something else."""
+    opening = text[:_OPENING]
+    if syntax in (Syntax.CODE, Syntax.RECORDS):
+        return ""
+    first = next(_headings(opening, syntax), None)
+    return first.title if first and not opening[: first.start].strip() else ""
 
 
 def boundaries_of(text: str, syntax: Syntax) -> Boundaries:

@@ -17,8 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 import services
-from services.jobs.extraction import ExtractedText, Page, Syntax, media_type_of
+from services.jobs.extraction import SUPPORTED, ExtractedText, Page, Syntax, media_type_of
 from services.jobs.extractor_child import LENGTHS
+from services.jobs.structure import headline_of
 from services.mesh.errors import (
     DocumentTooLarge,
     DomainError,
@@ -88,12 +89,14 @@ class XbergExtractor:
         async with self._free:
             reply, text = await self._ask(request, content, name)
         if "reason" in reply:
-            raise _REFUSALS[reply["reason"]](f"{name}: {reply['message']}")
+            hint = f"; supported are {SUPPORTED}" if reply["reason"] == UnsupportedMediaType.reason else ""
+            raise _REFUSALS[reply["reason"]](f"{name}: {reply['message']}{hint}")
+        syntax = Syntax(reply["syntax"])
         return ExtractedText(
             text=text,
             mime_type=kind.name,
-            syntax=Syntax(reply["syntax"]),
-            title=reply["title"],
+            syntax=syntax,
+            title=reply["title"] or headline_of(text, syntax),
             pages=tuple(Page(*page) for page in reply["pages"]),
             metadata=MappingProxyType(reply["metadata"]),
         )
