@@ -1,0 +1,352 @@
+"""An engine: the process that holds Qdrant Edge's shards open and answers for them.
+
+Run as `python -m services.retrieval.adapters.edge_child SOCKET_FD PARENT_PID MAX_OPEN`. Edge holds the GIL while it
+works, so it works here and never in the service. One thread: reads go before writes, but no write waits for more than a
+few reads.
+"""
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+from array import array
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import qdrant_edge as edge
+
+from services.retrieval.adapters.edge_frames import Unframer, packed
+from services.retrieval.adapters.qdrant_keys import DENSE, INTEGERS, KEYWORDS, SPARSE
+from services.retrieval.fusion import Dbsf, Rrf, merge, ranked
+
+_PR_SET_PDEATHSIG: Final = 1
+_READS_BEFORE_A_WRITE: Final = 8
+# Points written between two flushes: what a load replays at most, about 50 ms of it; a flush takes about 15 ms.
+_POINTS_A_FLUSH: Final = 1000
+_REPLAYED_AT_A_TIME: Final = 2**20
+_READS: Final = frozenset({"search", "scroll", "count", "facet", "info", "ping"})
+
+Point = tuple[bytes, bytes, bytes, bytes, dict[str, Any]]
+Recipe = dict[str, Any]
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks the kernel to kill this process when its parent ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def built(recipe: Any) -> Any:
+    """The object of qdrant_edge that a recipe describes (edge_filter.recipe makes them)."""
+    match recipe:
+        case {"type": str(name), "fields": dict(fields)}:
+            return getattr(edge, name)(**{key: built(value) for key, value in fields.items()})
+        case list():
+            return [built(part) for part in recipe]
+    return recipe
+
+
+class Shard:
+    """One open shard, what it writes down for a copy being built, and the points not yet flushed."""
+
+    def __init__(self, shard: edge.EdgeShard) -> None:
+        self.edge = shard
+        self.journal = -1
+        self.unflushed = 0
+
+    def close(self) -> None:
+        self.write_down(None)
+        self.edge.flush()
+        self.edge.close()
+
+    def write_down(self, path: str | None) -> None:
+        if self.journal >= 0:
+            os.close(self.journal)
+        self.journal = -1 if path is None else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+
+    def wrote(self, points: int) -> None:
+        self.unflushed += points
+        if self.unflushed >= _POINTS_A_FLUSH:
+            self.edge.flush()
+            self.unflushed = 0
+
+
+class Engine:
+    """What an engine can be asked. Every operation names the shard's folder; shards open on first use.
+
+    Args:
+        max_open: Shards kept open; the one unused for longest is closed for another.
+    """
+
+    def __init__(self, max_open: int) -> None:
+        self._max_open = max_open
+        self._open: OrderedDict[str, Shard] = OrderedDict()
+
+    def answer(self, message: list[Any]) -> Any:
+        """The result of `[operation, folder, *arguments]`, written down where it changed a shard that is copied.
+
+        Raises:
+            FileNotFoundError: There is no such shard.
+        """
+        operation, folder, *arguments = message
+        result = getattr(self, f"do_{operation}")(folder, *arguments)
+        if operation in _WRITES and self._open[folder].journal >= 0:
+            _append(self._open[folder].journal, packed([operation, *arguments]))
+        return result
+
+    def close(self) -> None:
+        for shard in self._open.values():
+            shard.close()
+
+    def do_ping(self, folder: str) -> None:
+        """Answers."""
+
+    def do_barrier(self, folder: str) -> None:
+        """Answers when every write sent before has been applied."""
+
+    def do_create(self, folder: str, dimension: int, distance: str, threads: int) -> None:
+        Path(folder).mkdir(parents=True)
+        shard = edge.EdgeShard.create(folder, config_of(dimension, distance, threads))
+        for key in KEYWORDS:
+            shard.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
+        for key in INTEGERS:
+            counted = edge.IntegerIndexParams(lookup=True, range=False)
+            shard.update(edge.UpdateOperation.create_field_index(key, counted))
+        shard.flush()
+        self._keep(folder, Shard(shard))
+
+    def do_close(self, folder: str) -> None:
+        shard = self._open.pop(folder, None)
+        if shard is not None:
+            shard.close()
+
+    def do_journal(self, folder: str, path: str | None) -> None:
+        """From now on writes of the shard are appended to a new file at `path`; None ends it."""
+        self._shard(folder).write_down(path)
+
+    def do_replay(self, folder: str, path: str, offset: int) -> tuple[int, bool]:
+        """Repeats writes of a journal from `offset`: where to go on, and whether that is its end for now."""
+        unframer = Unframer()
+        with Path(path).open("rb") as journal:
+            journal.seek(offset)
+            while data := journal.read(_REPLAYED_AT_A_TIME):
+                for operation, *arguments in unframer.feed(data):
+                    getattr(self, f"do_{operation}")(folder, *arguments)
+                if unframer.consumed:
+                    break
+            offset += unframer.consumed
+            return offset, os.fstat(journal.fileno()).st_size == offset
+
+    def do_upsert(self, folder: str, points: list[Point]) -> None:
+        shard = self._shard(folder)
+        shard.edge.update(edge.UpdateOperation.upsert_points([_point(point) for point in points]))
+        shard.wrote(len(points))
+
+    def do_delete(self, folder: str, chosen: Recipe) -> int:
+        """Deletes what the filter chooses: how many points."""
+        shard, filter_ = self._shard(folder), built(chosen)
+        count = int(shard.edge.count(edge.CountRequest(exact=True, filter=filter_)))
+        if count:
+            shard.edge.update(edge.UpdateOperation.delete_points_by_filter(filter_))
+            shard.wrote(count)
+        return count
+
+    def do_set_payload(self, folder: str, chosen: Recipe, payload: dict[str, Any]) -> None:
+        shard = self._shard(folder)
+        shard.edge.update(edge.UpdateOperation.set_payload_by_filter(built(chosen), payload))
+        shard.wrote(1)
+
+    def do_rescale(self, folder: str, scale: int, vectors: list[tuple[bytes, bytes, bytes]]) -> None:
+        """Replaces sparse vectors, then notes their scale: between the two, a point is merely rescaled again."""
+        shard = self._shard(folder)
+        sent = {UUID(bytes=id_): (indices, values) for id_, indices, values in vectors}
+        known: list[Any] = [UUID(str(record.id)) for record in shard.edge.retrieve(list(sent), False, False)]
+        if known:
+            changed = [edge.PointVectors(id=id_, vector={SPARSE: _sparse(*sent[id_])}) for id_ in known]
+            shard.edge.update(edge.UpdateOperation.update_vectors(changed))
+            shard.edge.update(edge.UpdateOperation.set_payload(known, {"scale": scale}))
+            shard.wrote(len(known))
+
+    def do_search(
+        self,
+        folder: str,
+        dense: bytes | None,
+        sparse: tuple[bytes, bytes] | None,
+        chosen: Recipe,
+        depth: int,
+        fusion: tuple[int, float, float] | None,
+        limit: int,
+        offset: int,
+        min_score: float | None,
+        exact: bool,
+    ) -> tuple[int, int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]]]]]:
+        """How many hits there are in all, how many candidates there were, and the hits from `offset` on."""
+        shard, filter_ = self._shard(folder).edge, built(chosen)
+        stages: dict[str, Any] = {}
+        if dense is not None:
+            stages[DENSE] = edge.Query.Nearest(_floats(dense), using=DENSE)
+        if sparse is not None and sparse[0]:
+            stages[SPARSE] = edge.Query.Nearest(_sparse(*sparse), using=SPARSE)
+        params = edge.SearchParams(exact=exact)
+        requests = [edge.QueryRequest(depth, query=query, filter=filter_, params=params) for query in stages.values()]
+        answers = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
+        rankings = {
+            stage: ranked([(point.id.int, point.score) for point in points])  # type: ignore[union-attr]  # all ids are UUIDs
+            for stage, points in zip(stages, answers, strict=True)
+        }
+        if sparse is not None:
+            rankings.setdefault(SPARSE, [])
+        fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE))
+        hits = [hit for hit in fused if min_score is None or hit[1] >= min_score][:limit]
+        page = [(UUID(int=id_), score) for id_, score in hits[offset:]]
+        records = (
+            {record.id: record for record in shard.retrieve([id_ for id_, _ in page], True, False)} if page else {}
+        )
+        places = {
+            stage: {id_: (score, rank) for rank, (id_, score) in enumerate(ranking, start=1)}
+            for stage, ranking in rankings.items()
+        }
+        found = [
+            (
+                score,
+                records[id_].payload or {},
+                [(stage, *place[id_.int]) for stage, place in places.items() if id_.int in place],
+            )
+            for id_, score in page
+        ]
+        return len(hits), len(fused), found
+
+    def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
+        """Ids and payloads of some points that the filter chooses."""
+        wanted = True if keys is None else keys
+        request = edge.ScrollRequest(limit=limit, filter=built(chosen), with_payload=wanted, with_vector=False)
+        records, _ = self._shard(folder).edge.scroll(request)
+        return [(str(record.id), record.payload) for record in records]
+
+    def do_count(self, folder: str, chosen: Recipe) -> int:
+        return int(self._shard(folder).edge.count(edge.CountRequest(exact=True, filter=built(chosen))))
+
+    def do_facet(self, folder: str, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value at `key`."""
+        facet = self._shard(folder).edge.facet(edge.FacetRequest(key, limit=limit, exact=True))
+        return {hit.value: hit.count for hit in facet if hit.count}
+
+    def do_info(self, folder: str) -> int:
+        """Points of the shard."""
+        return int(self._shard(folder).edge.info().points_count)
+
+    def _shard(self, folder: str) -> Shard:
+        if folder in self._open:
+            self._open.move_to_end(folder)
+            return self._open[folder]
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(folder)
+        return self._keep(folder, Shard(edge.EdgeShard.load(folder)))
+
+    def _keep(self, folder: str, shard: Shard) -> Shard:
+        self._open[folder] = shard
+        idle = [name for name, each in self._open.items() if each.journal < 0 and each is not shard]
+        for name in idle[: max(0, len(self._open) - self._max_open)]:
+            self.do_close(name)
+        return shard
+
+
+_WRITES: Final = frozenset({"upsert", "delete", "set_payload", "rescale"})
+
+
+def config_of(dimension: int, distance: str, threads: int) -> edge.EdgeConfig:
+    """The shard's configuration: cosine or dot, sparse weights times IDF, a graph once optimise is called.
+
+    Args:
+        threads: Threads that read segments or build the graph.
+    """
+    metric = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}[distance]
+    return edge.EdgeConfig(
+        vectors={DENSE: edge.EdgeVectorParams(size=dimension, distance=metric)},
+        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+        # Thresholds are in kB; 1 indexes whatever there is: when to build is decided by the service.
+        hnsw_config=edge.HnswIndexConfig(
+            m=16, ef_construct=128, full_scan_threshold=10_000, max_indexing_threads=threads
+        ),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
+        max_search_threads=threads,
+    )
+
+
+def serve(connection: socket.socket, engine: Engine) -> None:
+    """Answers `[id, operation, folder, ...]` with `[id, true, result]` or `[id, false, kind, message]` to the end."""
+    reads: deque[list[Any]] = deque()
+    writes: deque[list[Any]] = deque()
+    unframer = Unframer()
+    waited = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while True:
+            pending = bool(reads or writes)
+            if selector.select(0 if pending else None):
+                data = connection.recv(2**20)
+                if not data:
+                    return
+                for message in unframer.feed(data):
+                    (reads if message[1] in _READS else writes).append(message)
+                continue
+            if writes and (not reads or waited >= _READS_BEFORE_A_WRITE):
+                message, waited = writes.popleft(), 0
+            else:
+                message, waited = reads.popleft(), waited + 1
+            connection.sendall(_answer(engine, message))
+
+
+def _answer(engine: Engine, message: list[Any]) -> bytes:
+    id_, *asked = message
+    try:
+        return packed([id_, True, engine.answer(asked)])
+    except FileNotFoundError as error:
+        return packed([id_, False, "missing", str(error)])
+    except Exception as error:  # whatever Edge raises is the service's to tell; the engine goes on
+        return packed([id_, False, "failed", f"{asked[0]}: {type(error).__name__}: {error}"])
+
+
+def _point(point: Point) -> edge.Point:
+    id_, dense, indices, values, payload = point
+    vector: dict[str, Any] = {DENSE: _floats(dense)}
+    if indices:
+        vector[SPARSE] = _sparse(indices, values)
+    return edge.Point(id=UUID(bytes=id_), vector=vector, payload=payload)
+
+
+def _sparse(indices: bytes, values: bytes) -> edge.SparseVector:
+    return edge.SparseVector(indices=array("I", indices).tolist(), values=_floats(values))
+
+
+def _floats(packed_floats: bytes) -> list[float]:
+    return array("f", packed_floats).tolist()
+
+
+def _append(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def main() -> None:
+    descriptor, parent, max_open = map(int, sys.argv[1:4])
+    die_with_parent(parent)
+    # The service decides when its engines stop; a terminal's Ctrl-C reaches the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine = Engine(max_open)
+    with socket.socket(fileno=descriptor) as connection:
+        try:
+            serve(connection, engine)
+        except (ConnectionError, BrokenPipeError):
+            return
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""A filter tree as a recipe: what travels to an engine, which builds Qdrant Edge's filter from it."""
+
+from types import ModuleType
+from typing import Any, Final, cast
+
+from services.mesh.filters import Filter
+from services.retrieval.adapters.qdrant_filter import QdrantFilters
+
+
+class _Recipes:
+    """Stands for qdrant_edge's module: each class, called, says what to call."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda **fields: {"type": name, "fields": fields}
+
+
+_filters: Final = QdrantFilters(cast(ModuleType, _Recipes()))
+
+
+def recipe(tree: Filter) -> dict[str, Any]:
+    """`tree` as nested dicts of `type` and `fields`; edge_child.built reads them.
+
+    Raises:
+        InvalidFilter: text is compared by order, which Qdrant cannot do.
+    """
+    return cast(dict[str, Any], _filters.compile(tree))

@@ -1,0 +1,301 @@
+"""The vector store on a Qdrant server or cluster, by qdrant-client over gRPC: one collection an index."""
+
+import asyncio
+import contextlib
+from array import array
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import grpc
+import httpx
+import structlog
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+from services.mesh.errors import DependencyUnavailable, FailedPrecondition
+from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
+from services.retrieval.adapters.qdrant_filter import QdrantFilters
+from services.retrieval.adapters.qdrant_keys import DENSE, INTEGERS, KEYWORDS, SPARSE
+from services.retrieval.adapters.qdrant_payload import FIELDS, chunk_of, payload_of, point_id, searched_text
+from services.retrieval.chunks import (
+    Chunk,
+    Distance,
+    EncodedChunk,
+    Found,
+    IndexId,
+    IndexStats,
+    LengthStats,
+    ScoredChunk,
+    SparseVector,
+    StageScore,
+    VectorQuery,
+)
+from services.retrieval.fusion import Ranking, merge, ranked
+from services.retrieval.ports import UnscaledChunk
+
+_POINTS_A_WRITE: Final = 256
+_MOST_VALUES: Final = 100_000
+_FILTERS: Final = QdrantFilters(models)
+_METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
+
+# Every write waits until it is applied, and reaches the replicas of a shard in one order.
+_WRITE: Final[dict[str, Any]] = {"wait": True, "ordering": models.WriteOrdering.STRONG}
+
+
+class QdrantVectorStore:
+    """Fulfils VectorStore.
+
+    Args:
+        client: Open client; stays the caller's.
+        prefix: Before the uid in the names of Qdrant's collections, where several meshes share a cluster.
+        replicas: Copies of each shard; a write is acknowledged by the majority, and so are reads answered.
+    """
+
+    def __init__(self, client: AsyncQdrantClient, *, prefix: str = "ragweave-", replicas: int = 1) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._replicas = replicas
+        self._read: dict[str, Any] = {"consistency": models.ReadConsistencyType.MAJORITY} if replicas > 1 else {}
+        self._known: set[IndexId] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str, *, api_key: str = "", prefix: str = "ragweave-", replicas: int = 1, timeout_s: int = 30
+    ) -> AsyncIterator["QdrantVectorStore"]:
+        """A store on the server at `url`, such as http://127.0.0.1:6333; gRPC is looked for on port 6334."""
+        client = AsyncQdrantClient(
+            url=url, api_key=api_key or None, prefer_grpc=True, timeout=timeout_s, check_compatibility=False
+        )
+        try:
+            yield cls(client, prefix=prefix, replicas=replicas)
+        finally:
+            await client.close()
+
+    async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
+        with _told():
+            if not await self._exists(index):
+                await self._create(index, dimension, distance)
+            params = (await self._client.get_collection(self._name(index))).config.params.vectors
+            found = params[DENSE] if isinstance(params, dict) else None
+            if found is None or (found.size, found.distance) != (dimension, _METRICS[distance]):
+                raise FailedPrecondition(f"the index does not have {dimension} dimensions ({distance})")
+            self._known.add(index)
+
+    async def drop(self, index: IndexId) -> None:
+        self._known.discard(index)
+        with _told():
+            if await self._exists(index):
+                await self._client.delete_collection(self._name(index))
+        self._known.discard(index)
+
+    async def upsert(self, index: IndexId, chunks: Sequence[EncodedChunk]) -> None:
+        with _told():
+            if not await self._exists(index):
+                raise LookupError(f"no index {index}")
+            for start in range(0, len(chunks), _POINTS_A_WRITE):
+                points = [_point(chunk) for chunk in chunks[start : start + _POINTS_A_WRITE]]
+                await self._client.upsert(self._name(index), points, **_WRITE)
+
+    async def delete_documents(self, index: IndexId, document_ids: Sequence[str]) -> None:
+        if document_ids:
+            await self._delete(index, any_of(*map(_of_document, document_ids)))
+
+    async def retire(self, index: IndexId, document_id: str, keep_revision_key: str) -> None:
+        others = Not(Comparison(("revision_key",), Operator.EQ, keep_revision_key))
+        await self._delete(index, AllOf((_of_document(document_id), others)))
+
+    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
+        payload = {FIELDS[name]: value for name, value in fields.items()}
+        with _told():
+            if await self._exists(index):
+                chosen = _FILTERS.compile(_of_document(document_id))
+                await self._client.set_payload(self._name(index), payload, chosen, **_WRITE)
+
+    async def search(self, index: IndexId, query: VectorQuery) -> Found:
+        with _told():
+            if not await self._exists(index):
+                return Found([], 0, 0)
+            rankings = await self._rankings(index, query)
+            fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE))
+            hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
+            page = hits[query.offset :]
+            records = (
+                await self._client.retrieve(self._name(index), [id_ for id_, _ in page], True, False, **self._read)
+                if page
+                else []
+            )
+        payloads = {str(record.id): record.payload or {} for record in records}
+        places = {
+            stage: {id_: StageScore(stage, score, rank) for rank, (id_, score) in enumerate(ranking, start=1)}
+            for stage, ranking in rankings.items()
+        }
+        found = [
+            ScoredChunk(chunk_of(payloads[id_]), score, tuple(place[id_] for place in places.values() if id_ in place))
+            for id_, score in page
+            if id_ in payloads  # deleted since it was ranked
+        ]
+        return Found(found, len(hits), len(fused))
+
+    async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
+        page = AllOf(
+            (
+                _of_document(document_id),
+                Comparison(("ordinal",), Operator.GE, float(from_ordinal)),
+                Comparison(("ordinal",), Operator.LT, float(from_ordinal + limit)),
+            )
+        )
+        # While a document is imported anew, two revisions share the ordinals.
+        records = await self._scroll(index, page, 2 * limit, True)
+        chunks = [chunk_of(record.payload or {}) for record in records]
+        return sorted(chunks, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
+
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
+        parts = (_of_document(document_id),) if document_id else ()
+        if revision_key:
+            parts = (*parts, Comparison(("revision_key",), Operator.EQ, revision_key))
+        with _told():
+            if not await self._exists(index):
+                return 0
+            counted = await self._client.count(self._name(index), _FILTERS.compile(AllOf(parts)), exact=True)
+            return int(counted.count)
+
+    async def stats(self, index: IndexId) -> IndexStats:
+        with _told():
+            if not await self._exists(index):
+                return IndexStats(0, 0)
+            info = await self._client.get_collection(self._name(index))
+        chunks = info.points_count or 0
+        return IndexStats(chunks, min(chunks, info.indexed_vectors_count or 0))
+
+    async def length_stats(self, index: IndexId) -> LengthStats:
+        with _told():
+            if not await self._exists(index):
+                return LengthStats(0, 0, {})
+            lengths, scales = await asyncio.gather(self._values(index, "length"), self._values(index, "scale"))
+        total = sum(length * count for length, count in lengths.items())
+        return LengthStats(sum(lengths.values()), total, scales)
+
+    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
+        others = Not(Comparison(("scale",), Operator.EQ, float(scale)))
+        records = await self._scroll(index, others, limit, ["text", "context"])
+        return [UnscaledChunk(str(record.id), searched_text(record.payload or {})) for record in records]
+
+    async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
+        with _told():
+            if not await self._exists(index):
+                return
+            records = await self._client.retrieve(self._name(index), list(vectors), False, False)
+            known = [str(record.id) for record in records]
+            if not known:
+                return
+            changed = [models.PointVectors(id=id_, vector={SPARSE: _sparse(vectors[id_])}) for id_ in known]
+            noted = models.SetPayload(payload={"scale": scale}, points=known)
+            operations: list[models.UpdateOperation] = [
+                models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=changed)),
+                models.SetPayloadOperation(set_payload=noted),
+            ]
+            await self._client.batch_update_points(self._name(index), operations, **_WRITE)
+
+    async def check(self) -> None:
+        with _told():
+            await self._client.get_collections()
+
+    async def _exists(self, index: IndexId) -> bool:
+        if index not in self._known and await self._client.collection_exists(self._name(index)):
+            self._known.add(index)
+        return index in self._known
+
+    async def _create(self, index: IndexId, dimension: int, distance: Distance) -> None:
+        majority = self._replicas // 2 + 1
+        name = self._name(index)
+        try:
+            await self._client.create_collection(
+                name,
+                vectors_config={DENSE: models.VectorParams(size=dimension, distance=_METRICS[distance])},
+                sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                replication_factor=self._replicas,
+                write_consistency_factor=majority,
+            )
+        except (grpc.RpcError, ApiException, ValueError):
+            if not await self._client.collection_exists(name):  # unless another replica was faster
+                raise
+        for key in KEYWORDS:
+            await self._client.create_payload_index(name, key, models.PayloadSchemaType.KEYWORD, **_WRITE)
+        for key in INTEGERS:
+            counted = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=False)
+            await self._client.create_payload_index(name, key, counted, **_WRITE)
+
+    async def _delete(self, index: IndexId, chosen: Filter) -> None:
+        with _told():
+            if await self._exists(index):
+                selector = models.FilterSelector(filter=_FILTERS.compile(chosen))
+                await self._client.delete(self._name(index), selector, **_WRITE)
+
+    async def _rankings(self, index: IndexId, query: VectorQuery) -> dict[str, Ranking[str]]:
+        stages: dict[str, Any] = {}
+        if query.dense is not None:
+            stages[DENSE] = array("f", query.dense).tolist()
+        if query.sparse is not None and query.sparse.indices:
+            stages[SPARSE] = _sparse(query.sparse)
+        requests = [
+            models.QueryRequest(
+                query=vector,
+                using=stage,
+                filter=_FILTERS.compile(query.filter),
+                limit=query.depth,
+                params=models.SearchParams(exact=True) if query.exact else None,
+                with_payload=False,
+            )
+            for stage, vector in stages.items()
+        ]
+        answers = await self._client.query_batch_points(self._name(index), requests, **self._read) if requests else []
+        rankings = {
+            stage: ranked([(str(point.id), point.score) for point in answer.points])
+            for stage, answer in zip(stages, answers, strict=True)
+        }
+        if query.sparse is not None:
+            rankings.setdefault(SPARSE, [])
+        return rankings
+
+    async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: bool | list[str]) -> list[models.Record]:
+        with _told():
+            if not await self._exists(index):
+                return []
+            filter_ = _FILTERS.compile(chosen)
+            records, _ = await self._client.scroll(self._name(index), filter_, limit, with_payload=keys)
+            return list(records)
+
+    async def _values(self, index: IndexId, key: str) -> dict[int, int]:
+        answer = await self._client.facet(self._name(index), key, limit=_MOST_VALUES, exact=True)
+        return {int(hit.value): hit.count for hit in answer.hits if hit.count}
+
+    def _name(self, index: IndexId) -> str:
+        return f"{self._prefix}{index}"
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns the client's errors into what callers may hear; its own words go to the log."""
+    try:
+        yield
+    except (grpc.RpcError, UnexpectedResponse, ResponseHandlingException, httpx.HTTPError) as error:
+        structlog.get_logger("retrieval.qdrant").error("qdrant failed", error=repr(error))
+        raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
+
+
+def _of_document(document_id: str) -> Filter:
+    return Comparison(("document",), Operator.EQ, document_id)
+
+
+def _point(encoded: EncodedChunk) -> models.PointStruct:
+    id_ = point_id(encoded.chunk.document.document_id, encoded.chunk.chunk_id)
+    vector: dict[str, Any] = {DENSE: array("f", encoded.vector).tolist()}
+    if encoded.sparse.indices:
+        vector[SPARSE] = _sparse(encoded.sparse)
+    return models.PointStruct(id=str(id_), vector=vector, payload=payload_of(encoded))
+
+
+def _sparse(vector: SparseVector) -> models.SparseVector:
+    return models.SparseVector(indices=list(vector.indices), values=list(vector.values))

@@ -1,0 +1,76 @@
+"""A chunk as Qdrant's payload, the same for the server and for Edge; keys are the names that filters use."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
+
+FIELDS: Final = {"title": "title", "source_uri": "source_uri", "metadata": "metadata", "principals": "acl"}
+"""Payload key of each document field that can be replaced."""
+
+
+def point_id(document_id: str, chunk_id: str) -> UUID:
+    """The point of a chunk; chunk ids are unique inside their document only."""
+    return UUID(bytes=hashlib.blake2b(f"{document_id}\0{chunk_id}".encode(), digest_size=16).digest())
+
+
+def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
+    chunk, document = encoded.chunk, encoded.chunk.document
+    return {
+        "document": document.document_id,
+        "title": document.title,
+        "source_uri": document.source_uri,
+        "mime_type": document.mime_type,
+        "metadata": dict(document.metadata),
+        "acl": list(document.principals),
+        "content_hash": document.content_hash,
+        "revision": document.revision,
+        "create_time": document.create_time.astimezone(UTC).isoformat() if document.create_time else None,
+        "revision_key": chunk.revision_key,
+        "chunk": chunk.chunk_id,
+        "ordinal": chunk.ordinal,
+        "text": chunk.text,
+        "context": chunk.context,
+        "start_offset": chunk.start_offset,
+        "end_offset": chunk.end_offset,
+        "token_count": chunk.token_count,
+        "section": chunk.section,
+        "page_number": chunk.page_number,
+        "length": encoded.length,
+        "scale": encoded.scale,
+    }
+
+
+def chunk_of(payload: Mapping[str, Any]) -> Chunk:
+    created = payload["create_time"]
+    return Chunk(
+        document=DocumentFields(
+            document_id=payload["document"],
+            title=payload["title"],
+            source_uri=payload["source_uri"],
+            mime_type=payload["mime_type"],
+            metadata=payload["metadata"],
+            principals=tuple(payload["acl"]),
+            content_hash=payload["content_hash"],
+            revision=payload["revision"],
+            create_time=datetime.fromisoformat(created) if created else None,
+        ),
+        revision_key=payload["revision_key"],
+        chunk_id=payload["chunk"],
+        ordinal=payload["ordinal"],
+        text=payload["text"],
+        context=payload["context"],
+        start_offset=payload["start_offset"],
+        end_offset=payload["end_offset"],
+        token_count=payload["token_count"],
+        section=payload["section"],
+        page_number=payload["page_number"],
+    )
+
+
+def searched_text(payload: Mapping[str, Any]) -> str:
+    """What the sparse encoder reads, from the parts of a payload that hold it."""
+    return f"{payload['context']}\n{payload['text']}" if payload["context"] else str(payload["text"])

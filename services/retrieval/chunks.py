@@ -1,0 +1,174 @@
+"""The values of retrieval: documents as chunks carry them, chunks, queries of the index and what they find."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NewType
+
+from services.mesh.filters import EVERYTHING, Filter
+from services.retrieval.fusion import DEFAULT_FUSION, Fusion
+
+IndexId = NewType("IndexId", str)
+"""The uid of the collection an index belongs to."""
+
+
+class Distance(StrEnum):
+    COSINE = "cosine"
+    DOT = "dot"
+
+
+class Mode(StrEnum):
+    """How candidates are found: by meaning, by words, or both fused."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    SPARSE = "sparse"
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFields:
+    """What every chunk carries of its document.
+
+    Attributes:
+        principals: Who may find it; empty: the whole tenant.
+        content_hash: SHA-256 of the original bytes, lower-case hex.
+        revision: Counts the imports that changed the document's content.
+    """
+
+    document_id: str
+    title: str = ""
+    source_uri: str = ""
+    mime_type: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    principals: tuple[str, ...] = ()
+    content_hash: str = ""
+    revision: int = 0
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage as it is kept.
+
+    Attributes:
+        revision_key: Tells the chunks of one revision of the document from those of its others.
+        context: Title and headings it was embedded with; searched by words too.
+        start_offset: In the document's extracted text, in code points.
+        end_offset: Exclusive.
+        token_count: By the embedding model, context aside.
+        page_number: From 1; 0 where the format has none.
+    """
+
+    document: DocumentFields
+    revision_key: str
+    chunk_id: str
+    ordinal: int
+    text: str
+    context: str = ""
+    start_offset: int = 0
+    end_offset: int = 0
+    token_count: int = 0
+    section: str = ""
+    page_number: int = 0
+
+    @property
+    def searched_text(self) -> str:
+        """What the sparse encoder reads."""
+        return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """Weights by term; indices ascending and unique."""
+
+    indices: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """A chunk with its vectors, ready to be kept.
+
+    Attributes:
+        vector: Little-endian float32.
+        length: Terms in the searched text; what BM25 averages.
+        scale: The average length the sparse weights were made for, as sparse.average_at reads it.
+    """
+
+    chunk: Chunk
+    vector: bytes
+    sparse: SparseVector
+    length: int
+    scale: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    """A question to one index.
+
+    Attributes:
+        dense: Little-endian float32; None leaves the dense stage out.
+        sparse: None leaves the sparse stage out.
+        limit: Hits ranked in all.
+        offset: Hits of these to skip; the rest come with their payload.
+        depth: Candidates each stage hands to the fusion.
+        min_score: Hits that score less are left out, before limit; None keeps all.
+        exact: Compares with every vector instead of walking the search graph.
+    """
+
+    dense: bytes | None
+    sparse: SparseVector | None
+    filter: Filter = EVERYTHING
+    limit: int = 10
+    offset: int = 0
+    depth: int = 200
+    fusion: Fusion = DEFAULT_FUSION
+    min_score: float | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageScore:
+    """Score in the stage's own units, and rank from 1."""
+
+    stage: str
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChunk:
+    chunk: Chunk
+    score: float
+    stages: tuple[StageScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Hits from the query's offset on, best first, and how many its limit lets through in all.
+
+    Attributes:
+        candidates: Different chunks that the stages handed to the fusion.
+    """
+
+    hits: Sequence[ScoredChunk]
+    total: int
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """Chunks in an index, and how many of them its search graph holds already; the rest are compared one by one."""
+
+    chunks: int
+    indexed_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class LengthStats:
+    """Chunks of an index by the scale of their sparse weights, and the sum of their lengths."""
+
+    chunks: int
+    total_length: int
+    scales: Mapping[int, int]

@@ -1,0 +1,102 @@
+"""The registry's collections as this process knows them: fed by its stream, asked for on a miss, told first."""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from services.mesh.errors import CollectionNotFound, DependencyUnavailable
+from services.retrieval.chunks import IndexId
+from services.retrieval.collection import CollectionView
+from services.retrieval.ports import Registry
+
+_FIRST_RETRY_S: Final = 0.1
+_LAST_RETRY_S: Final = 5.0
+
+
+class CollectionsMirror:
+    """Collections by name and by uid, without a call to their owner.
+
+    Args:
+        registry: Whom to follow.
+        patience_s: How long a lookup waits for the first complete picture after the start.
+    """
+
+    def __init__(self, registry: Registry, *, patience_s: float = 5.0) -> None:
+        self._registry = registry
+        self._patience_s = patience_s
+        self._by_uid: dict[IndexId, CollectionView] = {}
+        self._by_name: dict[tuple[str, str], IndexId] = {}
+        self._complete = asyncio.Event()
+        self._sequence = 0
+
+    def apply(self, view: CollectionView) -> None:
+        """Takes a collection as it now is, unless a newer state of it is known. Holds from the next lookup on."""
+        known = self._by_uid.get(view.uid)
+        if known is not None and known.sequence > view.sequence:
+            return
+        self._by_uid[view.uid] = view
+        name = (view.tenant, view.collection_id)
+        namesake = self._by_uid.get(self._by_name.get(name, view.uid))
+        if namesake is None or namesake.sequence <= view.sequence:
+            self._by_name[name] = view.uid
+
+    async def find(self, tenant: str, collection_id: str) -> CollectionView:
+        """The collection of that id, deleted ones aside; one not known here is asked for, as the current caller.
+
+        Raises:
+            CollectionNotFound: The tenant has none.
+        """
+        uid = self._by_name.get((tenant, collection_id))
+        view = None if uid is None else self._by_uid[uid]
+        if view is None or view.deleted:
+            view = await self._registry.get(collection_id)
+            if view is not None and view.tenant == tenant:
+                self.apply(view)
+        if view is None or view.deleted or view.tenant != tenant:
+            raise CollectionNotFound(f"no collection {collection_id!r}", collection=collection_id)
+        return view
+
+    async def by_uid(self, uid: IndexId) -> CollectionView:
+        """The collection with that uid, deleted ones aside.
+
+        Raises:
+            CollectionNotFound: There is none.
+            DependencyUnavailable: The registry has not told yet what there is.
+        """
+        if uid not in self._by_uid and not self._complete.is_set():
+            try:
+                await asyncio.wait_for(self._complete.wait(), self._patience_s)
+            except TimeoutError:
+                await self.check()
+        view = self._by_uid.get(uid)
+        if view is None or view.deleted:
+            raise CollectionNotFound(f"no collection with uid {uid!r}", collection_uid=uid)
+        return view
+
+    async def check(self) -> None:
+        """Returns once every collection has been told of.
+
+        Raises:
+            DependencyUnavailable: Not yet.
+        """
+        if not self._complete.is_set():
+            raise DependencyUnavailable("the collections service has not answered yet", retry_after_s=1.0)
+
+    async def run(self) -> None:
+        """Follows the registry until cancelled; where the stream breaks, goes on from the last change it saw."""
+        log = structlog.get_logger("retrieval.collections")
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                async for changes in self._registry.watch(self._sequence if self._complete.is_set() else 0):
+                    retry_s = _FIRST_RETRY_S
+                    for view in changes.collections:
+                        self.apply(view)
+                        self._sequence = max(self._sequence, view.sequence)
+                    if changes.complete:
+                        self._complete.set()
+            except DependencyUnavailable as error:
+                log.info("registry stream broke", reason=error.message, retry_in_s=retry_s)
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _LAST_RETRY_S)

@@ -1,0 +1,158 @@
+"""What retrieval needs of others: an index of chunks, vectors for queries, the registry, a counter of writes."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from services.retrieval.chunks import (
+    Chunk,
+    Distance,
+    EncodedChunk,
+    Found,
+    IndexId,
+    IndexStats,
+    LengthStats,
+    SparseVector,
+    VectorQuery,
+)
+from services.retrieval.collection import Changes, CollectionView
+
+
+@dataclass(frozen=True, slots=True)
+class UnscaledChunk:
+    """A chunk whose sparse weights are to be made anew.
+
+    Attributes:
+        key: The store's own id of the chunk.
+        text: What the sparse encoder reads.
+    """
+
+    key: str
+    text: str
+
+
+class VectorStore(Protocol):
+    """Chunks by id, found by nearness; one index per collection.
+
+    A write is durable when it returns: it survives SIGKILL of every process. It is idempotent, so a write that failed
+    may be repeated. Reads of an index that does not exist find nothing.
+
+    Raises:
+        DependencyUnavailable: The store does not answer, or was lost while it worked.
+    """
+
+    async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
+        """Creates the index unless it exists.
+
+        Raises:
+            FailedPrecondition: It exists with another dimension or distance.
+        """
+        ...
+
+    async def drop(self, index: IndexId) -> None:
+        """Deletes the index and all it holds; nothing happens where there is none."""
+        ...
+
+    async def upsert(self, index: IndexId, chunks: Sequence[EncodedChunk]) -> None:
+        """Keeps the chunks; those with the same document and chunk id are replaced.
+
+        Raises:
+            LookupError: There is no such index.
+        """
+        ...
+
+    async def delete_documents(self, index: IndexId, document_ids: Sequence[str]) -> None:
+        """Deletes every chunk of the documents."""
+        ...
+
+    async def retire(self, index: IndexId, document_id: str, keep_revision_key: str) -> None:
+        """Deletes the document's chunks of every other revision."""
+        ...
+
+    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
+        """Replaces fields of all chunks of a document: title, source_uri, metadata, principals, each whole."""
+        ...
+
+    async def search(self, index: IndexId, query: VectorQuery) -> Found:
+        """The chunks nearest to the query that its filter lets through, in one round trip."""
+        ...
+
+    async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
+        """Chunks of a document with from_ordinal <= ordinal < from_ordinal + limit, by ordinal."""
+        ...
+
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
+        """Chunks of the index; of one document; of one of its revisions."""
+        ...
+
+    async def stats(self, index: IndexId) -> IndexStats:
+        """Sizes of the index."""
+        ...
+
+    async def length_stats(self, index: IndexId) -> LengthStats:
+        """Lengths and scales of all chunks, counted when asked."""
+        ...
+
+    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
+        """Some chunks whose sparse weights have another scale."""
+        ...
+
+    async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
+        """Replaces sparse weights by the chunk's key and notes their scale; chunks gone meanwhile are passed over."""
+        ...
+
+    async def check(self) -> None:
+        """Returns when the store answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEmbedding:
+    """A query's vector, little-endian float32, and the tokens it was made of."""
+
+    vector: bytes
+    token_count: int
+
+
+class QueryEmbedder(Protocol):
+    """Vectors for queries."""
+
+    async def embed(self, model: str, text: str) -> QueryEmbedding:
+        """The vector of a query by the model, on behalf of the caller.
+
+        Raises:
+            TextTooLong: The query is longer than the model takes.
+        """
+        ...
+
+
+class Registry(Protocol):
+    """The owner of collections, as retrieval sees it."""
+
+    async def get(self, collection_id: str) -> CollectionView | None:
+        """The collection of the caller's tenant as it now is; None where there is none."""
+        ...
+
+    def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+        """Every collection once (from 0) or what changed after a sequence, then each change.
+
+        Raises:
+            DependencyUnavailable: The only way it ends.
+        """
+        ...
+
+
+class IndexRevisions(Protocol):
+    """Counts the writes of each index, for all replicas."""
+
+    async def bump(self, index: IndexId) -> int:
+        """The next revision; durable when it returns."""
+        ...
+
+    async def current(self, index: IndexId) -> int:
+        """The revision of the last write; 0 before the first."""
+        ...
+
+    async def check(self) -> None:
+        """Returns when the counter answers."""
+        ...

@@ -1,0 +1,328 @@
+"""What every vector store does alike: the embedded one, Qdrant's, and the fake that the domain is tested with."""
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from services.mesh.errors import FailedPrecondition
+from services.mesh.filters import AllOf, AnyOf, Comparison, Has, Not, Operator
+from services.retrieval.adapters.edge import EdgeVectorStore
+from services.retrieval.adapters.qdrant import QdrantVectorStore
+from services.retrieval.chunks import Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
+from services.retrieval.fusion import Dbsf, Rrf
+from services.retrieval.ports import VectorStore
+from services.retrieval.sparse import document_vector, encoder_for, scale_of
+from tests.retrieval_fakes import MemoryVectorStore, chunk, direction, encoded, vector
+
+# What qdrant-client's local mode says of itself, once a process.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
+]
+
+QUERY = direction("a question")
+TEXTS = {
+    "a": "a fox jumps over the lazy dog",
+    "b": "dogs and foxes are friends, and foxes sleep",
+    "c": "the weather in spring",
+    "d": "fox fox fox",
+    "e": "nothing in common here",
+}
+
+
+@pytest.fixture(params=["memory", "edge", "qdrant"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorStore]:
+    match request.param:
+        case "memory":
+            yield MemoryVectorStore()
+        case "edge":
+            async with EdgeVectorStore.open(tmp_path / "index") as edge:
+                yield edge
+        case "qdrant":
+            url = os.environ.get("RAGWEAVE_QDRANT_URL")
+            if url:
+                async with QdrantVectorStore.open(url, prefix=f"test-{uuid4().hex}-") as server:
+                    yield server
+                    await server.drop(INDEX)
+                    await server.drop(OTHER)
+            else:
+                from qdrant_client import AsyncQdrantClient
+
+                client = AsyncQdrantClient(":memory:")
+                yield QdrantVectorStore(client)
+                await client.close()
+
+
+INDEX = IndexId("uid-1")
+OTHER = IndexId("uid-2")
+
+
+async def filled(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    chunks = [
+        chunk(text, document=name, document_fields={"metadata": {"length": float(len(text))}})
+        for name, text in TEXTS.items()
+    ]
+    await store.upsert(INDEX, [encoded(each, scale=80) for each in chunks])
+
+
+def found_ids(found: Found) -> list[str]:
+    return [hit.chunk.document.document_id for hit in found.hits]
+
+
+def words(text: str) -> SparseVector:
+    return encoder_for("en").query(text)
+
+
+def asking(dense: bool = True, text: str | None = "foxes", **fields: object) -> VectorQuery:
+    return VectorQuery(vector(QUERY) if dense else None, None if text is None else words(text), **fields)  # type: ignore[arg-type]
+
+
+async def expected(query: VectorQuery) -> Found:
+    """What looking at every chunk finds."""
+    reference = MemoryVectorStore()
+    await filled(reference)
+    return await reference.search(INDEX, query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        asking(text=None),
+        asking(dense=False),
+        asking(),
+        asking(fusion=Rrf(k=1, dense_weight=0.3, sparse_weight=2.0)),
+        asking(fusion=Dbsf()),
+        asking(limit=2),
+        asking(limit=4, offset=2),
+        asking(text=None, min_score=0.1),
+        asking(depth=2),
+        asking(exact=True),
+        asking(text="fox fox dog weather"),
+        asking(filter=Comparison(("document",), Operator.EQ, "b")),
+        asking(filter=Not(Comparison(("document",), Operator.EQ, "d"))),
+        asking(filter=Comparison(("metadata", "length"), Operator.GT, 21.0)),
+    ],
+    ids=[
+        "dense",
+        "sparse",
+        "hybrid",
+        "weighted",
+        "dbsf",
+        "limit",
+        "offset",
+        "min-score",
+        "depth",
+        "exact",
+        "words",
+        "one-document",
+        "all-but-one",
+        "metadata",
+    ],
+)
+async def test_a_search_finds_what_looking_at_every_chunk_finds(store: VectorStore, query: VectorQuery) -> None:
+    await filled(store)
+    found, wanted = await store.search(INDEX, query), await expected(query)
+    assert found_ids(found) == found_ids(wanted)
+    assert (found.total, found.candidates) == (wanted.total, wanted.candidates)
+    for hit, other in zip(found.hits, wanted.hits, strict=True):
+        assert hit.chunk == other.chunk
+        assert hit.score == pytest.approx(other.score, rel=1e-4)
+        assert [(stage.stage, stage.rank) for stage in hit.stages] == [(each.stage, each.rank) for each in other.stages]
+        assert [stage.score for stage in hit.stages] == pytest.approx([each.score for each in other.stages], rel=1e-4)
+
+
+async def test_a_query_without_known_words_finds_nothing_by_words(store: VectorStore) -> None:
+    await filled(store)
+    found = await store.search(INDEX, VectorQuery(None, SparseVector((), ())))
+    assert (list(found.hits), found.total) == ([], 0)
+    assert (await store.search(INDEX, asking(dense=False, text="zebra"))).total == 0
+
+
+async def test_every_field_of_a_chunk_comes_back(store: VectorStore) -> None:
+    fields = {
+        "title": "Täitel",
+        "source_uri": "file:///a.md",
+        "mime_type": "text/markdown",
+        "metadata": {"a.b": {"c d": [1.0, None, True, "x"]}, "n": 2.0},
+        "principals": ("user:ann", "group:staff"),
+        "content_hash": "ab" * 32,
+        "revision": 3,
+        "create_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    }
+    kept = chunk(
+        "Größe 漢字",
+        context="T > S",
+        start_offset=5,
+        end_offset=9,
+        token_count=2,
+        section="T > S",
+        page_number=7,
+        document_fields=fields,
+    )
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(kept)])
+    assert [hit.chunk for hit in (await store.search(INDEX, asking(text=None))).hits] == [kept]
+    assert list(await store.list_chunks(INDEX, "d1", 0, 10)) == [kept]
+
+
+async def test_writing_a_chunk_again_replaces_it(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(chunk("before"))])
+    await store.upsert(INDEX, [encoded(chunk("after"))])
+    assert await store.count(INDEX) == 1
+    assert [each.text for each in await store.list_chunks(INDEX, "d1", 0, 10)] == ["after"]
+
+
+async def test_chunks_of_two_documents_may_share_an_id(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(chunk("same", document="d1")), encoded(chunk("same", document="d2"))])
+    assert await store.count(INDEX) == 2
+
+
+async def test_many_chunks_are_written_in_one_call(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(chunk(f"text {n}", ordinal=n)) for n in range(700)])
+    assert await store.count(INDEX) == 700
+
+
+async def test_retiring_leaves_one_revision_and_other_documents(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    old = [encoded(chunk("old", ordinal=n, chunk_id=f"old{n}", revision_key="r1")) for n in range(3)]
+    new = [encoded(chunk("new", ordinal=n, chunk_id=f"new{n}", revision_key="r2")) for n in range(2)]
+    await store.upsert(INDEX, [*old, *new, encoded(chunk("other", document="d2", revision_key="r1"))])
+    assert await store.count(INDEX, "d1") == 5
+    assert await store.count(INDEX, "d1", "r2") == 2
+    await store.retire(INDEX, "d1", "r2")
+    assert [each.text for each in await store.list_chunks(INDEX, "d1", 0, 10)] == ["new", "new"]
+    assert await store.count(INDEX, "d2") == 1
+
+
+async def test_deleting_documents_leaves_the_others(store: VectorStore) -> None:
+    await filled(store)
+    await store.delete_documents(INDEX, ["a", "b", "never there"])
+    assert sorted(found_ids(await store.search(INDEX, asking(text=None)))) == ["c", "d", "e"]
+    await store.delete_documents(INDEX, [])
+    assert await store.count(INDEX) == 3
+
+
+async def test_replaced_fields_hold_in_hits_and_filters(store: VectorStore) -> None:
+    await filled(store)
+    fields = {"title": "New", "source_uri": "x:y", "metadata": {"z": 1.0}, "principals": ["user:ann"]}
+    await store.set_fields(INDEX, "a", fields)
+    chosen = asking(text=None, filter=Comparison(("metadata", "z"), Operator.EQ, 1.0))
+    (hit,) = (await store.search(INDEX, chosen)).hits
+    document = hit.chunk.document
+    assert (document.title, document.source_uri, document.metadata) == ("New", "x:y", {"z": 1.0})
+    assert document.principals == ("user:ann",)
+    assert hit.chunk.text == TEXTS["a"]
+
+
+async def test_the_acl_is_a_filter_like_any_other(store: VectorStore) -> None:
+    await filled(store)
+    await store.set_fields(INDEX, "a", {"principals": ["user:ann", "group:staff"]})
+    await store.set_fields(INDEX, "b", {"principals": ["user:bob"]})
+    visible = AnyOf((Not(Has(("acl",))), Comparison(("acl",), Operator.EQ, "group:staff")))
+    found = await store.search(INDEX, asking(text=None, filter=AllOf((visible,))))
+    assert sorted(found_ids(found)) == ["a", "c", "d", "e"]
+
+
+async def test_chunks_are_listed_by_ordinal_in_pages(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(chunk(f"t{n}", ordinal=n)) for n in reversed(range(25))])
+    await store.upsert(INDEX, [encoded(chunk("other", document="d2"))])
+    pages = [await store.list_chunks(INDEX, "d1", start, 10) for start in (0, 10, 20, 30)]
+    assert [[each.ordinal for each in page] for page in pages] == [
+        list(range(10)),
+        list(range(10, 20)),
+        list(range(20, 25)),
+        [],
+    ]
+
+
+async def test_lengths_and_scales_are_counted(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    texts = ["one", "one two", "one two three", "of the"]
+    await store.upsert(INDEX, [encoded(chunk(text, ordinal=n), scale=10 + n % 2) for n, text in enumerate(texts)])
+    stats = await store.length_stats(INDEX)
+    assert (stats.chunks, stats.total_length, dict(stats.scales)) == (4, 6, {10: 2, 11: 2})
+
+
+async def test_weights_of_another_scale_are_replaced(store: VectorStore) -> None:
+    await filled(store)
+    scale = scale_of(3.0)
+    others = await store.unscaled(INDEX, scale, 2)
+    assert len(others) == 2
+    while others := await store.unscaled(INDEX, scale, 2):
+        vectors = {each.key: document_vector(encoder_for("en").counts(each.text), scale) for each in others}
+        await store.rescale(INDEX, scale, vectors)
+    assert dict((await store.length_stats(INDEX)).scales) == {scale: 5}
+    reference = MemoryVectorStore()
+    await reference.ensure_index(INDEX, 4)
+    await reference.upsert(INDEX, [encoded(chunk(text, document=name), scale=scale) for name, text in TEXTS.items()])
+    query = asking(dense=False)
+    found, wanted = await store.search(INDEX, query), await reference.search(INDEX, query)
+    assert found_ids(found) == found_ids(wanted)
+    assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in wanted.hits], rel=1e-4)
+
+
+async def test_rescaling_passes_over_chunks_that_are_gone(store: VectorStore) -> None:
+    await filled(store)
+    others = await store.unscaled(INDEX, 3, 5)
+    await store.delete_documents(INDEX, ["a"])
+    await store.rescale(INDEX, 3, {each.key: words("fox") for each in others})
+    assert dict((await store.length_stats(INDEX)).scales) == {3: 4}
+    await store.delete_documents(INDEX, list(TEXTS))
+    await store.rescale(INDEX, 3, {each.key: words("fox") for each in others})
+    assert await store.count(INDEX) == 0
+
+
+async def test_an_index_that_is_not_there_has_nothing(store: VectorStore) -> None:
+    assert (await store.search(OTHER, asking())).total == 0
+    assert list(await store.list_chunks(OTHER, "d1", 0, 10)) == []
+    assert await store.count(OTHER) == 0
+    assert await store.stats(OTHER) == IndexStats(0, 0)
+    assert (await store.length_stats(OTHER)).chunks == 0
+    assert list(await store.unscaled(OTHER, 1, 10)) == []
+    await store.delete_documents(OTHER, ["d1"])
+    await store.retire(OTHER, "d1", "r1")
+    await store.set_fields(OTHER, "d1", {"title": "t"})
+    await store.rescale(OTHER, 1, {})
+    await store.drop(OTHER)
+    with pytest.raises(LookupError):
+        await store.upsert(OTHER, [encoded(chunk())])
+
+
+async def test_dropping_an_index_leaves_the_others(store: VectorStore) -> None:
+    await filled(store)
+    await store.ensure_index(OTHER, 4)
+    await store.upsert(OTHER, [encoded(chunk("kept"))])
+    await store.drop(INDEX)
+    assert await store.count(INDEX) == 0
+    assert await store.count(OTHER) == 1
+    await store.ensure_index(INDEX, 2)
+    assert await store.count(INDEX) == 0
+
+
+async def test_an_index_keeps_its_dimension_and_distance(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    await store.ensure_index(INDEX, 4)
+    with pytest.raises(FailedPrecondition):
+        await store.ensure_index(INDEX, 5)
+    with pytest.raises(FailedPrecondition):
+        await store.ensure_index(INDEX, 4, Distance.DOT)
+
+
+async def test_sizes_are_told(store: VectorStore) -> None:
+    await filled(store)
+    stats = await store.stats(INDEX)
+    assert stats.chunks == 5
+    assert 0 <= stats.indexed_chunks <= 5
+
+
+async def test_the_store_answers(store: VectorStore) -> None:
+    await store.check()

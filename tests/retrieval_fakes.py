@@ -1,0 +1,259 @@
+"""Stand-ins of retrieval's ports, and makers of its values."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from services.mesh.errors import DependencyUnavailable, FailedPrecondition
+from services.mesh.filters import evaluate
+from services.retrieval.adapters.qdrant_payload import payload_of, point_id
+from services.retrieval.chunks import (
+    Chunk,
+    Distance,
+    DocumentFields,
+    EncodedChunk,
+    Found,
+    IndexId,
+    IndexStats,
+    LengthStats,
+    ScoredChunk,
+    SparseVector,
+    StageScore,
+    VectorQuery,
+)
+from services.retrieval.collection import Changes, CollectionView
+from services.retrieval.fusion import merge, ranked
+from services.retrieval.ports import QueryEmbedding, UnscaledChunk
+from services.retrieval.sparse import document_vector, encoder_for, scale_of
+
+
+class MemoryVectorStore:
+    """Fulfils VectorStore by looking at every chunk."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[IndexId, tuple[int, Distance, dict[str, EncodedChunk]]] = {}
+
+    async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
+        known = self._indexes.setdefault(index, (dimension, distance, {}))
+        if known[:2] != (dimension, distance):
+            raise FailedPrecondition("the index has another dimension or distance")
+
+    async def drop(self, index: IndexId) -> None:
+        self._indexes.pop(index, None)
+
+    async def upsert(self, index: IndexId, chunks: Sequence[EncodedChunk]) -> None:
+        if index not in self._indexes:
+            raise LookupError(index)
+        for each in chunks:
+            self._indexes[index][2][_key(each)] = each
+
+    async def delete_documents(self, index: IndexId, document_ids: Sequence[str]) -> None:
+        self._keep(index, lambda each: each.chunk.document.document_id not in document_ids)
+
+    async def retire(self, index: IndexId, document_id: str, keep_revision_key: str) -> None:
+        self._keep(
+            index,
+            lambda each: each.chunk.document.document_id != document_id or each.chunk.revision_key == keep_revision_key,
+        )
+
+    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
+        for key, each in self._chunks(index).items():
+            if each.chunk.document.document_id == document_id:
+                given = {**fields, **({"principals": tuple(fields["principals"])} if "principals" in fields else {})}
+                document = replace(each.chunk.document, **given)
+                self._chunks(index)[key] = replace(each, chunk=replace(each.chunk, document=document))
+
+    async def search(self, index: IndexId, query: VectorQuery) -> Found:
+        chunks = self._chunks(index)
+        chosen = {key: each for key, each in chunks.items() if evaluate(query.filter, payload_of(each))}
+        dense = sparse = None
+        if query.dense is not None:
+            asked = np.frombuffer(query.dense, "<f4")
+            dense = ranked([(key, _cosine(asked, each.vector)) for key, each in chosen.items()])[: query.depth]
+        if query.sparse is not None:
+            scores = [(key, _bm25(query.sparse, each.sparse, chunks.values())) for key, each in chosen.items()]
+            sparse = ranked([(key, score) for key, score in scores if score > 0])[: query.depth]
+        fused = merge(query.fusion, dense, sparse)
+        hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
+        found = [
+            ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse))
+            for key, score in hits[query.offset :]
+        ]
+        return Found(found, len(hits), len(fused))
+
+    async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
+        chunks = [each.chunk for each in self._chunks(index).values()]
+        page = range(from_ordinal, from_ordinal + limit)
+        listed = [each for each in chunks if each.document.document_id == document_id and each.ordinal in page]
+        return sorted(listed, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
+
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
+        chunks = [each.chunk for each in self._chunks(index).values()]
+        return sum(
+            document_id in ("", chunk.document.document_id) and revision_key in ("", chunk.revision_key)
+            for chunk in chunks
+        )
+
+    async def stats(self, index: IndexId) -> IndexStats:
+        return IndexStats(len(self._chunks(index)), 0)
+
+    async def length_stats(self, index: IndexId) -> LengthStats:
+        chunks = self._chunks(index).values()
+        scales = Counter(each.scale for each in chunks)
+        return LengthStats(len(chunks), sum(each.length for each in chunks), scales)
+
+    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
+        others = [(key, each) for key, each in self._chunks(index).items() if each.scale != scale]
+        return [UnscaledChunk(key, each.chunk.searched_text) for key, each in others[:limit]]
+
+    async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
+        chunks = self._chunks(index)
+        for key, vector in vectors.items():
+            if key in chunks:
+                chunks[key] = replace(chunks[key], sparse=vector, scale=scale)
+
+    async def check(self) -> None:
+        """Always answers."""
+
+    def _chunks(self, index: IndexId) -> dict[str, EncodedChunk]:
+        return self._indexes.get(index, (0, Distance.COSINE, {}))[2]
+
+    def _keep(self, index: IndexId, wanted: Any) -> None:
+        for key, each in list(self._chunks(index).items()):
+            if not wanted(each):
+                del self._chunks(index)[key]
+
+
+class FakeEmbedder:
+    """Fulfils QueryEmbedder with vectors given by text; any other text gets a vector of its own."""
+
+    def __init__(self, vectors: Mapping[str, Sequence[float]] | None = None, dimension: int = 4) -> None:
+        self._vectors = vectors or {}
+        self._dimension = dimension
+        self.asked: list[tuple[str, str]] = []
+
+    async def embed(self, model: str, text: str) -> QueryEmbedding:
+        self.asked.append((model, text))
+        return QueryEmbedding(vector(self._vectors.get(text) or direction(text, self._dimension)), len(text.split()))
+
+
+class FakeRegistry:
+    """Fulfils Registry: collections put here are found, and told to whoever watches."""
+
+    def __init__(self, *views: CollectionView) -> None:
+        self.views = {(view.tenant, view.collection_id): view for view in views}
+        self.tenant = "acme"
+        self.asked: list[str] = []
+        self.watched: list[int] = []
+        self.up = True
+        self._changes: asyncio.Queue[CollectionView | None] = asyncio.Queue()
+
+    async def get(self, collection_id: str) -> CollectionView | None:
+        self.asked.append(collection_id)
+        return self.views.get((self.tenant, collection_id))
+
+    async def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+        self.watched.append(after_sequence)
+        if not self.up:
+            raise DependencyUnavailable("down")
+        known = [view for view in self.views.values() if view.sequence > after_sequence]
+        yield Changes(known, complete=True)
+        while (view := await self._changes.get()) is not None:
+            yield Changes([view])
+        raise DependencyUnavailable("the stream broke")
+
+    def put(self, view: CollectionView) -> None:
+        self.views[(view.tenant, view.collection_id)] = view
+        self._changes.put_nowait(view)
+
+    def break_stream(self) -> None:
+        self._changes.put_nowait(None)
+
+
+class FakeRevisions:
+    """Fulfils IndexRevisions."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[IndexId] = Counter()
+
+    async def bump(self, index: IndexId) -> int:
+        self._counts[index] += 1
+        return self._counts[index]
+
+    async def current(self, index: IndexId) -> int:
+        return self._counts[index]
+
+    async def check(self) -> None:
+        """Always answers."""
+
+
+def vector(values: Sequence[float]) -> bytes:
+    return np.asarray(values, "<f4").tobytes()
+
+
+def direction(seed: str | int, dimension: int = 4) -> list[float]:
+    """A vector that depends on the seed alone."""
+    random = np.random.default_rng([ord(letter) for letter in str(seed)])
+    return [float(value) for value in random.standard_normal(dimension)]
+
+
+def chunk(text: str = "the quick brown fox", *, document: str = "d1", ordinal: int = 0, **fields: Any) -> Chunk:
+    """A chunk with what a test does not care about filled in; `document_fields` are its document's."""
+    of_document = DocumentFields(document, **fields.pop("document_fields", {}))
+    defaults: dict[str, Any] = {"revision_key": "r1", "chunk_id": f"k{ordinal}"}
+    return Chunk(document=of_document, ordinal=ordinal, text=text, **{**defaults, **fields})
+
+
+def encoded(of: Chunk, dense: Sequence[float] | None = None, *, scale: int | None = None) -> EncodedChunk:
+    """The chunk with an English sparse vector, and a dense one that follows from its text unless given."""
+    counts = encoder_for("en").counts(of.searched_text)
+    used = scale_of(counts.total()) if scale is None else scale
+    return EncodedChunk(of, vector(dense or direction(of.text)), document_vector(counts, used), counts.total(), used)
+
+
+def view(collection_id: str = "docs", **fields: Any) -> CollectionView:
+    defaults: dict[str, Any] = {
+        "tenant": "acme",
+        "uid": IndexId(f"uid-{collection_id}"),
+        "embedding_model": "models/fake",
+        "language": "en",
+        "dimension": 4,
+        "sequence": 1,
+    }
+    return CollectionView(collection_id=collection_id, **{**defaults, **fields})
+
+
+def _key(each: EncodedChunk) -> str:
+    return str(point_id(each.chunk.document.document_id, each.chunk.chunk_id))
+
+
+def _cosine(asked: "np.ndarray[Any, Any]", kept: bytes) -> float:
+    other = np.frombuffer(kept, "<f4")
+    lengths = float(np.linalg.norm(asked) * np.linalg.norm(other))
+    return float(asked @ other) / lengths if lengths else 0.0
+
+
+def _bm25(query: SparseVector, kept: SparseVector, corpus: Any) -> float:
+    """Qdrant's sparse score with IDF: ln((N - n + .5) / (n + .5) + 1) over the chunks that have any term."""
+    having = [set(each.sparse.indices) for each in corpus if each.sparse.indices]
+    weights = dict(zip(kept.indices, kept.values, strict=True))
+    score = 0.0
+    for index, value in zip(query.indices, query.values, strict=True):
+        if index in weights:
+            found = sum(index in terms for terms in having)
+            score += value * weights[index] * math.log((len(having) - found + 0.5) / (found + 0.5) + 1)
+    return score
+
+
+def _stages(key: str, **rankings: Any) -> tuple[StageScore, ...]:
+    return tuple(
+        StageScore(stage, score, rank)
+        for stage, ranking in rankings.items()
+        for rank, (other, score) in enumerate(ranking or [], start=1)
+        if other == key
+    )
