@@ -23,7 +23,11 @@ from services.mesh.serve import Wiring, serve
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     async with (
         OnnxModel.open(ModelFiles.packaged(), workers=settings.workers) as model,
-        RedisCache.open(settings.cache_url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) as far,
+        RedisCache.open(
+            settings.cache_url or settings.mesh.redis_url,
+            ttl_s=settings.cache_ttl_s,
+            timeout_s=settings.cache_timeout_s,
+        ) as far,
         TieredCache(far, near_bytes=settings.cache_bytes) as cache,
     ):
         embedder = Embedder(

@@ -14,6 +14,8 @@ from services.embedding.ports import EmbeddingCache
 _OVERHEAD: Final = 256
 # Entries waiting to be written far; what comes above is not written, and embedded again one day.
 _BACKLOG: Final = 4096
+# New entries wait this long for others to be written with, and let the callers have their answers first.
+_LINGER_S: Final = 0.02
 
 
 def cache_key(spec: ModelSpec, input_type: str, text: str) -> bytes:
@@ -95,6 +97,7 @@ class TieredCache:
     async def _write(self) -> None:
         try:
             while self._unwritten:
+                await asyncio.sleep(_LINGER_S)
                 entries, self._unwritten = self._unwritten, {}
                 await self._far.put(entries)
         finally:

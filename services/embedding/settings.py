@@ -1,9 +1,8 @@
 """Settings of the embedding service."""
 
 import os
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.mesh.settings import ServiceSettings
@@ -33,9 +32,3 @@ class Settings(ServiceSettings):
     cache_timeout_s: float = Field(
         0.1, gt=0, le=5, description="Seconds the Redis store may take; a slower one is done without."
     )
-
-    @model_validator(mode="after")
-    def _cache_in_the_mesh_store(self) -> Self:
-        if not self.cache_url:
-            object.__setattr__(self, "cache_url", self.mesh.redis_url)
-        return self

@@ -176,10 +176,11 @@ async def test_a_cached_text_embeds_nothing(model: WordModel, embedder: Embedder
     assert len(model.batches) == len(model.tokenized) == 1
 
 
-async def test_a_text_cached_far_embeds_nothing(model: WordModel, embedder: Embedder, far: MemoryCache) -> None:
-    (first,) = await embedder.embed([text_of(40)], truncate=True)
+async def test_a_text_cached_far_embeds_nothing(model: WordModel, far: MemoryCache) -> None:
     async with TieredCache(far, near_bytes=2**20) as cache:
-        (second,) = await Embedder(model, cache).embed([text_of(40)], truncate=True)
+        (first,) = await Embedder(model, cache).embed([text_of(40)], truncate=True)
+    async with TieredCache(far, near_bytes=2**20) as fresh:
+        (second,) = await Embedder(model, fresh).embed([text_of(40)], truncate=True)
     assert second == Embedding(first.vector, 32, truncated=True, cached=True)
     assert len(model.batches) == 1
 
@@ -190,12 +191,10 @@ async def test_a_query_and_a_document_do_not_share_a_cache_entry(model: WordMode
     assert len(model.batches) == 2
 
 
-async def test_an_entry_of_another_length_is_not_believed(
-    model: WordModel, cache: TieredCache, far: MemoryCache
-) -> None:
-    await Embedder(model, cache).embed(["a text"])
-    async with cache:
-        pass
+async def test_an_entry_of_another_length_is_not_believed(model: WordModel, far: MemoryCache) -> None:
+    async with TieredCache(far, near_bytes=2**20) as cache:
+        await Embedder(model, cache).embed(["a text"])
+    assert far.entries
     far.entries = {key: b"short" for key in far.entries}
     async with TieredCache(far, near_bytes=2**20) as fresh:
         (embedding,) = await Embedder(model, fresh).embed(["a text"])

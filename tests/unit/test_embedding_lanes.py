@@ -62,14 +62,17 @@ async def test_a_removed_work_is_not_served_and_leaves_room() -> None:
 @pytest.mark.filterwarnings("ignore")
 @given(st.lists(st.integers(3, 256), min_size=1, max_size=60), st.integers(3, 512), st.integers(1, 9))
 async def test_every_work_is_served_once_within_bounds(given: list[int], max_tokens: int, max_works: int) -> None:
-    lane = lane_of(*given)
-    waiting = list(given)
-    while batch := lengths(lane.take(max_tokens, max_works)):
+    lane = Lane(1000)
+    waiting = [work(length) for length in given]
+    for each in waiting:
+        lane.push(each)
+    while batch := lane.take(max_tokens, max_works):
         assert waiting[0] in batch
-        assert batch == sorted(batch)
+        assert lengths(batch) == sorted(lengths(batch))
+        shortest, longest = lengths(batch)[0], lengths(batch)[-1]
         assert len(batch) <= max_works
-        assert len(batch) == 1 or len(batch) * batch[-1] <= max_tokens
-        assert batch[-1] - batch[0] <= PADDING
-        for length in batch:
-            waiting.remove(length)
+        assert len(batch) == 1 or len(batch) * longest <= max_tokens
+        assert longest - shortest <= PADDING
+        for each in batch:
+            waiting.remove(each)
     assert waiting == []
