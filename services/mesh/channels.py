@@ -1,6 +1,6 @@
 """Channels to the other services: each call bounded, on behalf of the caller, traced, retried as the contract says."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from math import inf
@@ -133,11 +133,17 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
         call = await continuation(self._added.to(client_call_details), request_iterator)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            _name(error, client_call_details)
-            raise
+        answer = call.__await__
+
+        def named() -> Generator[Any, None, Any]:
+            try:
+                return (yield from answer())
+            except grpc.aio.AioRpcError as error:
+                _name(error, client_call_details)
+                raise
+
+        # Awaiting the answer in here would block a caller that has yet to `write` its requests.
+        call.__await__ = named
         return call
 
 

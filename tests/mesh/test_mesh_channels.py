@@ -242,6 +242,27 @@ async def test_a_request_longer_than_the_usual_retry_buffer_is_retried_too(world
     assert calls == [8, 8]
 
 
+async def test_requests_may_be_written_one_by_one(world: World) -> None:
+    from ragweave.v1 import (
+        document_service_pb2,
+        document_service_pb2_grpc,
+        embedding_service_pb2,
+        embedding_service_pb2_grpc,
+    )
+
+    async with world.serving(add_scripted, Scripted()) as port, world.channel_as(port, caller_of()) as channel:
+        upload = document_service_pb2_grpc.DocumentServiceStub(channel).UploadDocument()
+        await upload.write(document_service_pb2.UploadDocumentRequest(parent="collections/a"))
+        await upload.done_writing()
+        assert await upload == document_service_pb2.UploadDocumentResponse()
+
+        embed = embedding_service_pb2_grpc.EmbeddingServiceStub(channel).StreamEmbed()
+        await embed.write(embedding_service_pb2.StreamEmbedRequest(id="1", text="one"))
+        assert (await embed.read()).id == "1"  # type: ignore[union-attr]
+        await embed.done_writing()
+        assert await embed.read() is grpc.aio.EOF
+
+
 async def test_a_call_on_behalf_of_nobody_is_a_defect(world: World) -> None:
     async with world.serving(add_scripted, Scripted()) as port, open_channel(world.mesh, world.target(port)) as channel:
         with pytest.raises(LookupError):
