@@ -1,9 +1,9 @@
 """The Redis side of jobs: one connection pool, one script, and how jobs and items are written down."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -37,7 +37,7 @@ from services.mesh.errors import DependencyUnavailable, JobNotFound
 
 PREFIX = "rw:jobs:"
 # Longer than any blocking read; a store that says nothing for so long does not answer.
-_SOCKET_TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0
 _MAX_CONNECTIONS = 2000
 _KNOWN_ASSIGNMENTS = 1024
 
@@ -61,7 +61,10 @@ class Redis:
         client = redis.asyncio.from_url(
             url,
             protocol=2,
-            socket_timeout=_SOCKET_TIMEOUT_S,
+            # Ours is in `answering`: redis-py bounds its writes by asyncio.wait_for, which loses a cancellation that
+            # comes while it returns (cpython#86296), and a cancelled watcher would go on.
+            socket_timeout=None,
+            socket_connect_timeout=_TIMEOUT_S / 2,
             max_connections=_MAX_CONNECTIONS,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
         )
@@ -76,12 +79,12 @@ class Redis:
         Raises:
             DependencyUnavailable: the store does not answer.
         """
-        with answering():
+        async with answering():
             packed = msgpack.packb(arguments, use_bin_type=False)
             return await self._script(args=[self._prefix, command, packed])
 
     async def ping(self) -> None:
-        with answering():
+        async with answering():
             await self.client.ping()
 
     def key(self, tenant: str, kind: str, of: str = "") -> str:
@@ -95,7 +98,7 @@ class Redis:
         """What a job is to do; remembered, since it never changes. Raises JobNotFound."""
         known = self._assignments.get((tenant, job_id))
         if known is None:
-            with answering():
+            async with answering():
                 packed = await self.client.get(self.key(tenant, "about", job_id))
             if packed is None:
                 raise no_job(job_id)
@@ -109,7 +112,7 @@ class Redis:
         """What these items are to import."""
         if not numbers:
             return []
-        with answering():
+        async with answering():
             packed = await cast(Any, self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers))
         return [unpacked_spec(each).within(job.directory) for each in packed if each is not None]
 
@@ -123,11 +126,12 @@ def named(tenant: str) -> str:
     return quote(tenant, safe="")
 
 
-@contextmanager
-def answering() -> Iterator[None]:
-    """Raises DependencyUnavailable in place of the driver's errors."""
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Raises DependencyUnavailable in place of the driver's errors, and where there is no answer at all."""
     try:
-        yield
+        async with asyncio.timeout(_TIMEOUT_S):
+            yield
     except (Disconnected, TimedOut, ReadOnlyError, OSError):
         raise DependencyUnavailable("the job store does not answer", retry_after_s=1.0, service="redis") from None
 

@@ -105,7 +105,7 @@ class RedisJobStore:
         while True:
             # Asked before reading: nothing is added to what an ended job's events are then.
             ended = (await self.get(tenant, job_id)).state.ended
-            with answering():
+            async with answering():
                 found = await self._redis.client.xread(
                     {key: f"{after}-0"}, count=_EVENTS_AT_ONCE, block=None if ended else _EVENT_WAIT_MS
                 )
@@ -135,7 +135,7 @@ class RedisJobStore:
         found = await self._redis.run("read", tenant=named(tenant), jobs=list(ids))
         if not found:
             return []
-        with answering():
+        async with answering():
             about = await self._redis.client.mget([self._redis.key(tenant, "about", job.decode()) for job, _ in found])
         return [
             unpacked_job(unpacked_assignment(tenant, job.decode(), packed), snapshot)
@@ -146,7 +146,7 @@ class RedisJobStore:
     async def _items(self, job: Job, numbers: Sequence[int]) -> list[Item]:
         if not numbers:
             return []
-        with answering():
+        async with answering():
             records = await cast(
                 Any, self._redis.client.hmget(self._redis.key(job.assignment.tenant, "items", job.id), numbers)
             )
@@ -174,4 +174,3 @@ def _reused(request: RequestKey | None) -> RequestIdReused:
     return RequestIdReused(
         f"request_id: {request.request_id if request else ''} was used for another request; use a new one"
     )
-

@@ -43,12 +43,10 @@ class RedisQueue:
 
     async def lease(self, slots: int) -> list[Lease]:
         # Read before the work: what is queued in between rings again.
-        with answering():
+        async with answering():
             rung = await self._redis.client.xrevrange(self._redis.bell, count=1)
         self._rung = rung[0][0].decode() if rung else "0-0"
-        found, due_ms, more = await self._redis.run(
-            "lease", worker=self._worker, slots=slots, lease_ms=self._lease_ms
-        )
+        found, due_ms, more = await self._redis.run("lease", worker=self._worker, slots=slots, lease_ms=self._lease_ms)
         self._due_s = due_ms / 1000 if due_ms >= 0 else None
         self._more = bool(more)
         return [await self._lease(*each) for each in found]
@@ -58,7 +56,7 @@ class RedisQueue:
             return
         if self._due_s is not None:
             timeout_s = min(timeout_s, self._due_s)
-        with answering():
+        async with answering():
             await self._redis.client.xread({self._redis.bell: self._rung}, count=1, block=max(1, int(timeout_s * 1000)))
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[str]:
