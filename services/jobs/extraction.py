@@ -139,7 +139,7 @@ def media_type_of(content: bytes, name: str, declared: str = "") -> MediaType:
     if not content:
         raise EmptyDocument(f"{name}: the file is empty (0 bytes)")
     told, charset = _parse(declared)
-    magic = _magic(content, name)
+    magic = _magic(content, name, told)
     if magic:
         return MediaType(magic)
     kind = _told(told, name) or _by_name(name) or _by_look(content)
@@ -157,10 +157,12 @@ def _parse(declared: str) -> tuple[str, str]:
     return told.strip().lower(), found[1].lower() if found else ""
 
 
-def _magic(content: bytes, name: str) -> str:
+def _magic(content: bytes, name: str, told: str) -> str:
     """The kind a file's own first bytes prove, or "" where they prove none."""
-    # PDF readers accept the header anywhere in the first 1024 bytes (ISO 32000-1, annex H, note 13).
-    if b"%PDF-" in content[:1024] and not _HTML_START.match(content):
+    # PDF readers accept the header anywhere in the first 1024 bytes (ISO 32000-1, annex H, note 13); a text may tell so.
+    if content[:64].lstrip(b"\xef\xbb\xbf \t\r\n\0").startswith(b"%PDF-"):
+        return PDF
+    if b"%PDF-" in content[:1024] and PDF in (told, _by_name(name)):
         return PDF
     if content.startswith(b"PK\x03\x04"):
         if content[30:58] == b"mimetypeapplication/epub+zip":
