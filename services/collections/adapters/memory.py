@@ -1,0 +1,186 @@
+"""The registry in memory: for tests, and the reference the database is held to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from services.collections.ports import ChangeCollection, ChangeDocuments
+from services.collections.records import (
+    REQUEST_TTL,
+    Collection,
+    Delta,
+    Document,
+    DocumentTotals,
+    Receipt,
+    collection_fields,
+    decode,
+    document_fields,
+    encode,
+    now,
+)
+from services.mesh.errors import CollectionNotFound, RequestIdReused
+from services.mesh.lists import ListQuery, Page, paginate
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """Fulfils RegistryStore; nothing awaits, so every method is one step."""
+
+    def __init__(self) -> None:
+        self._collections: dict[str, Collection] = {}
+        self._documents: dict[str, dict[str, Document]] = {}
+        self._changes: list[Collection] = []
+        self._receipts: dict[tuple[str, str, str], tuple[str, bytes, datetime]] = {}
+
+    async def find_collection(self, tenant: str, collection_id: str) -> Collection | None:
+        return self._live(tenant, collection_id)
+
+    async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]:
+        return paginate((each for each in self._all_live() if each.tenant == tenant), query, collection_fields)
+
+    async def write_collection(
+        self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
+    ) -> Collection:
+        if receipt and (answered := await self.recall(receipt, Collection)):
+            return answered
+        current = self._live(tenant, collection_id)
+        changed = change(current)
+        if changed != current:
+            changed = replace(changed, sequence=await self.last_sequence() + 1)
+            self._collections[changed.uid] = changed
+            self._documents.setdefault(changed.uid, {})
+            self._changes.append(changed)
+        self._remember(receipt, changed)
+        return changed
+
+    async def purge_collection(self, uid: str) -> None:
+        if uid in self._collections and self._collections[uid].delete_time:
+            del self._collections[uid], self._documents[uid]
+
+    async def deleted_collections(
+        self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
+    ) -> list[Collection]:
+        return [
+            each
+            for each in self._collections.values()
+            if each.delete_time
+            and (before is None or each.delete_time < before)
+            and tenant in (None, each.tenant)
+            and collection_id in (None, each.collection_id)
+        ]
+
+    async def expired_collections(self, at: datetime) -> list[Collection]:
+        return [each for each in self._all_live() if each.expire_time and each.expire_time <= at]
+
+    async def latest(self, after: int, limit: int) -> list[Collection]:
+        return sorted((each for each in self._all_live() if each.sequence > after), key=lambda each: each.sequence)[
+            :limit
+        ]
+
+    async def changes(self, after: int, limit: int) -> list[Collection]:
+        return self._changes[after : after + limit]
+
+    async def last_sequence(self) -> int:
+        return len(self._changes)
+
+    async def find_documents(
+        self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
+    ) -> list[Document]:
+        held = self._documents.get(collection.uid, {})
+        found = (held[document_id] for document_id in document_ids if document_id in held)
+        return [document for document in found if bool(document.delete_time) is deleted]
+
+    async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
+        return paginate(self._live_documents(collection), query, document_fields)
+
+    async def write_documents(
+        self,
+        collection: Collection,
+        document_ids: Sequence[str],
+        change: ChangeDocuments,
+        receipt: Receipt | None = None,
+    ) -> tuple[Document, ...]:
+        if receipt and (answered := await self.recall(receipt, tuple[Document, ...])):
+            return answered
+        current = self._collections.get(collection.uid)
+        if current is None or current.delete_time:
+            raise CollectionNotFound(f"{collection.name} was deleted", collection=collection.name)
+        held = self._documents[collection.uid]
+        before = {document_id: held[document_id] for document_id in document_ids if document_id in held}
+        changed = change(before)
+        after = {**before, **changed}
+        for document_id, document in changed.items():
+            if document is None:
+                held.pop(document_id, None)
+            else:
+                held[document_id] = document
+        delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
+        self._collections[collection.uid] = delta.added_to(current)
+        result = tuple(document for each in document_ids if (document := after.get(each)))
+        self._remember(receipt, result)
+        return result
+
+    async def list_source_documents(self, collection: Collection, source_key: str, after: str, limit: int) -> list[str]:
+        return sorted(
+            each.document_id
+            for each in self._live_documents(collection)
+            if each.source_key == source_key and each.document_id > after
+        )[:limit]
+
+    async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
+        return [
+            (collection, document)
+            for collection in self._all_live()
+            for document in self._documents[collection.uid].values()
+            if (since := document.delete_time or document.unsettled_time) and since < before
+        ][:limit]
+
+    async def totals(self, collection: Collection) -> DocumentTotals:
+        documents = self._live_documents(collection)
+        states = [document.state for document in documents]
+        return DocumentTotals(
+            active=states.count("ACTIVE"),
+            pending=states.count("PENDING"),
+            failed=states.count("FAILED"),
+            tokens=sum(document.token_count for document in documents if document.state == "ACTIVE"),
+            size_bytes=sum(document.size_bytes for document in documents),
+            last_write_time=max((document.update_time for document in documents), default=None),
+        )
+
+    async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
+        digest, result, expire_time = self._receipts.get(_key(receipt), ("", b"", now()))
+        if expire_time <= now():
+            return None
+        if digest != receipt.digest:
+            raise RequestIdReused(f"request_id {receipt.request_id!r} came before with another body")
+        return decode(kind, result)
+
+    async def forget(self, receipt: Receipt) -> None:
+        self._receipts.pop(_key(receipt), None)
+
+    async def prune_receipts(self, at: datetime) -> None:
+        self._receipts = {key: each for key, each in self._receipts.items() if each[2] > at}
+
+    async def check(self) -> None:
+        """Always answers."""
+
+    def _live(self, tenant: str, collection_id: str) -> Collection | None:
+        named = (each for each in self._all_live() if (each.tenant, each.collection_id) == (tenant, collection_id))
+        return next(named, None)
+
+    def _all_live(self) -> list[Collection]:
+        return [each for each in self._collections.values() if each.delete_time is None]
+
+    def _live_documents(self, collection: Collection) -> list[Document]:
+        held: Mapping[str, Document] = self._documents.get(collection.uid, {})
+        return [document for document in held.values() if document.delete_time is None]
+
+    def _remember(self, receipt: Receipt | None, result: object) -> None:
+        if receipt:
+            self._receipts[_key(receipt)] = receipt.digest, encode(result), now() + REQUEST_TTL
+
+
+def _key(receipt: Receipt) -> tuple[str, str, str]:
+    return receipt.tenant, receipt.method, receipt.request_id

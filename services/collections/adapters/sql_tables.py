@@ -1,0 +1,150 @@
+"""The registry's tables, as the migrations leave them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+
+class Instant(TypeDecorator[datetime]):
+    """A timestamp in UTC, also where the database keeps no offset."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+
+
+# Text is ordered by code point everywhere, so that indexes serve lists; SQLite does so by itself.
+TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+OBJECT = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+METADATA = MetaData()
+
+COLLECTIONS = Table(
+    "collections",
+    METADATA,
+    Column("uid", TEXT, primary_key=True),
+    Column("tenant", TEXT, nullable=False),
+    Column("collection_id", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("labels", OBJECT, nullable=False),
+    Column("embedding_model", TEXT, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("language", TEXT, nullable=False),
+    Column("chunking", OBJECT, nullable=False),
+    Column("source", OBJECT),
+    Column("disabled", Boolean, nullable=False),
+    Column("visibility", TEXT, nullable=False),
+    Column("default_search", OBJECT),
+    Column("revision", Integer, nullable=False),
+    Column("document_count", Integer, nullable=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    Column("delete_time", Instant),
+    Column("expire_time", Instant),
+    Column("etag", TEXT, nullable=False),
+    Column("sequence", BigInteger, nullable=False, unique=True),
+)
+# A deleted collection's row waits for its index to go; its id is free meanwhile.
+Index(
+    "collections_by_id",
+    COLLECTIONS.c.tenant,
+    COLLECTIONS.c.collection_id,
+    unique=True,
+    sqlite_where=COLLECTIONS.c.delete_time.is_(None),
+    postgresql_where=COLLECTIONS.c.delete_time.is_(None),
+)
+
+DOCUMENTS = Table(
+    "documents",
+    METADATA,
+    Column("uid", TEXT, primary_key=True),
+    Column("collection_uid", TEXT, ForeignKey(COLLECTIONS.c.uid, ondelete="CASCADE"), nullable=False),
+    Column("document_id", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("title", TEXT, nullable=False),
+    Column("source_uri", TEXT, nullable=False),
+    Column("mime_type", TEXT, nullable=False),
+    Column("metadata", OBJECT, nullable=False),
+    Column("principals", OBJECT, nullable=False),
+    Column("content_hash", TEXT, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("token_count", Integer, nullable=False),
+    Column("error", LargeBinary, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("revision_key", TEXT, nullable=False),
+    Column("fields_hash", TEXT, nullable=False),
+    Column("source_key", TEXT, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    Column("delete_time", Instant),
+    Column("etag", TEXT, nullable=False),
+    Column("unsettled", Integer, nullable=False),
+    Column("unsettled_time", Instant),
+    Column("patched", Boolean, nullable=False),
+)
+Index("documents_by_id", DOCUMENTS.c.collection_uid, DOCUMENTS.c.document_id, unique=True)
+Index("documents_by_source", DOCUMENTS.c.collection_uid, DOCUMENTS.c.source_key, DOCUMENTS.c.document_id)
+Index(
+    "documents_unfinished",
+    DOCUMENTS.c.collection_uid,
+    sqlite_where=DOCUMENTS.c.delete_time.is_not(None) | DOCUMENTS.c.unsettled_time.is_not(None),
+    postgresql_where=DOCUMENTS.c.delete_time.is_not(None) | DOCUMENTS.c.unsettled_time.is_not(None),
+)
+
+# Every change of a collection with the collection as it then was, for followers and events.
+OUTBOX = Table(
+    "outbox",
+    METADATA,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", TEXT, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("event_time", Instant, nullable=False),
+)
+
+# One row: the last sequence given. Counting it up locks it, so that sequences are committed in their order.
+SEQUENCES = Table(
+    "sequences",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+RECEIPTS = Table(
+    "receipts",
+    METADATA,
+    Column("tenant", TEXT, primary_key=True),
+    Column("method", TEXT, primary_key=True),
+    Column("request_id", TEXT, primary_key=True),
+    Column("digest", TEXT, nullable=False),
+    Column("result", LargeBinary, nullable=False),
+    Column("expire_time", Instant, nullable=False, index=True),
+)

@@ -1,0 +1,679 @@
+"""The registry of documents: what each collection holds, and that searches see the same."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import uuid4
+
+from ragweave.names import document_id_from
+from services.collections.masks import Mask
+from services.collections.ports import Content, Index, Jobs, RegistryStore, Upload
+from services.collections.records import (
+    CHUNKS,
+    DOCUMENTS,
+    Chunk,
+    Collection,
+    Document,
+    Receipt,
+    new_etag,
+    new_id,
+    now,
+    readable_by,
+)
+from services.collections.text import checked, collection_id_of, document_ids_of, same_etag
+from services.mesh.errors import (
+    AlreadyExists,
+    CollectionDisabled,
+    CollectionNotFound,
+    DocumentNotFound,
+    DocumentTooLarge,
+    DomainError,
+    EmptyDocument,
+    EtagMismatch,
+    FailedPrecondition,
+    InvalidArgument,
+)
+from services.mesh.filters import all_of
+from services.mesh.identity import Caller
+from services.mesh.lists import Page
+
+DOCUMENT_MASK: Final = Mask(
+    "document",
+    mutable={"title": "", "source_uri": "", "metadata": {}, "acl": ()},
+    ignored=(
+        *("name", "uid", "content_hash", "size_bytes", "chunk_count", "token_count", "state", "error", "revision"),
+        *("create_time", "update_time", "delete_time", "purge_time", "etag"),
+    ),
+)
+
+_MAX_METADATA_BYTES: Final = 16 * 1024
+_MAX_ORDINAL: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """What a caller says of a document to be; its id is made up where empty."""
+
+    document_id: str = ""
+    title: str = ""
+    source_uri: str = ""
+    mime_type: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    principals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What a caller says of a file it sends.
+
+    Attributes:
+        document_id: Made from the file name where empty, else made up.
+        metadata_json: A JSON object, or empty.
+        sha256: What the file's SHA-256 must be, lower-case hex; or empty.
+    """
+
+    parent: str
+    document_id: str = ""
+    filename: str = ""
+    title: str = ""
+    mime_type: str = ""
+    metadata_json: str = ""
+    sha256: str = ""
+
+
+class _Overtaken(Exception):
+    """Another writer changed the document first; holds it as it now is."""
+
+    def __init__(self, latest: Document) -> None:
+        super().__init__(latest.name)
+        self.latest = latest
+
+
+class _StillLeaving(Exception):
+    """Documents of these ids were deleted, and their deletion has not ended."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        super().__init__([each.name for each in documents])
+        self.documents = documents
+
+
+class Documents:
+    """Documents by collection and id.
+
+    The registry says what there is, and the index follows before a change is acknowledged: a deletion is decided in the
+    registry and then carried out in both, a change of fields is announced in the registry, made in the index and then
+    written. What a crash interrupts is brought to its end by `Upkeep` or by the same request, repeated.
+
+    Args:
+        max_upload_bytes: Longest file taken.
+    """
+
+    def __init__(self, store: RegistryStore, index: Index, jobs: Jobs, *, max_upload_bytes: int) -> None:
+        self._store = store
+        self._index = index
+        self._jobs = jobs
+        self._max_upload_bytes = max_upload_bytes
+
+    async def create(
+        self,
+        parent: str,
+        new: NewDocument,
+        content: Content,
+        who: Caller,
+        *,
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> tuple[Document, bytes]:
+        """Records a document as PENDING and queues its import; both or neither.
+
+        Returns:
+            The document and the job, a serialised ragweave.v1.Job.
+
+        Raises:
+            AlreadyExists: The id is taken.
+            CollectionNotFound, CollectionDisabled: There is no such collection, or it takes no documents.
+            DependencyUnavailable: The jobs service does not answer; nothing is recorded.
+        """
+        collection = await self._collection(parent, who, writing=True)
+        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
+            return answered[0], await self._jobs.import_document(answered[0], content)
+        made = _made(collection, new, content)
+        if validate_only:
+            if await self._store.find_documents(collection, [made.document_id]):
+                raise _taken(made)
+            return made, await self._jobs.import_document(made, content, validate_only=True)
+        (document,) = await self._write(collection, made.document_id, lambda found: _unless_taken(made, found), receipt)
+        try:
+            return document, await self._jobs.import_document(document, content)
+        except BaseException:  # cancelled too: a document nobody imports would stay PENDING for ever
+            await asyncio.shield(self._take_back(collection, made, receipt))
+            raise
+
+    async def upload(
+        self, file: NewFile, parts: AsyncIterator[bytes], who: Caller, *, receipt: Receipt | None = None
+    ) -> tuple[Document, bytes]:
+        """Stores a file as it comes, never whole in memory, then does as `create` with it.
+
+        Args:
+            receipt: Its digest covers `file`; the content is added here.
+
+        Raises:
+            EmptyDocument, DocumentTooLarge: The file has no bytes, or too many.
+            InvalidArgument: Its SHA-256 is another than announced.
+        """
+        collection = await self._collection(file.parent, who, writing=True)
+        new = NewDocument(
+            document_id=file.document_id or (document_id_from(file.filename) if file.filename else new_id("d")),
+            title=file.title,
+            source_uri=file.filename,
+            mime_type=file.mime_type,
+            metadata=_parsed(file.metadata_json),
+        )
+        _made(collection, new, b"")  # refuses now what would be refused after the last byte
+        if receipt is None and await self._store.find_documents(collection, [new.document_id]):
+            raise AlreadyExists(f"{collection.name}/documents/{new.document_id} exists already")
+        stored = await self._jobs.store(self._bounded(parts, file.sha256))
+        if receipt:
+            receipt = replace(receipt, digest=f"{receipt.digest}:{stored.content_hash}")
+        return await self.create(file.parent, new, stored, who, receipt=receipt)
+
+    async def get(self, name: str, who: Caller) -> Document:
+        """The document of a name. Raises DocumentNotFound, also where the caller may not find it."""
+        collection_id, document_id = document_ids_of(name)
+        return await self._find(await self._collection(collection_id, who), document_id, who)
+
+    async def batch_get(self, parent: str, names: Sequence[str], who: Caller) -> tuple[Document, ...]:
+        """The documents in the order of the names. Raises DocumentNotFound naming those that are not there."""
+        collection = await self._collection(parent, who)
+        document_ids = _ids_in(collection, names)
+        found = {
+            document.document_id: document
+            for document in await self._store.find_documents(collection, document_ids)
+            if _may_read(document, who)
+        }
+        _check_found(collection, document_ids, found)
+        return tuple(found[document_id] for document_id in document_ids)
+
+    async def list(self, parent: str, who: Caller, **asked: Any) -> Page[Document]:
+        """A page of the collection's documents that the caller may find; `asked` as `Listing.query` takes it."""
+        collection = await self._collection(parent, who)
+        query = DOCUMENTS.query(parent=collection.uid, **asked)
+        if not _reads_all(who):
+            query = replace(query, filter=all_of(query.filter, readable_by(who.principals)))
+        return await self._store.list_documents(collection, query)
+
+    async def list_chunks(self, parent: str, who: Caller, **asked: Any) -> tuple[Document, Page[Chunk]]:
+        """A page of the document's chunks by ordinal, and the document."""
+        document = await self.get(parent, who)
+        query = CHUNKS.query(parent=document.uid, **asked)
+        first = query.offset if query.cursor is None else min(int(query.cursor[0]) + 1, _MAX_ORDINAL)  # type: ignore[arg-type]  # a number, by CHUNKS' schema
+        chunks, total = await self._index.list_chunks(document, first, query.page_size + 1)
+        return document, query.page(chunks, total, lambda chunk: {"ordinal": chunk.ordinal})
+
+    async def update(
+        self,
+        name: str,
+        given: Mapping[str, Any],
+        paths: Sequence[str],
+        who: Caller,
+        *,
+        etag: str = "",
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> Document:
+        """The document with the fields of `paths` as in `given`, here and in the index; see `Mask.changes`.
+
+        Raises:
+            DocumentNotFound: There is none of that name.
+            FailedPrecondition: Its first import has not ended, and would not know of the change.
+            EtagMismatch: `etag` is given and is not the current one.
+            InvalidArgument: A path or a value is wrong.
+            DependencyUnavailable: The index does not answer; nothing has changed.
+        """
+        collection_id, document_id = document_ids_of(name, field="document.name")
+        collection = await self._collection(collection_id, who)
+        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
+            return answered[0]
+        current = await self._find(collection, document_id, who)
+        changed = _changed(current, given, paths, etag)
+        if validate_only or changed is current:
+            return changed
+        await self._write(collection, document_id, lambda found: _unsettled(_still(current, found)))
+        while True:
+            await self._index.update_fields(changed)
+            try:
+                settled = _settling(current, changed, 1)
+                (written,) = await self._write(collection, document_id, settled, receipt)
+                return written
+            except _Overtaken as overtaken:
+                current = overtaken.latest
+            try:
+                changed = _changed(current, given, paths, etag)
+            except DomainError:
+                await self.settle(collection, current)
+                raise
+
+    async def delete(
+        self,
+        name: str,
+        who: Caller,
+        *,
+        etag: str = "",
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> Document:
+        """Deletes a document. No search that begins afterwards finds it.
+
+        Raises:
+            DocumentNotFound: There is none of that name.
+            EtagMismatch: `etag` is given and is not the current one.
+            DependencyUnavailable: The index does not answer; nothing has changed, or the deletion ends by itself.
+        """
+        collection_id, document_id = document_ids_of(name)
+        collection = await self._collection(collection_id, who)
+        (deleted,) = await self._delete(collection, [document_id], etag, receipt, validate_only)
+        return deleted
+
+    async def batch_delete(
+        self,
+        parent: str,
+        names: Sequence[str],
+        who: Caller,
+        *,
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> tuple[Document, ...]:
+        """Deletes documents, all or none. Raises DocumentNotFound naming those that are not there."""
+        collection = await self._collection(parent, who)
+        return await self._delete(collection, _ids_in(collection, names), "", receipt, validate_only)
+
+    async def lookup(self, collection_id: str, document_ids: Sequence[str], who: Caller) -> Sequence[Document]:
+        """Those of the documents that exist, for an import."""
+        return await self._store.find_documents(await self._collection(collection_id, who), document_ids)
+
+    async def record(self, given: Document, who: Caller) -> Document:
+        """Records what an import made of a document; see `RegistryService.RecordDocument`. May be repeated.
+
+        Raises:
+            CollectionNotFound: The collection is gone, or is another one of the same id.
+        """
+        collection = await self._collection(given.collection_id, who)
+        if collection.uid != given.collection_uid:
+            raise CollectionNotFound(f"{collection.name} was deleted and made anew", collection=collection.name)
+        (recorded,) = await self._write(
+            collection, given.document_id, lambda found: _recorded(given, found.get(given.document_id))
+        )
+        if recorded.unsettled:
+            await self.settle(collection, recorded)
+        return recorded
+
+    async def list_source(
+        self, collection_id: str, source_key: str, after: str, limit: int, who: Caller
+    ) -> Sequence[str]:
+        """Ids of an import source's documents beyond `after`, in order."""
+        collection = await self._collection(collection_id, who)
+        return await self._store.list_source_documents(collection, source_key, after, limit)
+
+    async def delete_source(self, collection_id: str, document_ids: Sequence[str], who: Caller) -> int:
+        """Deletes those of the documents that exist; returns how many there were."""
+        collection = await self._collection(collection_id, who)
+        found = await self._store.find_documents(collection, document_ids)
+        if found:
+            await self._delete(collection, [each.document_id for each in found])
+        return len(found)
+
+    async def finish_deletion(self, collection: Collection, deleted: Iterable[Document]) -> None:
+        """Brings decided deletions to their end: index, rows. May be repeated."""
+        uids = {document.document_id: document.uid for document in deleted}
+        if not uids:
+            return
+
+        def remove(found: Mapping[str, Document]) -> Mapping[str, None]:
+            return {name: None for name, each in found.items() if each.delete_time and each.uid == uids[name]}
+
+        await self._index.delete_documents(collection, list(uids))
+        with suppress(CollectionNotFound):  # it went, and took them with it
+            await self._store.write_documents(collection, list(uids), remove)
+
+    async def settle(self, collection: Collection, document: Document, pushes: int = 1) -> None:
+        """Makes the index hold the fields that the registry holds, and ends `pushes` that were begun."""
+        while True:
+            await self._index.update_fields(document)
+            try:
+                await self._write(collection, document.document_id, _settling(document, document, pushes))
+                return
+            except _Overtaken as overtaken:
+                document = overtaken.latest
+
+    async def _collection(self, parent: str, who: Caller, *, writing: bool = False) -> Collection:
+        collection_id = collection_id_of(parent, field="parent")
+        collection = await self._store.find_collection(who.tenant, collection_id)
+        if collection is None:
+            raise CollectionNotFound(f"no collection {collection_id!r}", collection=collection_id)
+        if writing and collection.disabled:
+            raise CollectionDisabled(f"{collection.name} is disabled", collection=collection.name)
+        return collection
+
+    async def _find(self, collection: Collection, document_id: str, who: Caller) -> Document:
+        found = await self._store.find_documents(collection, [document_id])
+        if not found or not _may_read(found[0], who):
+            raise _not_found(collection, [document_id])
+        return found[0]
+
+    async def _delete(
+        self,
+        collection: Collection,
+        document_ids: Sequence[str],
+        etag: str = "",
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> tuple[Document, ...]:
+        leaving = await self._store.find_documents(collection, document_ids, deleted=True)
+        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
+            await self.finish_deletion(collection, leaving)
+            return answered
+        found = await self._store.find_documents(collection, document_ids)
+        _check_found(collection, document_ids, {each.document_id for each in (*found, *leaving)})
+        if validate_only:
+            deleted = [*leaving, *_deleted(found, etag).values()]
+        else:
+            await self._index.stats(collection)  # refuses now what could not be carried out
+            await self.finish_deletion(collection, leaving)
+            deleted = [*leaving, *await self._decide_deletion(collection, found, etag, receipt)]
+        by_id = {document.document_id: document for document in deleted}
+        return tuple(by_id[document_id] for document_id in document_ids)
+
+    async def _decide_deletion(
+        self, collection: Collection, found: Sequence[Document], etag: str, receipt: Receipt | None
+    ) -> Sequence[Document]:
+        document_ids = [document.document_id for document in found]
+        if not document_ids:
+            return ()
+
+        def decide(latest: Mapping[str, Document]) -> Mapping[str, Document]:
+            _check_found(collection, document_ids, [name for name, each in latest.items() if not each.delete_time])
+            return _deleted(list(latest.values()), etag)
+
+        decided = await self._store.write_documents(collection, document_ids, decide, receipt)
+        await self.finish_deletion(collection, decided)
+        return decided
+
+    async def _write(
+        self,
+        collection: Collection,
+        document_id: str,
+        change: Callable[[Mapping[str, Document]], Document],
+        receipt: Receipt | None = None,
+    ) -> tuple[Document, ...]:
+        """Writes one document; a deleted one of the same id is seen off first."""
+
+        def unless_leaving(found: Mapping[str, Document]) -> Mapping[str, Document]:
+            if leaving := [each for each in found.values() if each.delete_time]:
+                raise _StillLeaving(leaving)
+            return {document_id: change(found)}
+
+        while True:
+            try:
+                return await self._store.write_documents(collection, [document_id], unless_leaving, receipt)
+            except _StillLeaving as still:
+                await self.finish_deletion(collection, still.documents)
+
+    async def _take_back(self, collection: Collection, made: Document, receipt: Receipt | None) -> None:
+        """Removes a document whose import could not be queued, unless an import has had it meanwhile."""
+
+        def remove(found: Mapping[str, Document]) -> Mapping[str, None]:
+            return {name: None for name, each in found.items() if each.uid == made.uid and each.state == "PENDING"}
+
+        with suppress(CollectionNotFound):
+            await self._store.write_documents(collection, [made.document_id], remove)
+        if receipt:
+            await self._store.forget(receipt)
+
+    async def _bounded(self, parts: AsyncIterator[bytes], sha256: str) -> AsyncIterator[bytes]:
+        """The parts as they come, held to what was promised of the whole."""
+        digest, size = hashlib.sha256(), 0
+        async for part in parts:
+            size += len(part)
+            if size > self._max_upload_bytes:
+                raise DocumentTooLarge(
+                    f"file: is over the limit of {self._max_upload_bytes} bytes", limit=str(self._max_upload_bytes)
+                )
+            digest.update(part)
+            yield part
+        if not size:
+            raise EmptyDocument("file: is empty")
+        if sha256 and digest.hexdigest() != sha256:
+            raise InvalidArgument.of("sha256", f"the file that arrived has {digest.hexdigest()}")
+
+
+def _made(collection: Collection, new: NewDocument, content: Content) -> Document:
+    _check_fields({"title": new.title, "source_uri": new.source_uri, "metadata": new.metadata, "acl": new.principals})
+    checked("document.mime_type", new.mime_type)
+    made_at = now()
+    return Document(
+        collection_uid=collection.uid,
+        collection_id=collection.collection_id,
+        document_id=new.document_id or new_id("d"),
+        uid=uuid4().hex,
+        state="PENDING",
+        create_time=made_at,
+        update_time=made_at,
+        etag=new_etag(),
+        title=new.title,
+        source_uri=new.source_uri,
+        mime_type=new.mime_type,
+        metadata=new.metadata,
+        principals=new.principals,
+        size_bytes=_size(content),
+    )
+
+
+def _size(content: Content) -> int:
+    match content:
+        case Upload():
+            return content.size_bytes
+        case str():
+            return len(content.encode())
+        case bytes():
+            return len(content)
+
+
+def _unless_taken(made: Document, found: Mapping[str, Document]) -> Document:
+    if found:
+        raise _taken(made)
+    return made
+
+
+def _taken(document: Document) -> AlreadyExists:
+    return AlreadyExists(f"{document.name} exists already", document=document.name)
+
+
+def _changed(current: Document, given: Mapping[str, Any], paths: Sequence[str], etag: str) -> Document:
+    """The document with its new fields; the same object where nothing changes."""
+    _check_etag(current, etag)
+    held = {
+        "title": current.title,
+        "source_uri": current.source_uri,
+        "metadata": current.metadata,
+        "acl": current.principals,
+    }
+    changes = DOCUMENT_MASK.changes(held, given, ["acl" if path == "acl.principals" else path for path in paths])
+    _check_fields(changes)
+    if "acl" in changes:
+        changes["principals"] = changes.pop("acl")
+    changed = replace(current, **changes)
+    if changed == current:
+        return current
+    if current.state == "PENDING":
+        raise FailedPrecondition(f"{current.name} is being imported; change it when its job has ended")
+    return replace(changed, update_time=now(), etag=new_etag(), patched=True)
+
+
+def _still(current: Document, found: Mapping[str, Document]) -> Document:
+    latest = found.get(current.document_id)
+    if latest is None or latest.uid != current.uid:
+        raise DocumentNotFound(f"no document {current.name!r}", document=current.name)
+    return latest
+
+
+def _unsettled(document: Document) -> Document:
+    return replace(document, unsettled=document.unsettled + 1, unsettled_time=now())
+
+
+def _settling(current: Document, changed: Document, pushes: int) -> Callable[[Mapping[str, Document]], Document]:
+    """Writes `changed`, whose fields the index holds now, unless the document is no longer `current`."""
+
+    def settle(found: Mapping[str, Document]) -> Document:
+        latest = _still(current, found)
+        if latest.etag != current.etag:
+            raise _Overtaken(latest)
+        left = max(latest.unsettled - pushes, 0)
+        return replace(changed, unsettled=left, unsettled_time=latest.unsettled_time if left else None)
+
+    return settle
+
+
+def _deleted(found: Sequence[Document], etag: str) -> dict[str, Document]:
+    deleted_at = now()
+    for document in found:
+        _check_etag(document, etag)
+    return {
+        each.document_id: replace(each, delete_time=deleted_at, update_time=deleted_at, etag=new_etag())
+        for each in found
+    }
+
+
+def _recorded(given: Document, current: Document | None) -> Document:
+    """The document after an import; the same object where nothing changes."""
+    if current is None:
+        active = given.state == "ACTIVE"
+        recorded_at = now()
+        return replace(
+            given,
+            uid=uuid4().hex,
+            error=given.error if given.state == "FAILED" else b"",
+            revision=max(given.revision, 1) if active else 0,
+            create_time=recorded_at,
+            update_time=recorded_at,
+            etag=new_etag(),
+        )
+    match given.state:
+        case "ACTIVE":
+            changed = _imported(given, current)
+        case "FAILED" if current.state == "ACTIVE":
+            changed = replace(current, error=given.error)
+        case "FAILED":
+            changed = replace(
+                current,
+                state="FAILED",
+                error=given.error,
+                mime_type=given.mime_type or current.mime_type,
+                content_hash=given.content_hash or current.content_hash,
+                size_bytes=given.size_bytes or current.size_bytes,
+                source_key=given.source_key or current.source_key,
+            )
+        case _:
+            changed = current
+    return current if changed == current else replace(changed, update_time=now(), etag=new_etag())
+
+
+def _imported(given: Document, current: Document) -> Document:
+    same = (given.content_hash, given.revision_key) == (current.content_hash, current.revision_key)
+    changed = replace(
+        given,
+        uid=current.uid,
+        error=b"",
+        revision=current.revision if same and current.revision else max(given.revision, current.revision + 1),
+        create_time=current.create_time,
+        update_time=current.update_time,
+        etag=current.etag,
+        unsettled=current.unsettled,
+        unsettled_time=current.unsettled_time,
+    )
+    # Who changed the fields since may have done so while the import wrote its own: the index then holds either.
+    return _unsettled(changed) if current.patched and changed.unlike(current) else changed
+
+
+def _ids_in(collection: Collection, names: Sequence[str]) -> list[str]:
+    document_ids = []
+    for position, name in enumerate(names):
+        collection_id, document_id = document_ids_of(name, field=f"names[{position}]")
+        if collection_id != collection.collection_id:
+            raise InvalidArgument.of(f"names[{position}]", f"{name!r} is not in {collection.name}")
+        document_ids.append(document_id)
+    return document_ids
+
+
+def _check_found(collection: Collection, wanted: Sequence[str], found: Iterable[str]) -> None:
+    there = set(found)
+    missing = [document_id for document_id in wanted if document_id not in there]
+    if missing:
+        raise _not_found(collection, missing)
+
+
+def _not_found(collection: Collection, document_ids: Sequence[str]) -> DocumentNotFound:
+    names = ", ".join(f"{collection.name}/documents/{document_id}" for document_id in document_ids[:5])
+    more = f" and {len(document_ids) - 5} more" if len(document_ids) > 5 else ""
+    return DocumentNotFound(f"no document {names}{more}", document=f"{collection.name}/documents/{document_ids[0]}")
+
+
+def _check_etag(document: Document, etag: str) -> None:
+    if etag and not same_etag(etag, document.etag):
+        raise EtagMismatch(f"{document.name} has changed since this etag was read; read it again")
+
+
+def _reads_all(who: Caller) -> bool:
+    """Who writes documents manages those of others too."""
+    return "documents.write" in who.scopes
+
+
+def _may_read(document: Document, who: Caller) -> bool:
+    return _reads_all(who) or not document.principals or not who.principals.isdisjoint(document.principals)
+
+
+def _parsed(metadata_json: str) -> Mapping[str, Any]:
+    try:
+        metadata = json.loads(metadata_json or "{}")
+    except (ValueError, RecursionError):
+        raise InvalidArgument.of("metadata_json", "is not JSON") from None
+    if not isinstance(metadata, dict):
+        raise InvalidArgument.of("metadata_json", "must be a JSON object")
+    return metadata
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Checks what the contract's own bounds cannot say. Raises InvalidArgument."""
+    for name in ("title", "source_uri"):
+        checked(f"document.{name}", fields.get(name, ""))
+    metadata = fields.get("metadata", {})
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+    except (ValueError, RecursionError):
+        raise InvalidArgument.of("document.metadata", "holds a number or text that JSON cannot hold") from None
+    if size > _MAX_METADATA_BYTES:
+        raise InvalidArgument.of("document.metadata", f"has {size} bytes as JSON; at most {_MAX_METADATA_BYTES}")
+    for text in _texts(metadata):
+        checked("document.metadata", text)
+    for principal in fields.get("acl", ()):
+        kind, _, name = checked("document.acl.principals", principal).partition(":")
+        if kind not in ("user", "group") or not name:
+            raise InvalidArgument.of(
+                "document.acl.principals", f"{principal[:80]!r} is not user:{{subject}} or group:{{group}}"
+            )
+
+
+def _texts(value: Any) -> Iterable[str]:
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            yield from value
+            for each in value.values():
+                yield from _texts(each)
+        case list() | tuple():
+            for each in value:
+                yield from _texts(each)

@@ -1,0 +1,221 @@
+"""What the registry needs of the world: a store of its own, the index, the models, and jobs that import."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeAlias, TypeVar
+
+from services.collections.records import Chunk, Collection, Document, DocumentTotals, Receipt
+from services.mesh.lists import ListQuery, Page
+
+T = TypeVar("T")
+
+# Given what there is (deleted documents whose chunks may still be in the index among it), what there shall be, by id:
+# None removes; what is left out stays. May raise, and then nothing changes.
+ChangeDocuments: TypeAlias = Callable[[Mapping[str, Document]], Mapping[str, Document | None]]
+ChangeCollection: TypeAlias = Callable[[Collection | None], Collection]
+
+
+class RegistryStore(Protocol):
+    """Collections and documents, their changes and the answers given, in one database.
+
+    Every method is one transaction. A change is durable when it returns, and is seen whole or not at all. Deleted
+    collections and documents, whose rows wait for the index, are not found unless a method says so.
+
+    Raises:
+        DependencyUnavailable: The database does not answer.
+    """
+
+    async def find_collection(self, tenant: str, collection_id: str) -> Collection | None: ...
+
+    async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]: ...
+
+    async def write_collection(
+        self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
+    ) -> Collection:
+        """Reads a collection, writes what `change` makes of it, and its event and receipt with it.
+
+        No other change comes between. An unchanged collection is not written and makes no event.
+
+        Returns:
+            The collection as written, its sequence set; or what an earlier request with the receipt was answered.
+
+        Raises:
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def purge_collection(self, uid: str) -> None:
+        """Removes a deleted collection and its documents; nothing happens where there is none."""
+        ...
+
+    async def deleted_collections(
+        self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
+    ) -> list[Collection]:
+        """Collections deleted (before a time, of a name) whose rows are still here."""
+        ...
+
+    async def expired_collections(self, at: datetime) -> list[Collection]:
+        """Collections whose expire_time has come."""
+        ...
+
+    async def latest(self, after: int, limit: int) -> list[Collection]:
+        """Collections whose last change comes after `after`, in the order of their sequence."""
+        ...
+
+    async def changes(self, after: int, limit: int) -> list[Collection]:
+        """Every recorded change after `after`, each as its collection then was, deletions included, in order."""
+        ...
+
+    async def last_sequence(self) -> int:
+        """The sequence of the last change; 0 before the first."""
+        ...
+
+    async def find_documents(
+        self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
+    ) -> list[Document]:
+        """Those of the documents that exist, in no order; with `deleted`, deleted ones instead."""
+        ...
+
+    async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]: ...
+
+    async def write_documents(
+        self,
+        collection: Collection,
+        document_ids: Sequence[str],
+        change: ChangeDocuments,
+        receipt: Receipt | None = None,
+    ) -> tuple[Document, ...]:
+        """Reads documents, writes what `change` makes of them, the collection's counts and the receipt with it.
+
+        No other change of the collection's documents comes between.
+
+        Returns:
+            The documents there are afterwards, in the order of the ids; or what an earlier request with the receipt
+            was answered.
+
+        Raises:
+            CollectionNotFound: There is no such collection now, by its uid.
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def list_source_documents(self, collection: Collection, source_key: str, after: str, limit: int) -> list[str]:
+        """Ids of a source's documents beyond `after`, in order."""
+        ...
+
+    async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
+        """Documents deleted or unsettled since before a time, of collections that exist."""
+        ...
+
+    async def totals(self, collection: Collection) -> DocumentTotals: ...
+
+    async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
+        """What an earlier request with the receipt was answered; None where there was none.
+
+        Raises:
+            RequestIdReused: It is known with another digest.
+        """
+        ...
+
+    async def forget(self, receipt: Receipt) -> None:
+        """Drops an answer that was taken back."""
+        ...
+
+    async def prune_receipts(self, at: datetime) -> None:
+        """Drops answers that have expired."""
+        ...
+
+    async def check(self) -> None:
+        """Raises unless the database answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """Sizes of an index: chunks in it, and those already in the search graph."""
+
+    chunks: int
+    indexed_chunks: int
+
+
+class Index(Protocol):
+    """The index of each collection, which searches read. Every method may be repeated.
+
+    Raises:
+        DependencyUnavailable: The index does not answer.
+    """
+
+    async def apply(self, collection: Collection) -> None:
+        """Makes the collection as it now is hold in every search that begins afterwards."""
+        ...
+
+    async def drop(self, collection: Collection) -> None: ...
+
+    async def stats(self, collection: Collection) -> IndexStats:
+        """Sizes; zeros where nothing was ever written."""
+        ...
+
+    async def delete_documents(self, collection: Collection, document_ids: Sequence[str]) -> None:
+        """No search that begins afterwards finds them."""
+        ...
+
+    async def update_fields(self, document: Document) -> None:
+        """Makes title, source_uri, metadata and principals of the document hold for its chunks."""
+        ...
+
+    async def list_chunks(self, document: Document, from_ordinal: int, limit: int) -> tuple[list[Chunk], int]:
+        """Chunks from an ordinal on, and how many the document has in all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """A model that turns text into vectors: `models/{model}`, and its bounds."""
+
+    name: str
+    dimension: int
+    max_tokens: int
+
+
+class Models(Protocol):
+    async def embedding_model(self, name: str) -> EmbeddingModel:
+        """The model of a name or bare id; the default one for "".
+
+        Raises:
+            ModelNotFound: There is none that embeds.
+            DependencyUnavailable: The embedding service does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Bytes that were stored before, by their SHA-256."""
+
+    content_hash: str
+    size_bytes: int
+
+
+# Text or bytes in the request itself, or an upload.
+Content: TypeAlias = str | bytes | Upload
+
+
+class Jobs(Protocol):
+    """Imports what is recorded here.
+
+    Raises:
+        DependencyUnavailable: The jobs service does not answer.
+    """
+
+    async def import_document(self, document: Document, content: Content, *, validate_only: bool = False) -> bytes:
+        """Queues the import of a document; asked again for the same document uid, it answers with the same job.
+
+        Returns:
+            The job, a serialised ragweave.v1.Job: it is passed on unread.
+        """
+        ...
+
+    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
+        """Stores the parts as they come; where they raise, nothing is stored and their error is raised."""
+        ...

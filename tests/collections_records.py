@@ -1,0 +1,127 @@
+"""Collections and documents for tests, and what the registry needs of the other services, faked."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from services.collections.ports import Content, EmbeddingModel, IndexStats, Upload
+from services.collections.records import Chunk, Collection, Document, Receipt, new_etag
+from services.mesh.errors import DependencyUnavailable, ModelNotFound
+
+LONG_AGO = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def collection(collection_id: str = "docs", *, tenant: str = "acme", **fields: Any) -> Collection:
+    made = Collection(
+        tenant=tenant,
+        collection_id=collection_id,
+        uid=f"uid-{tenant}-{collection_id}",
+        embedding_model="models/mini",
+        dimension=4,
+        language="en",
+        create_time=LONG_AGO,
+        update_time=LONG_AGO,
+        etag=new_etag(),
+    )
+    return replace(made, **fields)
+
+
+def document(document_id: str = "a", *, of: Collection | None = None, **fields: Any) -> Document:
+    parent = of or collection()
+    made = Document(
+        collection_uid=parent.uid,
+        collection_id=parent.collection_id,
+        document_id=document_id,
+        uid=f"{parent.uid}-{document_id}",
+        state="PENDING",
+        create_time=LONG_AGO,
+        update_time=LONG_AGO,
+        etag=new_etag(),
+    )
+    return replace(made, **fields)
+
+
+def receipt(request_id: str = "r1", digest: str = "body", *, method: str = "Create", tenant: str = "acme") -> Receipt:
+    return Receipt(tenant, method, request_id, digest)
+
+
+class FakeIndex:
+    """What searches would see: collections applied, documents with their fields; may be down."""
+
+    def __init__(self) -> None:
+        self.applied: dict[str, Collection] = {}
+        self.fields: dict[tuple[str, str], Document] = {}
+        self.chunks: dict[tuple[str, str], list[Chunk]] = {}
+        self.dropped: list[str] = []
+        self.calls: list[str] = []
+        self.down = False
+        self.fails_at = ""
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.down or call == self.fails_at:
+            raise DependencyUnavailable("retrieval is unavailable")
+
+    async def apply(self, collection: Collection) -> None:
+        self._answer("apply")
+        self.applied[collection.uid] = collection
+
+    async def drop(self, collection: Collection) -> None:
+        self._answer("drop")
+        self.dropped.append(collection.uid)
+        self.chunks = {key: each for key, each in self.chunks.items() if key[0] != collection.uid}
+
+    async def stats(self, collection: Collection) -> IndexStats:
+        self._answer("stats")
+        return IndexStats(sum(len(each) for (uid, _), each in self.chunks.items() if uid == collection.uid), 0)
+
+    async def delete_documents(self, collection: Collection, document_ids: Sequence[str]) -> None:
+        self._answer("delete_documents")
+        for document_id in document_ids:
+            self.chunks.pop((collection.uid, document_id), None)
+
+    async def update_fields(self, document: Document) -> None:
+        self._answer("update_fields")
+        self.fields[document.collection_uid, document.document_id] = document
+
+    async def list_chunks(self, document: Document, from_ordinal: int, limit: int) -> tuple[list[Chunk], int]:
+        self._answer("list_chunks")
+        chunks = self.chunks.get((document.collection_uid, document.document_id), [])
+        return chunks[from_ordinal : from_ordinal + limit], len(chunks)
+
+
+class FakeModels:
+    """One model, the default."""
+
+    MINI = EmbeddingModel("models/mini", dimension=4, max_tokens=256)
+
+    async def embedding_model(self, name: str) -> EmbeddingModel:
+        if name.removeprefix("models/") not in ("", "mini"):
+            raise ModelNotFound(f"no embedding model {name!r}")
+        return self.MINI
+
+
+class FakeJobs:
+    """Jobs by document uid, and uploads by content; may be down."""
+
+    def __init__(self) -> None:
+        self.imports: dict[str, tuple[Document, Content]] = {}
+        self.uploads: list[bytes] = []
+        self.parts_seen: list[int] = []
+        self.down = False
+
+    async def import_document(self, document: Document, content: Content, *, validate_only: bool = False) -> bytes:
+        if self.down:
+            raise DependencyUnavailable("jobs is unavailable")
+        if not validate_only:
+            self.imports[document.uid] = (document, content)
+        return f"job of {document.uid}".encode()
+
+    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
+        content = b""
+        async for part in parts:
+            self.parts_seen.append(len(part))
+            content += part
+        self.uploads.append(content)
+        return Upload(f"hash of {content[:20]!r}", len(content))

@@ -1,0 +1,384 @@
+"""Every store of the registry keeps the same promises."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.collections.adapters.memory import MemoryStore
+from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.ports import RegistryStore
+from services.collections.records import (
+    COLLECTIONS,
+    DOCUMENTS,
+    Chunking,
+    Collection,
+    Document,
+    DocumentTotals,
+    Fusion,
+    SearchDefaults,
+    Source,
+    now,
+    readable_by,
+)
+from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, RequestIdReused
+from tests.collections_records import LONG_AGO, collection, document, receipt
+
+_numbers = count()
+
+
+@asynccontextmanager
+async def database(url: str) -> AsyncIterator[str]:
+    """The URL of a new, empty database of the server."""
+    name = f"registry_{next(_numbers)}"
+    server = url.replace("postgresql+psycopg://", "postgresql://")
+    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as connection:
+        await connection.execute(f"CREATE DATABASE {name}".encode())
+        base, _, options = server.partition("?")
+        yield f"{base.rpartition('/')[0]}/{name}" + (f"?{options}" if options else "")
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RegistryStore]:
+    match request.param:
+        case "memory":
+            yield MemoryStore()
+        case "sqlite":
+            async with SqlStore.open(sqlite_url(tmp_path / "collections" / "registry.db")) as store:
+                yield store
+        case "postgresql":
+            async with database(request.getfixturevalue("postgres_url")) as url, SqlStore.open(url) as store:
+                yield store
+
+
+async def put(store: RegistryStore, made: Collection) -> Collection:
+    return await store.write_collection(made.tenant, made.collection_id, lambda found: made)
+
+
+async def add(store: RegistryStore, parent: Collection, *documents: Document) -> None:
+    made = {each.document_id: each for each in documents}
+    await store.write_documents(parent, list(made), lambda found: made)
+
+
+async def current(store: RegistryStore, parent: Collection) -> Collection:
+    found = await store.find_collection(parent.tenant, parent.collection_id)
+    assert found is not None
+    return found
+
+
+FULL = collection(
+    "full",
+    description="all fields",
+    labels={"env": "prod", "team": "büro"},
+    chunking=Chunking("FIXED", 200, 20),
+    source=Source("docs", ("*.md",), ("draft/*",)),
+    disabled=True,
+    visibility="PUBLIC",
+    default_search=SearchDefaults(5, "DENSE", Fusion("RRF", 30, 2.0, 0.5), 0.25),
+    expire_time=LONG_AGO + timedelta(days=90_000),
+)
+
+
+async def test_a_collection_reads_back_as_it_was_written(store: RegistryStore) -> None:
+    written = await put(store, FULL)
+    assert written == replace(FULL, sequence=1)
+    assert await store.find_collection("acme", "full") == written
+    assert await store.changes(0, 10) == [written]
+
+
+async def test_a_document_reads_back_as_it_was_written(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    full = document(
+        "full",
+        state="ACTIVE",
+        title="Ünder the sea",
+        source_uri="file:///a",
+        mime_type="text/plain",
+        metadata={"sea": True, "depth": 3.5, "tags": ["a", None], "nested": {"k": "v"}},
+        principals=("user:ann", "group:crew"),
+        content_hash="ab" * 32,
+        size_bytes=5_000_000_000,
+        chunk_count=3,
+        token_count=300,
+        error=b"\x00\xffstatus",
+        revision=2,
+        revision_key="k",
+        fields_hash="f",
+        source_key="directory:docs",
+        unsettled=1,
+        unsettled_time=LONG_AGO,
+        patched=True,
+    )
+    assert await store.write_documents(parent, ["full"], lambda found: {"full": full}) == (full,)
+    assert await store.find_documents(parent, ["full", "other"]) == [full]
+
+
+async def test_another_tenants_collection_is_not_found(store: RegistryStore) -> None:
+    await put(store, collection("docs", tenant="acme"))
+    assert await store.find_collection("globex", "docs") is None
+    assert (await store.list_collections("globex", COLLECTIONS.query())).total_size == 0
+    await put(store, collection("docs", tenant="globex"))
+    assert (await store.list_collections("globex", COLLECTIONS.query())).total_size == 1
+
+
+async def test_a_change_sees_what_is_there_and_what_it_refuses_is_not_written(store: RegistryStore) -> None:
+    first = await put(store, collection())
+
+    def refuse(found: Collection | None) -> Collection:
+        assert found == first
+        raise EtagMismatch("no")
+
+    with pytest.raises(EtagMismatch):
+        await store.write_collection("acme", "docs", refuse, receipt())
+    assert await store.find_collection("acme", "docs") == first
+    assert await store.last_sequence() == 1
+    assert await store.recall(receipt(), Collection) is None
+
+
+async def test_an_unchanged_collection_makes_no_event(store: RegistryStore) -> None:
+    first = await put(store, collection())
+    assert await store.write_collection("acme", "docs", lambda found: found or first) == first
+    assert await store.last_sequence() == 1
+
+
+async def test_every_change_is_an_event_in_order_and_the_latest_state_of_each_is_known(store: RegistryStore) -> None:
+    one = await put(store, collection("one"))
+    two = await put(store, collection("two"))
+    again = await put(store, replace(one, description="changed"))
+    assert await store.changes(0, 10) == [one, two, again]
+    assert await store.changes(1, 1) == [two]
+    assert await store.latest(0, 10) == [two, again]
+    assert await store.last_sequence() == again.sequence == 3
+
+
+async def test_a_deleted_collection_is_gone_but_for_who_must_finish_it(store: RegistryStore) -> None:
+    made = await put(store, collection())
+    await add(store, made, document())
+    deleted = await store.write_collection("acme", "docs", lambda found: replace(made, delete_time=now()))
+    assert await store.find_collection("acme", "docs") is None
+    assert (await store.list_collections("acme", COLLECTIONS.query())).items == ()
+    assert await store.latest(0, 10) == []
+    assert [each.delete_time is not None for each in await store.changes(0, 10)] == [False, True]
+    assert [each.uid for each in await store.deleted_collections(tenant="acme", collection_id="docs")] == [made.uid]
+    assert await store.deleted_collections(tenant="globex") == []
+    assert await store.deleted_collections(before=LONG_AGO) == []
+    with pytest.raises(CollectionNotFound):
+        await add(store, made, document("b"))
+    anew = await put(store, collection(uid="anew"))
+    await store.purge_collection(deleted.uid)
+    await store.purge_collection(deleted.uid)
+    assert await store.deleted_collections() == []
+    assert await current(store, made) == anew
+    await store.purge_collection(anew.uid)
+    assert await current(store, made) == anew, "one that is not deleted stays"
+
+
+async def test_collections_expire_when_their_time_has_come(store: RegistryStore) -> None:
+    await put(store, collection("never"))
+    await put(store, collection("later", expire_time=LONG_AGO + timedelta(days=2)))
+    soon = await put(store, collection("soon", expire_time=LONG_AGO + timedelta(days=1)))
+    assert await store.expired_collections(LONG_AGO + timedelta(days=1)) == [soon]
+
+
+async def test_lists_are_filtered_ordered_and_paged(store: RegistryStore) -> None:
+    for number, name in enumerate(["b", "a-1", "a.2", "C", "a_3"]):
+        await put(store, collection(name, labels={"n": str(number % 2)}, create_time=LONG_AGO + timedelta(number)))
+    query = COLLECTIONS.query(page_size=2)
+    first = await store.list_collections("acme", query)
+    assert [each.collection_id for each in first.items] == ["C", "a-1"]
+    assert first.total_size == 5
+    second = await store.list_collections("acme", COLLECTIONS.query(page_size=2, page_token=first.next_page_token))
+    assert [each.collection_id for each in second.items] == ["a.2", "a_3"]
+    third = await store.list_collections("acme", COLLECTIONS.query(page_size=2, page=3))
+    assert [each.collection_id for each in third.items] == ["b"]
+    assert third.next_page_token == ""
+    newest = COLLECTIONS.query(filter='labels.n = "0"', order_by="create_time desc", page_size=2)
+    page = await store.list_collections("acme", newest)
+    assert [each.collection_id for each in page.items] == ["a_3", "a.2"]
+    assert page.total_size == 3
+    named = await store.list_collections("acme", COLLECTIONS.query(filter='name = "collections/C"'))
+    assert [each.collection_id for each in named.items] == ["C"]
+
+
+async def test_documents_are_listed_by_what_callers_see_of_them(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    await add(
+        store,
+        parent,
+        document("a", title="Zebra", metadata={"legs": 4.0}, state="ACTIVE"),
+        document("b", title="ant", metadata={"legs": 6.0}, principals=("user:ann",)),
+        document("c", title="Bee", metadata={"wings": True}, principals=("group:crew", "user:bob")),
+    )
+
+    async def ids(**asked: str | int) -> list[str]:
+        page = await store.list_documents(parent, DOCUMENTS.query(**asked))  # type: ignore[arg-type]
+        return [each.document_id for each in page.items]
+
+    assert await ids(order_by="title") == ["c", "a", "b"]
+    assert await ids(filter="metadata.legs > 4") == ["b"]
+    assert await ids(filter="state = ACTIVE OR metadata.wings = true") == ["a", "c"]
+    assert await ids(filter='name = "collections/docs/documents/b"') == ["b"]
+    assert await ids(filter='name > "collections/docs/documents/a"', order_by="name desc") == ["c", "b"]
+    first = await store.list_documents(parent, DOCUMENTS.query(page_size=1, order_by="name desc"))
+    assert first.total_size == 3
+    assert await ids(page_size=1, order_by="name desc", page_token=first.next_page_token) == ["b"]
+
+    async def readable(*principals: str) -> list[str]:
+        query = replace(DOCUMENTS.query(), filter=readable_by(frozenset(principals)))
+        return [each.document_id for each in (await store.list_documents(parent, query)).items]
+
+    assert await readable() == ["a"]
+    assert await readable("user:ann", "group:x") == ["a", "b"]
+    assert await readable("group:crew") == ["a", "c"]
+
+
+async def test_counts_follow_the_documents_exactly(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    pending = document("a", size_bytes=10)
+    active = replace(pending, state="ACTIVE", chunk_count=3, token_count=30, update_time=now())
+    await add(store, parent, pending, document("b", size_bytes=1, state="FAILED"))
+    assert _counts(await current(store, parent)) == (2, 0, 11, 0)
+    await add(store, parent, active)
+    assert _counts(await current(store, parent)) == (2, 3, 11, 1)
+    await add(store, parent, active)
+    assert _counts(await current(store, parent)) == (2, 3, 11, 1)
+    await add(store, parent, replace(active, title="seen by searches"))
+    assert _counts(await current(store, parent)) == (2, 3, 11, 2)
+    assert await store.totals(parent) == DocumentTotals(1, 0, 1, 30, 11, active.update_time)
+    leaving = replace(active, delete_time=now())
+    await add(store, parent, leaving)
+    assert _counts(await current(store, parent)) == (1, 0, 1, 3)
+    assert await store.find_documents(parent, ["a"]) == []
+    assert [each.uid for each in await store.find_documents(parent, ["a"], deleted=True)] == [active.uid]
+    await store.write_documents(parent, ["a"], lambda found: {"a": None})
+    assert await store.find_documents(parent, ["a"], deleted=True) == []
+    assert _counts(await current(store, parent)) == (1, 0, 1, 3)
+    assert (await current(store, parent)).sequence == parent.sequence
+
+
+async def test_totals_of_nothing_are_zero(store: RegistryStore) -> None:
+    assert await store.totals(await put(store, collection())) == DocumentTotals()
+
+
+async def test_documents_that_wait_for_the_index_are_known_by_their_age(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    other = await put(store, collection("other"))
+    leaving = document("leaving", delete_time=LONG_AGO)
+    unsettled = document("unsettled", unsettled=1, unsettled_time=LONG_AGO + timedelta(1))
+    await add(store, parent, leaving, unsettled, document("settled"))
+    await add(store, other, document("late", of=other, delete_time=now()))
+    found = await store.unfinished_documents(LONG_AGO + timedelta(2), 10)
+    assert {each.document_id: of.uid for of, each in found} == {"leaving": parent.uid, "unsettled": parent.uid}
+    assert len(await store.unfinished_documents(LONG_AGO + timedelta(2), 1)) == 1
+
+
+async def test_a_sources_documents_are_listed_in_order(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    await add(store, parent, *(document(each, source_key="directory:x") for each in ("b", "a", "C")))
+    await add(store, parent, document("z", source_key="directory:y"))
+    assert await store.list_source_documents(parent, "directory:x", "", 2) == ["C", "a"]
+    assert await store.list_source_documents(parent, "directory:x", "a", 2) == ["b"]
+
+
+async def test_a_receipt_gives_the_first_answer_again(store: RegistryStore) -> None:
+    first = await store.write_collection("acme", "docs", lambda found: collection(), receipt())
+    again = await store.write_collection("acme", "docs", lambda found: collection(description="other"), receipt())
+    assert again == first == await store.recall(receipt(), Collection)
+    assert await current(store, first) == first
+    with pytest.raises(RequestIdReused):
+        await store.write_collection("acme", "docs", lambda found: first, receipt(digest="other"))
+    with pytest.raises(RequestIdReused):
+        await store.recall(receipt(digest="other"), Collection)
+    assert await store.recall(receipt(method="Update"), Collection) is None
+    assert await store.recall(receipt(tenant="globex"), Collection) is None
+
+
+async def test_a_receipt_for_documents_gives_them_all_again(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    a, b = document("a", error=b"\xff"), document("b", metadata={"k": [1.0]})
+    given = {"a": a, "b": b}
+    assert await store.write_documents(parent, ["b", "a"], lambda found: given, receipt()) == (b, a)
+    assert await store.write_documents(parent, ["b", "a"], lambda found: {}, receipt()) == (b, a)
+    assert await store.recall(receipt(), tuple[Document, ...]) == (b, a)
+    await store.forget(receipt())
+    assert await store.recall(receipt(), tuple[Document, ...]) is None
+
+
+async def test_receipts_expire(store: RegistryStore) -> None:
+    await store.write_collection("acme", "docs", lambda found: collection(), receipt())
+    await store.prune_receipts(now() + timedelta(hours=23))
+    assert await store.recall(receipt(), Collection) is not None
+    await store.prune_receipts(now() + timedelta(hours=25))
+    assert await store.recall(receipt(digest="another body"), Collection) is None
+
+
+async def test_of_parallel_creators_one_wins(store: RegistryStore) -> None:
+    def create(found: Collection | None) -> Collection:
+        if found:
+            raise AlreadyExists("taken")
+        return collection(uid=f"uid-{next(_numbers)}")
+
+    outcomes = await asyncio.gather(
+        *(store.write_collection("acme", "docs", create) for _ in range(8)), return_exceptions=True
+    )
+    made = [each for each in outcomes if isinstance(each, Collection)]
+    assert len(made) == 1
+    assert await current(store, made[0]) == made[0]
+    assert all(isinstance(each, AlreadyExists) for each in outcomes if each is not made[0])
+
+
+async def test_of_parallel_requests_with_one_receipt_all_get_one_answer(store: RegistryStore) -> None:
+    parents = [await put(store, collection(f"c{number}")) for number in range(6)]
+
+    async def write(parent: Collection) -> tuple[Document, ...]:
+        made = document("a", of=parent)
+        return await store.write_documents(parent, ["a"], lambda found: {"a": made}, receipt())
+
+    answers = await asyncio.gather(*map(write, parents))
+    assert len(set(each[0].uid for each in answers)) == 1
+    counts = [(await current(store, parent)).document_count for parent in parents]
+    assert sum(counts) == 1, "the others wrote nothing"
+
+
+async def test_counts_are_exact_under_parallel_writers(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+
+    async def write(number: int) -> None:
+        made = document(f"d{number % 10}", uid=f"u{number % 10}", state="ACTIVE", chunk_count=1, size_bytes=2)
+
+        def grow(found: Mapping[str, Document]) -> dict[str, Document]:
+            held = found.get(made.document_id, replace(made, chunk_count=0, size_bytes=0))
+            return {made.document_id: replace(held, chunk_count=held.chunk_count + 1, size_bytes=held.size_bytes + 2)}
+
+        await store.write_documents(parent, [made.document_id], grow)
+
+    await asyncio.gather(*map(write, range(40)))
+    assert _counts(await current(store, parent)) == (10, 40, 80, 40)
+
+
+async def test_etags_are_compared_and_set_in_one_step(store: RegistryStore) -> None:
+    await put(store, collection(labels={"n": "0"}))
+
+    def increase(found: Collection | None) -> Collection:
+        assert found
+        return replace(found, labels={"n": str(int(found.labels["n"]) + 1)})
+
+    await asyncio.gather(*(store.write_collection("acme", "docs", increase) for _ in range(10)))
+    found = await current(store, collection())
+    assert found.labels == {"n": "10"}
+    assert [each.labels["n"] for each in await store.changes(0, 20)] == [str(number) for number in range(11)]
+
+
+async def test_the_store_answers_its_check(store: RegistryStore) -> None:
+    await store.check()
+
+
+def _counts(found: Collection) -> tuple[int, int, int, int]:
+    return found.document_count, found.chunk_count, found.size_bytes, found.revision

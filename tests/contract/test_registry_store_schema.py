@@ -1,0 +1,114 @@
+"""The registry's schema is brought up to date on start, by however many start."""
+
+import asyncio
+import multiprocessing
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.adapters.sql_schema import UnknownSchema
+from services.collections.adapters.sql_tables import METADATA
+from services.mesh.errors import DependencyUnavailable
+from tests.collections_records import collection
+from tests.contract.test_registry_store import database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'registry.db'}"
+    else:
+        async with database(request.getfixturevalue("postgres_url")) as made:
+            yield made
+
+
+def engine_of(store: SqlStore) -> AsyncEngine:
+    return store._engine
+
+
+async def test_the_steps_lead_to_the_tables_the_store_uses(url: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, METADATA))
+
+    async with SqlStore.open(url) as store, engine_of(store).begin() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_database_of_a_newer_version_is_refused_by_name(url: str) -> None:
+    async with SqlStore.open(url) as store, engine_of(store).begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UnknownSchema, match=r"schema 9999.*up to 0001"):
+        async with SqlStore.open(url):
+            pass
+
+
+def _start(url: str, number: int) -> None:
+    async def start() -> None:
+        async with SqlStore.open(url) as store:
+            made = collection(f"c{number}")
+            await store.write_collection("acme", f"c{number}", lambda found: made)
+
+    asyncio.run(start())
+
+
+async def test_processes_that_start_at_once_share_one_schema(url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_start, args=(url, number)) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        await asyncio.to_thread(process.join)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    async with SqlStore.open(url) as store:
+        assert await store.last_sequence() == 3
+
+
+async def test_what_was_written_is_there_after_a_restart(url: str) -> None:
+    async with SqlStore.open(url) as store:
+        written = await store.write_collection("acme", "docs", lambda found: collection())
+    async with SqlStore.open(url) as store:
+        assert await store.find_collection("acme", "docs") == written
+
+
+async def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:
+    async with (
+        SqlStore.open(sqlite_url(tmp_path / "registry.db")) as store,
+        engine_of(store).connect() as connection,
+    ):
+        found = {
+            pragma: await connection.scalar(text(f"PRAGMA {pragma}"))
+            for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+
+
+async def test_a_file_that_is_no_database_is_named_unavailable_without_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    path.write_bytes(b"not a database at all, but long enough to look like one" * 40)
+    with pytest.raises(DependencyUnavailable, match=r"^the registry's database does not answer$"):
+        async with SqlStore.open(sqlite_url(path)):
+            pass
+
+
+async def test_a_lost_table_makes_the_check_fail(tmp_path: Path) -> None:
+    async with SqlStore.open(sqlite_url(tmp_path / "registry.db")) as store:
+        await store.check()
+        with sqlite3.connect(tmp_path / "registry.db") as other:
+            other.execute("DROP TABLE sequences")
+        other.close()
+        with pytest.raises(DependencyUnavailable):
+            await store.check()
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(DependencyUnavailable):
+        async with SqlStore.open("postgresql://nobody@127.0.0.1:1/none"):
+            pass
