@@ -18,6 +18,9 @@ from prometheus_client import start_http_server
 
 from services.mesh.settings import MeshSettings
 
+# Retries included: a collector that is gone holds a stopping process no longer.
+_EXPORT_TIMEOUT_S = 3
+
 
 def configure_logs(service: str, level: str) -> None:
     """One JSON object a line on stderr, for our own lines and those of libraries alike."""
@@ -76,7 +79,9 @@ async def exporting_traces(service: str, settings: MeshSettings) -> AsyncIterato
     )
     insecure = not settings.otlp_endpoint.startswith("https://")
     provider.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure))
+        BatchSpanProcessor(
+            OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S)
+        )
     )
     trace.set_tracer_provider(provider)
     try:
