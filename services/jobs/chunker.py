@@ -161,8 +161,10 @@ class Chunker:
             if last and sizes[-1] + size <= room:
                 below = group.path[: len(last.path)] == last.path
                 siblings = len(group.path) == len(last.path) and group.path[:-1] == last.path[:-1]
-                if (last.bare and below) or ((below or siblings) and min(size, sizes[-1]) < _SMALL_SECTION):
-                    path = group.path if last.bare and below else last.path if below else last.path[:-1]
+                small, least = sizes[-1] < _SMALL_SECTION, min(size, sizes[-1])
+                if (last.bare and below) or ((below or siblings) and least < _SMALL_SECTION):
+                    leads = below and (last.bare or (small and size >= _SMALL_SECTION))
+                    path = group.path if leads else last.path if below else last.path[:-1]
                     groups[-1] = _Group(last.start, group.end, path, last.bare and group.bare)
                     sizes[-1] += size
                     continue

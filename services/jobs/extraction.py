@@ -159,7 +159,7 @@ def _parse(declared: str) -> tuple[str, str]:
 
 def _magic(content: bytes, name: str, told: str) -> str:
     """The kind a file's own first bytes prove, or "" where they prove none."""
-    # PDF readers accept the header anywhere in the first 1024 bytes (ISO 32000-1, annex H, note 13); a text may tell so.
+    # PDF readers accept the header anywhere in the first 1024 bytes (ISO 32000-1, annex H, note 13); a text may say so.
     if content[:64].lstrip(b"\xef\xbb\xbf \t\r\n\0").startswith(b"%PDF-"):
         return PDF
     if b"%PDF-" in content[:1024] and PDF in (told, _by_name(name)):

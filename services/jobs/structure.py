@@ -133,7 +133,7 @@ def _underlined(text: str, syntax: Syntax) -> Iterator[_Heading]:
         underline = found[0].rstrip()
         if not title or title[0] in " \t|>" or len(title) > _MAX_TITLE or _UNDERLINE.fullmatch(title):
             continue
-        overline = _overline(text, line_start, underline)
+        overline = _overline(text, line_start, underline) if syntax == Syntax.PLAIN else None
         start = line_start if overline is None else overline
         if not _blank_before(text, start):
             continue

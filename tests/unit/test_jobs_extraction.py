@@ -154,7 +154,7 @@ async def test_a_text_that_opens_with_a_heading_is_titled_by_it(extractor: Xberg
         ("\ufeffGröße".encode(), "", "Größe"),
         ("\ufeffGröße".encode("utf-16-be"), "", "Größe"),
         ("\ufeffGröße".encode("utf-32-le"), "", "Größe"),
-        ("Die Größe”".encode("cp1252"), "", "Die Größe”"),
+        ("Die Größe ist”".encode("cp1252"), "", "Die Größe ist”"),
         ("Ήταν".encode("iso-8859-7"), 'text/plain; charset="ISO-8859-7"', "Ήταν"),
         ("日本語".encode("shift_jis"), "text/plain;charset=shift_jis", "日本語"),
         ("日本語".encode(), "text/plain; charset=latin-1", "日本語"),
