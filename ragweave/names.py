@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 
 # Ids are letters, digits, `-`, `_`, `.`, and begin with none of the last two.
 ID_MAX = 128
@@ -25,14 +26,14 @@ def document_name(collection: str, document: str) -> str:
 
 
 def document_id_from(source: str) -> str:
-    """A document id from a relative path, file name or URI: readable, the same for the same source.
+    """The id of the document made from a relative path, file name or URI: readable, and the same for the same source.
 
-    A source that is a valid id is kept. Any other is made one and gets a part of its SHA-256, so that two sources never
-    share an id.
+    A source that is a valid id is kept. Any other is spelt with dots and gets a part of its SHA-256, so that two sources
+    never share an id.
     """
-    slug = _NOT_ID.sub("-", source).strip("-.")
+    spelt = unicodedata.normalize("NFKD", source.replace("/", ".")).encode("ascii", "ignore").decode()
+    slug = _NOT_ID.sub("-", spelt).strip("-.")
     if slug == source and 0 < len(slug) <= ID_MAX:
         return slug
     digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
-    kept = slug[-(ID_MAX - _DIGEST_LENGTH - 1) :].lstrip("-.")
-    return f"{kept}-{digest}" if kept else digest
+    return f"{slug[: ID_MAX - _DIGEST_LENGTH - 1] or 'document'}-{digest}"
