@@ -141,6 +141,7 @@ async def test_metrics_are_exposed_where_a_port_is_set(world: World, free_port: 
         async with world.channel(port) as channel:
             await responses_of(GET.start(channel, metadata=world.bearer(roles=["reader"])))
         url = f"http://127.0.0.1:{free_port}/metrics"
+        await served.logged("call")
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
     assert f'ragweave_rpc_total{{code="OK",method="{GET.path}"}} 1.0' in text
 
