@@ -1,0 +1,519 @@
+-- Refuses REST requests that do not fit the contract, before they are transcoded: unknown paths, query parameters and body
+-- fields, wrong types, malformed JSON. The transcoder drops unknown body fields, reads 'single quotes' as JSON, and names
+-- no field when an object stands where a string should.
+--
+-- CONTRACT is rendered above this file from the compiled descriptors (services/mesh/edge_keys.py):
+--   CONTRACT.messages[full name][field as written] = {name, kind, of, list, map, oneof}   (both spellings, one table)
+--   CONTRACT.enums[full name] = {NAME = true, ...}
+--   CONTRACT.bindings = {{verb, segments, custom, body, raw, query, taken, stream}, ...}
+--   CONTRACT.limits = {json, upload}   (bytes)
+--
+-- Nothing here may let a request through by failing: an error of this script itself is answered with 500.
+
+local byte, find, match, sub, format = string.byte, string.find, string.match, string.sub, string.format
+
+local MAX_DEPTH = 64 -- nested objects and lists; protobuf itself stops at 100
+
+local EXPECTED = {
+  any = "a JSON value", bool = "true or false", bytes = "base64 text", double = "a number", duration = 'a duration such as "3.5s"',
+  enum = "one of its names", fieldmask = 'field names such as "title,metadata"', float = "a number", free = "an object",
+  freelist = "a list", int = "a whole number", message = "an object", string = "a string",
+  timestamp = 'a time such as "2026-01-31T12:00:00Z"', uint = "a whole number, 0 or more",
+}
+
+-- Where the walk is, outermost first: strings are fields, numbers are places in a list. Never held across a yield.
+local trail, depth = {}, 0
+
+local function field_path()
+  local path = ""
+  for i = 1, depth do
+    local step = trail[i]
+    if type(step) == "number" then
+      path = format("%s[%d]", path, step)
+    else
+      path = path == "" and step or path .. "." .. step
+    end
+  end
+  return path
+end
+
+local function refuse(status, field, problem, header, value)
+  error({status = status, field = field, problem = problem, header = header, value = value}, 0)
+end
+
+local function wrong(problem)
+  refuse(400, field_path(), problem)
+end
+
+local function enter(step)
+  if depth >= MAX_DEPTH then wrong("nested too deeply") end
+  depth = depth + 1
+  trail[depth] = step
+end
+
+local function leave() depth = depth - 1 end
+
+-- Suggestions ------------------------------------------------------------------------------------------------------------
+
+local function edits(a, b) -- Levenshtein's distance
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = byte(a, i) == byte(b, j) and 0 or 1
+      local least = math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+      diagonal, row[j] = row[j], least
+    end
+  end
+  return row[#b]
+end
+
+local function suggestion(names, written)
+  if #written > 64 then return "" end
+  local wanted, best, least = written:lower():gsub("_", ""), nil, 3
+  for name in pairs(names) do
+    local distance = edits(name:lower():gsub("_", ""), wanted)
+    if distance < least or (distance == least and best and name < best) then best, least = name, distance end
+  end
+  return best and least < #wanted and format("; did you mean %s?", best) or ""
+end
+
+local function json_names(fields)
+  local names = {}
+  for _, field in pairs(fields) do names[field.name] = true end
+  return names
+end
+
+local function enum_names(enum)
+  local names = {}
+  for name in pairs(CONTRACT.enums[enum]) do
+    if not find(name, "_UNSPECIFIED$") then names[#names + 1] = name end
+  end
+  table.sort(names)
+  return table.concat(names, ", ")
+end
+
+-- JSON (RFC 8259), checked while it is read --------------------------------------------------------------------------------
+
+local function malformed(i, problem)
+  refuse(400, "", format("the body is not JSON: %s at byte %d", problem, i))
+end
+
+local function skip(s, i)
+  local c = byte(s, i)
+  if c and c > 32 then return i end
+  return match(s, "^[ \t\r\n]*()", i)
+end
+
+-- Checks an escape whose backslash is at i; returns where it ends. UTF-16 surrogates must come in pairs.
+local function escape(s, i)
+  local c = sub(s, i + 1, i + 1)
+  if c == "u" then
+    local high = tonumber(match(s, "^%x%x%x%x", i + 2) or malformed(i, "a bad \\u escape"), 16)
+    if high < 0xD800 or high > 0xDFFF then return i + 6 end
+    local low = tonumber(match(s, "^\\u(%x%x%x%x)", i + 6) or "0", 16)
+    if high > 0xDBFF or low < 0xDC00 or low > 0xDFFF then malformed(i, "half a surrogate pair") end
+    return i + 12
+  end
+  if not find(c, '^["\\/bfnrt]') then malformed(i, "a bad escape") end
+  return i + 2
+end
+
+-- Checks the string whose quote is at i; returns where it ends and whether it holds escapes.
+local function text(s, i)
+  local j, escaped = i + 1, false
+  while true do
+    local e = find(s, '["\\%z\1-\31]', j) or malformed(i, "a string that does not end")
+    local c = byte(s, e)
+    if c == 34 then return e + 1, escaped end
+    if c ~= 92 then malformed(e, "a control character in a string") end
+    j, escaped = escape(s, e), true
+  end
+end
+
+local SHORT = {b = "\b", f = "\f", n = "\n", r = "\r", t = "\t"}
+
+-- What is between the quotes, escapes of ASCII characters resolved: enough to know a name.
+local function content(s, from, to, escaped)
+  local raw = sub(s, from + 1, to - 2)
+  if not escaped then return raw end
+  return (raw:gsub("\\(.)(%x?%x?%x?%x?)", function(c, hex)
+    if c ~= "u" then return (SHORT[c] or c) .. hex end
+    local code = tonumber(hex, 16)
+    return code < 128 and string.char(code) or "\\u" .. hex
+  end))
+end
+
+local function number(s, i)
+  local j = match(s, "^-?[1-9]%d*()", i) or match(s, "^-?0()", i) or malformed(i, "a bad number")
+  j = match(s, "^%.%d+()", j) or j
+  j = match(s, "^[eE][+-]?%d+()", j) or j
+  if find(s, "^[%w.+-]", j) then malformed(i, "a bad number") end
+  return j
+end
+
+local WORDS = {[116] = "true", [102] = "false", [110] = "null"}
+
+local function word(s, i)
+  local expected = WORDS[byte(s, i)]
+  if not expected or sub(s, i, i + #expected - 1) ~= expected then malformed(i, "an unexpected character") end
+  return i + #expected
+end
+
+local value
+
+-- Walks the object or list at i; calls member(i) with where each member starts, which returns where it ends.
+local function members(s, i, close, member)
+  i = skip(s, i + 1)
+  if byte(s, i) == close then return i + 1 end
+  while true do
+    i = skip(s, member(i))
+    local c = byte(s, i)
+    if c == close then return i + 1 end
+    if c ~= 44 then malformed(i, c and "an unexpected character" or "an unexpected end") end
+    i = skip(s, i + 1)
+  end
+end
+
+local function key(s, i)
+  if byte(s, i) ~= 34 then malformed(i, "no quoted name") end
+  local j, escaped = text(s, i)
+  local name = content(s, i, j, escaped)
+  j = skip(s, j)
+  if byte(s, j) ~= 58 then malformed(j, "no colon after a name") end
+  return name, skip(s, j + 1)
+end
+
+-- An object with names of its own (a map, a Struct), or of nothing declared.
+local function free_object(s, i, field)
+  return members(s, i, 125, function(at)
+    local name, start = key(s, at)
+    enter(name)
+    local ending = value(s, start, field)
+    leave()
+    return ending
+  end)
+end
+
+local function list(s, i, field)
+  local n = 0
+  return members(s, i, 93, function(at)
+    enter(n)
+    if byte(s, at) == 110 and field.kind ~= "any" then wrong("null in a list; expected " .. EXPECTED[field.kind]) end
+    local ending = value(s, at, field)
+    leave()
+    n = n + 1
+    return ending
+  end)
+end
+
+local function object(s, i, fields)
+  local seen = {}
+  return members(s, i, 125, function(at)
+    local name, start = key(s, at)
+    local field = fields[name]
+    enter(name)
+    if not field then wrong("unknown field" .. suggestion(json_names(fields), name)) end
+    if seen[field] then wrong("given twice") end
+    seen[field] = true
+    if field.oneof and byte(s, start) ~= 110 then
+      if seen[field.oneof] then wrong(format("given together with %s; only one of them may be", seen[field.oneof])) end
+      seen[field.oneof] = name
+    end
+    local ending = value(s, start, field, true)
+    leave()
+    return ending
+  end)
+end
+
+local ANY = {kind = "any"}
+
+local function found(c)
+  if c == 34 then return "a string" end
+  if c == 123 then return "an object" end
+  if c == 91 then return "a list" end
+  if c == 116 or c == 102 then return "a boolean" end
+  return c == 110 and "null" or "a number"
+end
+
+local function mismatch(kind, c)
+  wrong(format("expected %s, got %s", EXPECTED[kind], found(c)))
+end
+
+local INT_BITS = {int32 = 31, uint32 = 32} -- 64 bit bounds are beyond a double: the transcoder checks them
+
+-- Checks a scalar that is written as a string, in the body or as a query parameter.
+local function scalar(field, written)
+  local kind = field.kind
+  if kind == "int" or kind == "uint" then
+    local whole = match(written, "^-?%d+$") or (match(written, "^-?%d+%.?%d*[eE]?[+-]?%d*$") and tonumber(written) and
+      tonumber(written) % 1 == 0 and written)
+    if not whole then wrong(format("expected %s", EXPECTED[kind])) end
+    local n, bits = tonumber(whole), INT_BITS[field.of]
+    if kind == "uint" and n < 0 then wrong("expected " .. EXPECTED[kind]) end
+    if bits and (n >= 2 ^ bits or n < -2 ^ 31) then wrong("the number is out of range") end
+  elseif kind == "double" or kind == "float" then
+    local special = written == "NaN" or written == "Infinity" or written == "-Infinity"
+    if not special and not (match(written, "^-?%d+%.?%d*[eE]?[+-]?%d*$") and tonumber(written)) then
+      wrong("expected " .. EXPECTED[kind])
+    end
+  elseif kind == "bool" then
+    if written ~= "true" and written ~= "false" then wrong("expected true or false") end
+  elseif kind == "enum" then
+    local names = CONTRACT.enums[field.of]
+    if not names[written] and not match(written, "^-?%d+$") then
+      wrong(format('"%s" is not one of %s%s', sub(written, 1, 64), enum_names(field.of), suggestion(names, written)))
+    end
+  end
+end
+
+local IN_QUOTES = {string = true, bytes = true, timestamp = true, duration = true, fieldmask = true}
+
+local function quoted(s, i, field)
+  local kind = field.kind
+  if kind == "bool" or kind == "message" or kind == "free" or kind == "freelist" then mismatch(kind, 34) end
+  local j, escaped = text(s, i)
+  if kind ~= "any" and not IN_QUOTES[kind] then
+    local written = content(s, i, j, escaped)
+    if kind ~= "enum" and not find(written, "^[-%dNI]") then mismatch(kind, 34) end
+    scalar(field, written)
+  end
+  return j
+end
+
+local function digits(s, i, field)
+  local kind = field.kind
+  local j = number(s, i)
+  if kind == "any" then return j end
+  if IN_QUOTES[kind] or kind == "bool" or kind == "message" or kind == "free" or kind == "freelist" then
+    mismatch(kind, 48)
+  end
+  local written = sub(s, i, j - 1)
+  if kind == "enum" and find(written, "[.eE]") then mismatch(kind, 48) end
+  scalar(field, written)
+  return j
+end
+
+-- Checks the value at i against a field; `whole` where it is the field itself and not one of its members.
+value = function(s, i, field, whole)
+  local c = byte(s, i) or malformed(i, "an unexpected end")
+  if c == 110 and (whole or field.kind == "any") then return word(s, i) end -- null: the field is not set
+  if whole and field.map then
+    if c ~= 123 then mismatch("free", c) end
+    return free_object(s, i, field)
+  end
+  if whole and field.list then
+    if c ~= 91 then mismatch("freelist", c) end
+    return list(s, i, field)
+  end
+  local kind = field.kind
+  if c == 34 then return quoted(s, i, field) end
+  if c == 123 then
+    if kind == "message" then return object(s, i, CONTRACT.messages[field.of]) end
+    if kind == "free" or kind == "any" then return free_object(s, i, ANY) end
+    mismatch(kind, c)
+  end
+  if c == 91 then
+    if kind == "freelist" or kind == "any" then return list(s, i, ANY) end
+    mismatch(kind, c)
+  end
+  if c == 45 or (c >= 48 and c <= 57) then return digits(s, i, field) end
+  local ending = word(s, i)
+  if kind ~= "any" and (kind ~= "bool" or c == 110) then mismatch(kind, c) end
+  return ending
+end
+
+-- Returns the first byte that is not UTF-8 (RFC 3629: shortest form, no surrogates, at most U+10FFFF), or nil.
+local function not_utf8(s)
+  local i = find(s, "[\128-\255]")
+  while i do
+    local a, b = byte(s, i, i + 1)
+    local length = a >= 0xC2 and a <= 0xDF and 2 or a >= 0xE0 and a <= 0xEF and 3 or a >= 0xF0 and a <= 0xF4 and 4
+    if not length or #s < i + length - 1 then return i end
+    local least = a == 0xE0 and 0xA0 or a == 0xF0 and 0x90 or 0x80
+    local most = a == 0xED and 0x9F or a == 0xF4 and 0x8F or 0xBF
+    if b < least or b > most then return i end
+    for j = i + 2, i + length - 1 do
+      local c = byte(s, j)
+      if c < 0x80 or c > 0xBF then return i end
+    end
+    i = i + length
+    local c = byte(s, i)
+    if not c then return nil end
+    if c < 0x80 then i = find(s, "[\128-\255]", i) end
+  end
+end
+
+local function check_body(s, message)
+  depth = 0
+  local bad = not_utf8(s)
+  if bad then malformed(bad, "not UTF-8") end
+  local i = skip(s, 1)
+  if byte(s, i) ~= 123 then malformed(i, "no object") end
+  i = skip(s, object(s, i, CONTRACT.messages[message]))
+  if i <= #s then malformed(i, "something after the object") end
+end
+
+-- Paths --------------------------------------------------------------------------------------------------------------------
+
+-- tree: literal or "*" -> subtree; tree.leaf[custom verb or ""][HTTP verb] = binding
+local tree = {}
+for _, binding in ipairs(CONTRACT.bindings) do
+  local node = tree
+  for _, segment in ipairs(binding.segments) do
+    node[segment] = node[segment] or {}
+    node = node[segment]
+  end
+  node.leaf = node.leaf or {}
+  node.leaf[binding.custom] = node.leaf[binding.custom] or {}
+  node.leaf[binding.custom][binding.verb] = binding
+end
+
+local function lookup(node, segments, i, custom)
+  if i > #segments then return node.leaf and node.leaf[custom] end
+  local segment = segments[i]
+  if segment == "" then return nil end
+  local literal = segment ~= "*" and segment ~= "leaf" and node[segment]
+  return literal and lookup(literal, segments, i + 1, custom) or node["*"] and lookup(node["*"], segments, i + 1, custom)
+end
+
+local function verbs_at(path)
+  local segments = {}
+  for segment in path:gmatch("/([^/]*)") do segments[#segments + 1] = segment end
+  local last = segments[#segments]
+  if not last then return nil end
+  local head, custom = match(last, "^(.*):([^:]*)$")
+  if head then
+    segments[#segments] = head
+    return lookup(tree, segments, 1, custom) -- no id holds a colon
+  end
+  return lookup(tree, segments, 1, "")
+end
+
+local function binding_of(verb, path)
+  local verbs = verbs_at(path)
+  if not verbs then refuse(404, nil, "no such path: " .. path) end
+  if verbs[verb] then return verbs[verb] end
+  local allowed = {}
+  for each in pairs(verbs) do allowed[#allowed + 1] = each end
+  table.sort(allowed)
+  allowed = table.concat(allowed, ", ")
+  refuse(405, nil, format("%s does not take %s, only %s", path, verb, allowed), "allow", allowed)
+end
+
+-- Query ----------------------------------------------------------------------------------------------------------------------
+
+local function unescaped(s)
+  if find(s, "%%%X") or find(s, "%%.?$") or find(s, "%%%x%X") then refuse(400, s, "a bad percent escape") end
+  s = s:gsub("+", " "):gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+  if not_utf8(s) or find(s, "%z") then refuse(400, "", "the query string is not UTF-8 text") end
+  return s
+end
+
+local NOT_IN_QUERY = {message = true, any = true, free = true, freelist = true}
+
+local function query_field(binding, name)
+  local message, field = binding.query, nil
+  local top = true
+  for step in (name .. "."):gmatch("([^.]*)%.") do
+    local fields = message and CONTRACT.messages[message]
+    local next_field = fields and fields[step]
+    if not next_field then
+      refuse(400, name, "unknown query parameter" .. (fields and suggestion(json_names(fields), step) or ""))
+    end
+    if top and binding.taken[next_field.name] then
+      refuse(400, name, format("unknown query parameter; it is given by the %s", binding.taken[next_field.name]))
+    end
+    field, top = next_field, false
+    message = field.kind == "message" and not field.list and not field.map and field.of or nil
+  end
+  if NOT_IN_QUERY[field.kind] or field.map then refuse(400, name, "unknown query parameter; it belongs in a body") end
+  return field
+end
+
+local function check_query(binding, query)
+  local seen = {}
+  for pair in query:gmatch("[^&]+") do
+    local name, written = match(pair, "^([^=]*)=?(.*)$")
+    name, written = unescaped(name), unescaped(written)
+    local field = query_field(binding, name)
+    if seen[field] and not field.list then refuse(400, name, "given twice") end
+    seen[field] = true
+    depth = 0
+    enter(name)
+    scalar(field, written)
+    leave()
+  end
+end
+
+-- The filter -----------------------------------------------------------------------------------------------------------------
+
+local function declared_length(headers)
+  return tonumber(headers:get("content-length") or "") or 0
+end
+
+local function check_head(headers)
+  local path, query = match(headers:get(":path"), "^([^?#]*)%??(.*)$")
+  local binding = binding_of(headers:get(":method"), path)
+  check_query(binding, query)
+  local limit = binding.raw and CONTRACT.limits.upload or CONTRACT.limits.json
+  if declared_length(headers) > limit then
+    refuse(413, nil, "the body is too large")
+  end
+  return binding
+end
+
+local function check_content(kind, binding, body)
+  if not body or body:length() == 0 then return end
+  if not binding.body then refuse(400, "", "this path takes no body") end
+  if kind ~= "" and not find(kind:lower(), "^application/json%s*;?") then
+    refuse(415, nil, "the body must be JSON: send content-type: application/json")
+  end
+  check_body(body:getBytes(0, body:length()), binding.body)
+end
+
+local function answer(handle, refusal)
+  if type(refusal) ~= "table" then
+    handle:logErr("request.lua: " .. tostring(refusal))
+    refusal = {status = 500, problem = "internal error"}
+  end
+  local message = refusal.problem
+  if refusal.field then
+    local metadata = handle:streamInfo():dynamicMetadata()
+    metadata:set("ragweave.edge", "field", refusal.field)
+    metadata:set("ragweave.edge", "problem", refusal.problem)
+    if refusal.field ~= "" then message = refusal.field .. ": " .. message end
+  end
+  local headers = {[":status"] = tostring(refusal.status)}
+  if refusal.header then headers[refusal.header] = refusal.value end
+  handle:respond(headers, message)
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local id = headers:get("x-request-id")
+  if id and (#id > 128 or find(id, "[^%w._:-]")) then
+    headers:replace("x-request-id", (sub(id, 1, 128):gsub("[^%w._:-]", "-")))
+  end
+  local kind = headers:get("content-type") or ""
+  if find(kind, "^application/grpc") then return end
+  local fits, binding = pcall(check_head, headers)
+  if not fits then return answer(handle, binding) end
+  if binding.stream then handle:streamInfo():dynamicMetadata():set("ragweave.edge", "stream", true) end
+  if binding.raw then return end -- a file of any type, streamed and not held here
+  local body = handle:body() -- waits for all of it; `headers` may not be used after a wait
+  local whole, refusal = pcall(check_content, kind, binding, body)
+  if not whole then return answer(handle, refusal) end
+end
+
+-- The transcoder labels streams application/json, though they are a message a line.
+function envoy_on_response(handle)
+  local known = handle:streamInfo():dynamicMetadata():get("ragweave.edge")
+  if not (known and known.stream) then return end
+  local headers = handle:headers()
+  if headers:get(":status") == "200" and find(headers:get("content-type") or "", "^application/json") then
+    headers:replace("content-type", "application/x-ndjson")
+  end
+end

@@ -1,0 +1,234 @@
+"""The edge's configuration follows from the contract and the settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from pydantic import ValidationError
+
+from ragweave import contract
+from services.mesh import edge
+from services.mesh.edge import OWNERS, EdgeSettings, cluster_of, command, main, origin_pattern, render, validate
+from services.mesh.settings import MeshSettings
+from tests.mesh.harness import World
+
+PUBLIC = [each for each in contract.methods().values() if not each.internal]
+
+
+def rendered(settings: EdgeSettings, folder: Path) -> dict[str, Any]:
+    config = yaml.safe_load(render(settings, folder).read_text())
+    assert isinstance(config, dict)
+    return config
+
+
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    [chain] = config["static_resources"]["listeners"][0]["filter_chains"]
+    found: dict[str, Any] = chain["filters"][0]["typed_config"]
+    return found
+
+
+def routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    [host] = manager(config)["route_config"]["virtual_hosts"]
+    return {each["match"].get("path") or each["match"]["prefix"]: each for each in host["routes"]}
+
+
+def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:
+    [found] = [each["typed_config"] for each in manager(config)["http_filters"] if each["name"] == name]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EdgeSettings:
+    return EdgeSettings(mesh=World.in_folder(tmp_path).mesh)
+
+
+@pytest.fixture
+def config(settings: EdgeSettings, tmp_path: Path) -> dict[str, Any]:
+    return rendered(settings, tmp_path / "edge")
+
+
+def test_envoy_itself_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path) -> None:
+    render(settings, tmp_path / "edge")
+    validate(tmp_path / "edge")
+
+
+def test_envoy_accepts_every_optional_part(settings: EdgeSettings, tmp_path: Path) -> None:
+    mesh = MeshSettings(
+        data_dir=tmp_path,
+        redis_url="redis://127.0.0.1:1/0",
+        jwks="https://login.example.com/keys",
+        otlp_endpoint="http://127.0.0.1:4317",
+    )
+    full = EdgeSettings(mesh=mesh, retrieval_endpoints=("a.example:1", "b.example:2"), cors_origins=())
+    config = rendered(full, tmp_path / "edge")
+    validate(tmp_path / "edge")
+    clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
+    assert clusters["retrieval"]["type"] == "STRICT_DNS"
+    assert clusters["jwks"]["transport_socket"]["typed_config"]["sni"] == "login.example.com"
+    provider = http_filter(config, "envoy.filters.http.jwt_authn")["providers"]["users"]
+    assert provider["remote_jwks"]["cache_duration"] == "30s"
+    assert manager(config)["tracing"]["random_sampling"] == {"value": 100.0}
+
+
+def test_a_configuration_envoy_refuses_is_told_in_its_words(settings: EdgeSettings, tmp_path: Path) -> None:
+    render(settings, tmp_path).write_text("nonsense: true")
+    with pytest.raises(ValueError, match="nonsense"):
+        validate(tmp_path)
+
+
+def test_every_public_service_has_an_owner() -> None:
+    assert {each.service for each in PUBLIC} == OWNERS.keys()
+
+
+def test_a_service_without_an_owner_is_named(
+    settings: EdgeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "OWNERS", {name: owner for name, owner in OWNERS.items() if "Job" not in name})
+    with pytest.raises(edge.UnownedService, match=r"ragweave\.v1\.JobService"):
+        render(settings, tmp_path)
+
+
+def test_every_public_method_has_one_route_with_its_deadline_and_nothing_internal_has(config: dict[str, Any]) -> None:
+    table = routes(config)
+    for method in PUBLIC:
+        action = table[method.path]["route"]
+        assert action["cluster"] == OWNERS[method.service]
+        assert action["timeout"] == "0s"
+        assert set(action["max_stream_duration"].values()) == {f"{method.timeout_s}s"}
+    assert not [path for path in table if "internal" in path]
+    assert list(table)[-1] == "/"
+    assert table["/"]["direct_response"]["status"] == 404
+
+
+def test_only_unary_methods_without_side_effects_are_retried(config: dict[str, Any]) -> None:
+    retried = {path for path, route in routes(config).items() if "retry_policy" in route.get("route", {})}
+    assert retried == {
+        each.path for each in PUBLIC if each.retried and not each.server_streaming and not each.client_streaming
+    }
+    assert retried
+
+
+def test_every_public_method_is_guarded_by_its_scope_and_the_rest_is_denied(config: dict[str, Any]) -> None:
+    rules = http_filter(config, "envoy.filters.http.rbac")["rules"]
+    assert rules["action"] == "ALLOW"
+    guarded = {
+        permission["url_path"]["path"]["exact"]: name.removesuffix(".public")
+        for name, policy in rules["policies"].items()
+        if name != "open"
+        for permission in policy["permissions"]
+    }
+    assert guarded == {each.path: each.scope for each in PUBLIC}
+    assert not any(
+        {"any": True} in policy["principals"] for name, policy in rules["policies"].items() if name != "open"
+    )
+
+
+def test_roles_open_what_their_scopes_open(config: dict[str, Any]) -> None:
+    policies = http_filter(config, "envoy.filters.http.rbac")["rules"]["policies"]
+    assert '"admin"' in json.dumps(policies["documents.write"])
+    assert '"editor"' in json.dumps(policies["documents.write"])
+    assert '"reader"' not in json.dumps(policies["documents.write"])
+    assert '"reader"' in json.dumps(policies["collections.read"])
+
+
+def test_a_token_is_needed_unless_the_method_says_otherwise(config: dict[str, Any]) -> None:
+    rules = http_filter(config, "envoy.filters.http.jwt_authn")["rules"]
+    assert rules[-1] == {"match": {"prefix": "/"}, "requirement_name": "needed"}
+    optional = [rule["match"] for rule in rules if rule["requirement_name"] == "optional"]
+    public = [each for each in PUBLIC if each.public_collections]
+    assert {match["path"] for match in optional if "path" in match} == {each.path for each in public}
+    assert len([match for match in optional if "safe_regex" in match]) == sum(len(each.http) for each in public)
+
+
+def test_the_descriptor_set_loads_and_holds_error_details_but_no_internal_service(
+    settings: EdgeSettings, tmp_path: Path
+) -> None:
+    render(settings, tmp_path)
+    files = FileDescriptorSet.FromString((tmp_path / "contract.binpb").read_bytes())
+    pool = DescriptorPool()
+    for file in files.file:
+        pool.Add(file)
+    assert pool.FindMessageTypeByName("google.rpc.ErrorInfo")
+    assert pool.FindServiceByName("ragweave.v1.RetrievalService")
+    assert not [file.name for file in files.file if "internal" in file.name]
+
+
+def test_rendering_twice_gives_the_same_files(settings: EdgeSettings, tmp_path: Path) -> None:
+    render(settings, tmp_path / "edge")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "edge").iterdir()}
+    render(settings, tmp_path / "edge")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "edge").iterdir()} == first
+    assert set(first) == {"envoy.yaml", "contract.binpb", "request.lua"}
+
+
+def test_values_cannot_break_out_of_their_place(tmp_path: Path) -> None:
+    mesh = World.in_folder(tmp_path, issuer='x"], evil: ["', audience="a: b # c").mesh
+    config = rendered(EdgeSettings(mesh=mesh), tmp_path / "edge")
+    provider = http_filter(config, "envoy.filters.http.jwt_authn")["providers"]["users"]
+    assert (provider["issuer"], provider["audiences"]) == ('x"], evil: ["', ["a: b # c"])
+
+
+def test_lists_of_settings_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGWEAVE_EDGE_RETRIEVAL_ENDPOINTS", "10.0.0.1:1, 10.0.0.2:2")
+    monkeypatch.setenv("RAGWEAVE_EDGE_CORS_ORIGINS", "")
+    found = EdgeSettings()
+    assert found.endpoints("retrieval") == ("10.0.0.1:1", "10.0.0.2:2")
+    assert found.cors_origins == ()
+    assert found.endpoints("jobs") == ("127.0.0.1:50054",)
+    monkeypatch.setenv("RAGWEAVE_EDGE_PORT", "70000")
+    with pytest.raises(ValidationError, match="port"):
+        EdgeSettings()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "address"),
+    [
+        ("10.0.0.1:50051", "STATIC", {"socket_address": {"address": "10.0.0.1", "port_value": 50051}}),
+        ("[::1]:50051", "STATIC", {"socket_address": {"address": "::1", "port_value": 50051}}),
+        ("dns:///jobs:50054", "STRICT_DNS", {"socket_address": {"address": "jobs", "port_value": 50054}}),
+        ("ipv4:10.0.0.1:1", "STATIC", {"socket_address": {"address": "10.0.0.1", "port_value": 1}}),
+        ("unix:/run/jobs.sock", "STATIC", {"pipe": {"path": "/run/jobs.sock"}}),
+    ],
+)
+def test_grpc_targets_become_envoy_addresses(endpoint: str, kind: str, address: dict[str, Any]) -> None:
+    cluster = cluster_of([endpoint])
+    assert (cluster.type, cluster.addresses) == (kind, (address,))
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "host:", ":1", "host:0", "host:65536", "host:http"])
+def test_an_endpoint_without_a_port_is_named(endpoint: str) -> None:
+    with pytest.raises(ValueError, match=endpoint):
+        cluster_of([endpoint])
+
+
+def test_a_star_in_an_origin_stands_for_one_label() -> None:
+    assert origin_pattern("https://*.example.com") == r"https://[A-Za-z0-9-]+\.example\.com"
+
+
+def test_the_command_line_renders_validates_and_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World.in_folder(tmp_path)
+    monkeypatch.setenv("RAGWEAVE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("RAGWEAVE_REDIS_URL", "redis://127.0.0.1:1/0")
+    main(["--out", str(tmp_path / "edge"), "--validate"])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "edge" / "envoy.yaml")
+
+
+def test_the_command_line_says_why_envoy_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGWEAVE_DATA_DIR", str(tmp_path / "without-keys"))
+    monkeypatch.setenv("RAGWEAVE_REDIS_URL", "redis://127.0.0.1:1/0")
+    with pytest.raises(SystemExit, match=r"jwks\.json"):
+        main(["--out", str(tmp_path / "edge"), "--validate"])
+
+
+def test_the_command_line_can_become_envoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(edge.os, "execv", lambda path, line: became.append([path, *line]))
+    main(["--out", str(tmp_path), "--run"])
+    assert became[0][1:] == command(EdgeSettings(), tmp_path)
