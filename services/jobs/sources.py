@@ -5,7 +5,8 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path, PurePosixPath
@@ -172,15 +173,16 @@ class SourceRoots:
         page = SourcePage()
         past = tuple(after.split("/")) if after else ()
         top = self._open_directory(directory)
-        for found in self._walk(top, (), past, selection, hidden):
-            if isinstance(found, SourceFile):
-                page.files.append(found)
-            else:
-                page.skipped.append(found)
-            # A page never ends at a name that is only shown escaped: no other could go on after it.
-            nameless = isinstance(found, Skipped) and found.reason is _UNSHOWABLE
-            if len(page.files) + len(page.skipped) >= limit and not nameless:
-                return SourcePage(page.files, page.skipped, found.path)
+        with closing(self._walk(top, (), past, selection, hidden)) as walk:
+            for found in walk:
+                if isinstance(found, SourceFile):
+                    page.files.append(found)
+                else:
+                    page.skipped.append(found)
+                # A page never ends at a name that is only shown escaped: no other could go on after it.
+                nameless = isinstance(found, Skipped) and found.reason is _UNSHOWABLE
+                if len(page.files) + len(page.skipped) >= limit and not nameless:
+                    return SourcePage(page.files, page.skipped, found.path)
         return page
 
     def read(self, directory: Directory, path: str) -> bytes:
@@ -229,7 +231,10 @@ class SourceRoots:
             FileNotFoundError: a part is missing.
             PathNotAllowed: a part is a link, or no directory.
         """
-        current = os.open(root, _OPEN | os.O_DIRECTORY)
+        try:
+            current = os.open(root, _OPEN | os.O_DIRECTORY)
+        except OSError:
+            raise FileNotFoundError(root) from None
         for part in parts:
             try:
                 below = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=current)
@@ -244,7 +249,7 @@ class SourceRoots:
 
     def _walk(
         self, folder: int, above: tuple[str, ...], past: tuple[str, ...], selection: Selection, hidden: bool
-    ) -> Iterator[SourceFile | Skipped]:
+    ) -> Generator[SourceFile | Skipped, None, None]:
         """Files below an open directory, closed at the end; `past` is what remains of the path to go on after."""
         try:
             for name in sorted(os.listdir(folder)):
@@ -260,7 +265,7 @@ class SourceRoots:
 
     def _entry(
         self, folder: int, parts: tuple[str, ...], past: tuple[str, ...], selection: Selection, hidden: bool
-    ) -> Iterator[SourceFile | Skipped]:
+    ) -> Generator[SourceFile | Skipped, None, None]:
         """One name of an open directory: the file, why it is skipped, or what lies below it."""
         path = "/".join(parts)
         try:
@@ -278,7 +283,7 @@ class SourceRoots:
 
     def _below(
         self, folder: int, parts: tuple[str, ...], past: tuple[str, ...], selection: Selection, hidden: bool
-    ) -> Iterator[SourceFile | Skipped]:
+    ) -> Generator[SourceFile | Skipped, None, None]:
         path = "/".join(parts)
         if _shown(path) != path:
             yield Skipped(_shown(path), _UNSHOWABLE)

@@ -14,7 +14,12 @@ from services.mesh.errors import DocumentTooLarge, UploadNotFound
 from tests.fake_content import MemoryBlobStore
 
 TEXT = ExtractedText(
-    "héllo 🙂\n", "application/pdf", Syntax.MARKDOWN, "Title", (Page(1, 0, 5), Page(2, 5, 8, "Sheet")), {"page_count": 2}
+    "héllo 🙂\n",
+    "application/pdf",
+    Syntax.MARKDOWN,
+    "Title",
+    (Page(1, 0, 5), Page(2, 5, 8, "Sheet")),
+    {"page_count": 2},
 )
 
 

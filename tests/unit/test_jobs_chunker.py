@@ -255,29 +255,29 @@ def test_real_documents_under_the_real_tokenizer(
 
 
 PATHOLOGICAL = {
-    "one word": "x" * 300_000,
-    "one word of marks": "." * 300_000,
-    "unbroken Hangul": "한국어" * 30_000,
-    "unbroken CJK": "漢字。" * 30_000,
-    "emoji": "👩‍👩‍👧‍👦" * 20_000,
-    "combining marks": "e" + "\u0301" * 100_000,
-    "right to left": "שלום עולם " * 10_000,
-    "blanks": "a" + " " * 500_000 + "b",
-    "blank lines": "\n" * 300_000 + "end",
-    "CRLF": "line one\r\n\r\nline two\r\n" * 5_000,
-    "open fences": "```\n" * 30_000,
-    "hashes": "#" * 300_000,
-    "headings": "# a\n" * 20_000,
-    "underlines": "a\n===\n\n" * 10_000,
-    "bars": "|" * 300_000,
-    "rows": "|\n" * 50_000,
-    "brackets": "# " + "[" * 100_000,
-    "bullets": "- " * 100_000,
-    "definitions": "def f\n" * 20_000,
-    "decorators": "@a\n" * 50_000 + "def f",
-    "sentences": "A. " * 50_000,
-    "colons": "a:\n\n  b\n\n" * 10_000,
-    "controls": "\x01\x1c\x1d\x85\u2028" * 20_000,
+    "one word": "x" * 75_000,
+    "one word of marks": "." * 75_000,
+    "unbroken Hangul": "한국어" * 7_000,
+    "unbroken CJK": "漢字。" * 7_000,
+    "emoji": "👩‍👩‍👧‍👦" * 5_000,
+    "combining marks": "e" + "\u0301" * 25_000,
+    "right to left": "שלום עולם " * 2_000,
+    "blanks": "a" + " " * 125_000 + "b",
+    "blank lines": "\n" * 75_000 + "end",
+    "CRLF": "line one\r\n\r\nline two\r\n" * 1_000,
+    "open fences": "```\n" * 7_000,
+    "hashes": "#" * 75_000,
+    "headings": "# a\n" * 5_000,
+    "underlines": "a\n===\n\n" * 2_000,
+    "bars": "|" * 75_000,
+    "rows": "|\n" * 12_000,
+    "brackets": "# " + "[" * 25_000,
+    "bullets": "- " * 25_000,
+    "definitions": "def f\n" * 5_000,
+    "decorators": "@a\n" * 12_000 + "def f",
+    "sentences": "A. " * 12_000,
+    "colons": "a:\n\n  b\n\n" * 2_000,
+    "controls": "\x01\x1c\x1d\x85\u2028" * 5_000,
 }
 
 
@@ -286,6 +286,13 @@ PATHOLOGICAL = {
 def test_pathological_texts_are_chunked_whole(minilm: HuggingFaceTokenizer, kind: str, syntax: Syntax) -> None:
     extracted = ExtractedText(PATHOLOGICAL[kind], "text/plain", syntax)
     check(Chunker(minilm, 256, 32).chunk(extracted, title=kind * 100), extracted, minilm, 256)
+
+
+def test_one_word_of_a_megabyte_is_split(minilm: HuggingFaceTokenizer) -> None:
+    extracted = ExtractedText("x" * 1_000_000, "text/plain")
+    chunks = Chunker(minilm).chunk(extracted)
+    check(chunks, extracted, minilm, 256)
+    assert len(chunks) > 1000
 
 
 TEXTS = st.text(max_size=400) | st.lists(
