@@ -2,16 +2,24 @@
 
 import asyncio
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
-from uuid import uuid4
 
 from ragweave.names import document_id_from
-from services.collections.masks import Mask
-from services.collections.ports import Content, Index, Jobs, RegistryStore, Upload
+from services.collections.document_changes import (
+    NewDocument,
+    NewFile,
+    after_import,
+    as_deleted,
+    declared_type,
+    document_of,
+    parsed_metadata,
+    unsettled,
+    with_fields,
+)
+from services.collections.ports import Content, Index, Jobs, RegistryStore
 from services.collections.records import (
     CHUNKS,
     DOCUMENTS,
@@ -19,12 +27,10 @@ from services.collections.records import (
     Collection,
     Document,
     Receipt,
-    new_etag,
     new_id,
-    now,
     readable_by,
 )
-from services.collections.text import checked, collection_id_of, document_ids_of, same_etag
+from services.collections.text import collection_id_of, document_ids_of
 from services.mesh.errors import (
     AlreadyExists,
     CollectionDisabled,
@@ -33,56 +39,13 @@ from services.mesh.errors import (
     DocumentTooLarge,
     DomainError,
     EmptyDocument,
-    EtagMismatch,
-    FailedPrecondition,
     InvalidArgument,
 )
 from services.mesh.filters import all_of
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
 
-DOCUMENT_MASK: Final = Mask(
-    "document",
-    mutable={"title": "", "source_uri": "", "metadata": {}, "acl": ()},
-    ignored=(
-        *("name", "uid", "content_hash", "size_bytes", "chunk_count", "token_count", "state", "error", "revision"),
-        *("create_time", "update_time", "delete_time", "purge_time", "etag"),
-    ),
-)
-
-_MAX_METADATA_BYTES: Final = 16 * 1024
 _MAX_ORDINAL: Final = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """What a caller says of a document to be; its id is made up where empty."""
-
-    document_id: str = ""
-    title: str = ""
-    source_uri: str = ""
-    mime_type: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    principals: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """What a caller says of a file it sends.
-
-    Attributes:
-        document_id: Made from the file name where empty, else made up.
-        metadata_json: A JSON object, or empty.
-        sha256: What the file's SHA-256 must be, lower-case hex; or empty.
-    """
-
-    parent: str
-    document_id: str = ""
-    filename: str = ""
-    title: str = ""
-    mime_type: str = ""
-    metadata_json: str = ""
-    sha256: str = ""
 
 
 class _Overtaken(Exception):
@@ -141,7 +104,7 @@ class Documents:
         collection = await self._collection(parent, who, writing=True)
         if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
             return answered[0], await self._jobs.import_document(answered[0], content)
-        made = _made(collection, new, content)
+        made = document_of(collection, new, content)
         if validate_only:
             if await self._store.find_documents(collection, [made.document_id]):
                 raise _taken(made)
@@ -170,10 +133,10 @@ class Documents:
             document_id=file.document_id or (document_id_from(file.filename) if file.filename else new_id("d")),
             title=file.title,
             source_uri=file.filename,
-            mime_type=file.mime_type,
-            metadata=_parsed(file.metadata_json),
+            mime_type=declared_type(file.content_type),
+            metadata=parsed_metadata(file.metadata_json),
         )
-        _made(collection, new, b"")  # refuses now what would be refused after the last byte
+        document_of(collection, new, b"")  # refuses now what would be refused after the last byte
         if receipt is None and await self._store.find_documents(collection, [new.document_id]):
             raise AlreadyExists(f"{collection.name}/documents/{new.document_id} exists already")
         stored = await self._jobs.store(self._bounded(parts, file.sha256))
@@ -239,10 +202,10 @@ class Documents:
         if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
             return answered[0]
         current = await self._find(collection, document_id, who)
-        changed = _changed(current, given, paths, etag)
+        changed = with_fields(current, given, paths, etag)
         if validate_only or changed is current:
             return changed
-        await self._write(collection, document_id, lambda found: _unsettled(_still(current, found)))
+        await self._write(collection, document_id, lambda found: unsettled(_still(current, found)))
         while True:
             await self._index.update_fields(changed)
             try:
@@ -252,7 +215,7 @@ class Documents:
             except _Overtaken as overtaken:
                 current = overtaken.latest
             try:
-                changed = _changed(current, given, paths, etag)
+                changed = with_fields(current, given, paths, etag)
             except DomainError:
                 await self.settle(collection, current)
                 raise
@@ -305,7 +268,7 @@ class Documents:
         if collection.uid != given.collection_uid:
             raise CollectionNotFound(f"{collection.name} was deleted and made anew", collection=collection.name)
         (recorded,) = await self._write(
-            collection, given.document_id, lambda found: _recorded(given, found.get(given.document_id))
+            collection, given.document_id, lambda found: after_import(given, found.get(given.document_id))
         )
         if recorded.unsettled:
             await self.settle(collection, recorded)
@@ -379,7 +342,7 @@ class Documents:
         found = await self._store.find_documents(collection, document_ids)
         _check_found(collection, document_ids, {each.document_id for each in (*found, *leaving)})
         if validate_only:
-            deleted = [*leaving, *_deleted(found, etag).values()]
+            deleted = [*leaving, *as_deleted(found, etag).values()]
         else:
             await self._index.stats(collection)  # refuses now what could not be carried out
             await self.finish_deletion(collection, leaving)
@@ -396,7 +359,7 @@ class Documents:
 
         def decide(latest: Mapping[str, Document]) -> Mapping[str, Document]:
             _check_found(collection, document_ids, [name for name, each in latest.items() if not each.delete_time])
-            return _deleted(list(latest.values()), etag)
+            return as_deleted(list(latest.values()), etag)
 
         decided = await self._store.write_documents(collection, document_ids, decide, receipt)
         await self.finish_deletion(collection, decided)
@@ -450,38 +413,6 @@ class Documents:
             raise InvalidArgument.of("sha256", f"the file that arrived has {digest.hexdigest()}")
 
 
-def _made(collection: Collection, new: NewDocument, content: Content) -> Document:
-    _check_fields({"title": new.title, "source_uri": new.source_uri, "metadata": new.metadata, "acl": new.principals})
-    checked("document.mime_type", new.mime_type)
-    made_at = now()
-    return Document(
-        collection_uid=collection.uid,
-        collection_id=collection.collection_id,
-        document_id=new.document_id or new_id("d"),
-        uid=uuid4().hex,
-        state="PENDING",
-        create_time=made_at,
-        update_time=made_at,
-        etag=new_etag(),
-        title=new.title,
-        source_uri=new.source_uri,
-        mime_type=new.mime_type,
-        metadata=new.metadata,
-        principals=new.principals,
-        size_bytes=_size(content),
-    )
-
-
-def _size(content: Content) -> int:
-    match content:
-        case Upload():
-            return content.size_bytes
-        case str():
-            return len(content.encode())
-        case bytes():
-            return len(content)
-
-
 def _unless_taken(made: Document, found: Mapping[str, Document]) -> Document:
     if found:
         raise _taken(made)
@@ -492,36 +423,11 @@ def _taken(document: Document) -> AlreadyExists:
     return AlreadyExists(f"{document.name} exists already", document=document.name)
 
 
-def _changed(current: Document, given: Mapping[str, Any], paths: Sequence[str], etag: str) -> Document:
-    """The document with its new fields; the same object where nothing changes."""
-    _check_etag(current, etag)
-    held = {
-        "title": current.title,
-        "source_uri": current.source_uri,
-        "metadata": current.metadata,
-        "acl": current.principals,
-    }
-    changes = DOCUMENT_MASK.changes(held, given, ["acl" if path == "acl.principals" else path for path in paths])
-    _check_fields(changes)
-    if "acl" in changes:
-        changes["principals"] = changes.pop("acl")
-    changed = replace(current, **changes)
-    if changed == current:
-        return current
-    if current.state == "PENDING":
-        raise FailedPrecondition(f"{current.name} is being imported; change it when its job has ended")
-    return replace(changed, update_time=now(), etag=new_etag(), patched=True)
-
-
 def _still(current: Document, found: Mapping[str, Document]) -> Document:
     latest = found.get(current.document_id)
     if latest is None or latest.uid != current.uid:
         raise DocumentNotFound(f"no document {current.name!r}", document=current.name)
     return latest
-
-
-def _unsettled(document: Document) -> Document:
-    return replace(document, unsettled=document.unsettled + 1, unsettled_time=now())
 
 
 def _settling(current: Document, changed: Document, pushes: int) -> Callable[[Mapping[str, Document]], Document]:
@@ -535,67 +441,6 @@ def _settling(current: Document, changed: Document, pushes: int) -> Callable[[Ma
         return replace(changed, unsettled=left, unsettled_time=latest.unsettled_time if left else None)
 
     return settle
-
-
-def _deleted(found: Sequence[Document], etag: str) -> dict[str, Document]:
-    deleted_at = now()
-    for document in found:
-        _check_etag(document, etag)
-    return {
-        each.document_id: replace(each, delete_time=deleted_at, update_time=deleted_at, etag=new_etag())
-        for each in found
-    }
-
-
-def _recorded(given: Document, current: Document | None) -> Document:
-    """The document after an import; the same object where nothing changes."""
-    if current is None:
-        active = given.state == "ACTIVE"
-        recorded_at = now()
-        return replace(
-            given,
-            uid=uuid4().hex,
-            error=given.error if given.state == "FAILED" else b"",
-            revision=max(given.revision, 1) if active else 0,
-            create_time=recorded_at,
-            update_time=recorded_at,
-            etag=new_etag(),
-        )
-    match given.state:
-        case "ACTIVE":
-            changed = _imported(given, current)
-        case "FAILED" if current.state == "ACTIVE":
-            changed = replace(current, error=given.error)
-        case "FAILED":
-            changed = replace(
-                current,
-                state="FAILED",
-                error=given.error,
-                mime_type=given.mime_type or current.mime_type,
-                content_hash=given.content_hash or current.content_hash,
-                size_bytes=given.size_bytes or current.size_bytes,
-                source_key=given.source_key or current.source_key,
-            )
-        case _:
-            changed = current
-    return current if changed == current else replace(changed, update_time=now(), etag=new_etag())
-
-
-def _imported(given: Document, current: Document) -> Document:
-    same = (given.content_hash, given.revision_key) == (current.content_hash, current.revision_key)
-    changed = replace(
-        given,
-        uid=current.uid,
-        error=b"",
-        revision=current.revision if same and current.revision else max(given.revision, current.revision + 1),
-        create_time=current.create_time,
-        update_time=current.update_time,
-        etag=current.etag,
-        unsettled=current.unsettled,
-        unsettled_time=current.unsettled_time,
-    )
-    # Who changed the fields since may have done so while the import wrote its own: the index then holds either.
-    return _unsettled(changed) if current.patched and changed.unlike(current) else changed
 
 
 def _ids_in(collection: Collection, names: Sequence[str]) -> list[str]:
@@ -621,11 +466,6 @@ def _not_found(collection: Collection, document_ids: Sequence[str]) -> DocumentN
     return DocumentNotFound(f"no document {names}{more}", document=f"{collection.name}/documents/{document_ids[0]}")
 
 
-def _check_etag(document: Document, etag: str) -> None:
-    if etag and not same_etag(etag, document.etag):
-        raise EtagMismatch(f"{document.name} has changed since this etag was read; read it again")
-
-
 def _reads_all(who: Caller) -> bool:
     """Who writes documents manages those of others too."""
     return "documents.write" in who.scopes
@@ -633,47 +473,3 @@ def _reads_all(who: Caller) -> bool:
 
 def _may_read(document: Document, who: Caller) -> bool:
     return _reads_all(who) or not document.principals or not who.principals.isdisjoint(document.principals)
-
-
-def _parsed(metadata_json: str) -> Mapping[str, Any]:
-    try:
-        metadata = json.loads(metadata_json or "{}")
-    except (ValueError, RecursionError):
-        raise InvalidArgument.of("metadata_json", "is not JSON") from None
-    if not isinstance(metadata, dict):
-        raise InvalidArgument.of("metadata_json", "must be a JSON object")
-    return metadata
-
-
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Checks what the contract's own bounds cannot say. Raises InvalidArgument."""
-    for name in ("title", "source_uri"):
-        checked(f"document.{name}", fields.get(name, ""))
-    metadata = fields.get("metadata", {})
-    try:
-        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
-    except (ValueError, RecursionError):
-        raise InvalidArgument.of("document.metadata", "holds a number or text that JSON cannot hold") from None
-    if size > _MAX_METADATA_BYTES:
-        raise InvalidArgument.of("document.metadata", f"has {size} bytes as JSON; at most {_MAX_METADATA_BYTES}")
-    for text in _texts(metadata):
-        checked("document.metadata", text)
-    for principal in fields.get("acl", ()):
-        kind, _, name = checked("document.acl.principals", principal).partition(":")
-        if kind not in ("user", "group") or not name:
-            raise InvalidArgument.of(
-                "document.acl.principals", f"{principal[:80]!r} is not user:{{subject}} or group:{{group}}"
-            )
-
-
-def _texts(value: Any) -> Iterable[str]:
-    match value:
-        case str():
-            yield value
-        case Mapping():
-            yield from value
-            for each in value.values():
-                yield from _texts(each)
-        case list() | tuple():
-            for each in value:
-                yield from _texts(each)

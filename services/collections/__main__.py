@@ -1,0 +1,49 @@
+"""Starts the collections service: `python -m services.collections`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from ragweave.internal.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from ragweave.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
+from ragweave.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
+from services.collections.adapters.embedding import EmbeddingModels
+from services.collections.adapters.jobs import GrpcJobs
+from services.collections.adapters.retrieval import RetrievalIndex
+from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.documents import Documents
+from services.collections.registry import Registry
+from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer
+from services.collections.settings import Settings
+from services.collections.upkeep import Upkeep
+from services.mesh.channels import open_channel
+from services.mesh.serve import Wiring, serve
+
+
+@asynccontextmanager
+async def wire(settings: Settings) -> AsyncIterator[Wiring]:
+    mesh = settings.mesh
+    url = settings.database_url or sqlite_url(mesh.data_dir / "collections" / "registry.db")
+    async with (
+        SqlStore.open(url, pool_size=settings.database_pool) as store,
+        open_channel(mesh, mesh.retrieval_target) as retrieval,
+        open_channel(mesh, mesh.embedding_target) as embedding,
+        open_channel(mesh, mesh.jobs_target) as jobs,
+    ):
+        index = RetrievalIndex(retrieval)
+        registry = Registry(store, index, EmbeddingModels(embedding), poll_s=settings.follow_poll_s)
+        documents = Documents(store, index, GrpcJobs(jobs), max_upload_bytes=settings.max_upload_bytes)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
+            add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
+            add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents), server)
+
+        async with Upkeep(store, registry, documents, interval_s=settings.upkeep_interval_s).running():
+            yield Wiring(register, checks={"database": store.check})
+
+
+if __name__ == "__main__":
+    asyncio.run(serve("collections", wire, Settings()))

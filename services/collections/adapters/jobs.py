@@ -1,0 +1,66 @@
+"""Imports and uploads, as the jobs service takes them."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+
+from ragweave.internal.v1 import upload_service_pb2
+from ragweave.internal.v1.upload_service_pb2_grpc import UploadServiceStub
+from ragweave.v1 import job_service_pb2 as pb
+from ragweave.v1.job_service_pb2_grpc import JobServiceStub
+from services.collections.adapters.grpc_errors import answering
+from services.collections.convert import described_to
+from services.collections.ports import Content, Upload
+from services.collections.records import Document
+
+_PART_BYTES: Final = 2**20
+
+
+class GrpcJobs:
+    """Fulfils Jobs."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._jobs = JobServiceStub(channel)
+        self._uploads = UploadServiceStub(channel)
+
+    async def import_document(self, document: Document, content: Content, *, validate_only: bool = False) -> bytes:
+        request = pb.ImportDocumentsRequest(
+            parent=f"collections/{document.collection_id}",
+            validate_only=validate_only,
+            request_id="" if validate_only else f"document:{document.uid}",
+        )
+        match content:
+            case Upload():
+                request.uploads.uploads.add(
+                    content_hash=content.content_hash,
+                    document_id=document.document_id,
+                    document=described_to(document),
+                )
+            case str():
+                request.inline.documents.add(
+                    document_id=document.document_id, document=described_to(document), text=content
+                )
+            case bytes():
+                request.inline.documents.add(
+                    document_id=document.document_id, document=described_to(document), data=content
+                )
+        with answering("jobs"):
+            return (await self._jobs.ImportDocuments(request)).SerializeToString()
+
+    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
+        with answering("jobs"):
+            call = self._uploads.StoreUpload()
+            try:
+                async for part in parts:
+                    for start in range(0, len(part), _PART_BYTES):
+                        data = part[start : start + _PART_BYTES]
+                        await call.write(upload_service_pb2.StoreUploadRequest(data=data))
+                await call.done_writing()
+                stored = await call
+            except grpc.aio.UsageError:  # it ended before the last part: its status says why
+                stored = await call
+            except BaseException:
+                call.cancel()
+                raise
+        return Upload(stored.content_hash, stored.size_bytes)

@@ -1,0 +1,210 @@
+"""The service's methods: messages in, domain calls, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from ragweave.internal.v1 import registry_service_pb2 as internal_pb
+from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceServicer
+from ragweave.v1 import collection_pb2, document_pb2
+from ragweave.v1 import collection_service_pb2 as collections_pb
+from ragweave.v1 import document_service_pb2 as documents_pb
+from ragweave.v1.collection_service_pb2_grpc import CollectionServiceServicer
+from ragweave.v1.document_service_pb2_grpc import DocumentServiceServicer
+from services.collections import convert
+from services.collections.documents import Documents
+from services.collections.registry import Registry
+from services.mesh.identity import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CollectionServicer(CollectionServiceServicer):
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def CreateCollection(
+        self, request: collections_pb.CreateCollectionRequest, context: Context
+    ) -> collection_pb2.Collection:
+        created = await self._registry.create(
+            request.collection_id,
+            convert.given_from(request.collection),
+            caller(context),
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.collection_to(created)
+
+    async def ListCollections(
+        self, request: collections_pb.ListCollectionsRequest, context: Context
+    ) -> collections_pb.ListCollectionsResponse:
+        return convert.collections_to(await self._registry.list(caller(context), **convert.asked_from(request)))
+
+    async def GetCollection(
+        self, request: collections_pb.GetCollectionRequest, context: Context
+    ) -> collection_pb2.Collection:
+        return convert.collection_to(await self._registry.get(request.name, caller(context)))
+
+    async def UpdateCollection(
+        self, request: collections_pb.UpdateCollectionRequest, context: Context
+    ) -> collection_pb2.Collection:
+        updated = await self._registry.update(
+            request.collection.name,
+            convert.given_from(request.collection),
+            request.update_mask.paths,
+            caller(context),
+            etag=request.collection.etag,
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.collection_to(updated)
+
+    async def DeleteCollection(
+        self, request: collections_pb.DeleteCollectionRequest, context: Context
+    ) -> collection_pb2.Collection:
+        deleted = await self._registry.delete(
+            request.name,
+            caller(context),
+            etag=request.etag,
+            force=request.force,
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.collection_to(deleted)
+
+    async def GetCollectionStats(
+        self, request: collections_pb.GetCollectionStatsRequest, context: Context
+    ) -> collection_pb2.CollectionStats:
+        return convert.stats_to(*await self._registry.stats(request.name, caller(context)))
+
+
+class DocumentServicer(DocumentServiceServicer):
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def CreateDocument(
+        self, request: documents_pb.CreateDocumentRequest, context: Context
+    ) -> documents_pb.CreateDocumentResponse:
+        created = await self._documents.create(
+            request.parent,
+            *convert.new_document_from(request),
+            caller(context),
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.created_to(created)
+
+    async def UploadDocument(
+        self, request_iterator: AsyncIterator[documents_pb.UploadDocumentRequest], context: Context
+    ) -> documents_pb.UploadDocumentResponse:
+        first = await anext(request_iterator, documents_pb.UploadDocumentRequest())
+        created = await self._documents.upload(
+            convert.new_file_from(first),
+            convert.parts_from(first, request_iterator),
+            caller(context),
+            receipt=convert.receipt_from(first, caller(context)),
+        )
+        return convert.uploaded_to(created)
+
+    async def ListDocuments(
+        self, request: documents_pb.ListDocumentsRequest, context: Context
+    ) -> documents_pb.ListDocumentsResponse:
+        listed = await self._documents.list(request.parent, caller(context), **convert.asked_from(request))
+        return convert.documents_to(listed)
+
+    async def GetDocument(self, request: documents_pb.GetDocumentRequest, context: Context) -> document_pb2.Document:
+        return convert.document_to(await self._documents.get(request.name, caller(context)))
+
+    async def BatchGetDocuments(
+        self, request: documents_pb.BatchGetDocumentsRequest, context: Context
+    ) -> documents_pb.BatchGetDocumentsResponse:
+        found = await self._documents.batch_get(request.parent, request.names, caller(context))
+        return documents_pb.BatchGetDocumentsResponse(documents=map(convert.document_to, found))
+
+    async def UpdateDocument(
+        self, request: documents_pb.UpdateDocumentRequest, context: Context
+    ) -> document_pb2.Document:
+        updated = await self._documents.update(
+            request.document.name,
+            convert.fields_from(request.document),
+            request.update_mask.paths,
+            caller(context),
+            etag=request.document.etag,
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.document_to(updated)
+
+    async def DeleteDocument(
+        self, request: documents_pb.DeleteDocumentRequest, context: Context
+    ) -> document_pb2.Document:
+        deleted = await self._documents.delete(
+            request.name,
+            caller(context),
+            etag=request.etag,
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.document_to(deleted)
+
+    async def BatchDeleteDocuments(
+        self, request: documents_pb.BatchDeleteDocumentsRequest, context: Context
+    ) -> documents_pb.BatchDeleteDocumentsResponse:
+        deleted = await self._documents.batch_delete(
+            request.parent,
+            request.names,
+            caller(context),
+            receipt=convert.receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return documents_pb.BatchDeleteDocumentsResponse(documents=map(convert.document_to, deleted))
+
+    async def ListChunks(
+        self, request: documents_pb.ListChunksRequest, context: Context
+    ) -> documents_pb.ListChunksResponse:
+        listed = await self._documents.list_chunks(request.parent, caller(context), **convert.asked_from(request))
+        return convert.chunks_to(*listed)
+
+
+class RegistryServicer(RegistryServiceServicer):
+    def __init__(self, registry: Registry, documents: Documents) -> None:
+        self._registry = registry
+        self._documents = documents
+
+    async def GetCollectionRecord(
+        self, request: internal_pb.GetCollectionRecordRequest, context: Context
+    ) -> internal_pb.CollectionRecord:
+        return convert.record_to(await self._registry.find(request.collection_id, caller(context).tenant))
+
+    async def WatchCollections(
+        self, request: internal_pb.WatchCollectionsRequest, context: Context
+    ) -> AsyncIterator[internal_pb.WatchCollectionsResponse]:
+        async for followed in self._registry.follow(request.after_sequence):
+            yield convert.followed_to(followed)
+
+    async def LookupDocuments(
+        self, request: internal_pb.LookupDocumentsRequest, context: Context
+    ) -> internal_pb.LookupDocumentsResponse:
+        found = await self._documents.lookup(request.collection_id, request.document_ids, caller(context))
+        return internal_pb.LookupDocumentsResponse(documents=map(convert.document_record_to, found))
+
+    async def RecordDocument(
+        self, request: internal_pb.RecordDocumentRequest, context: Context
+    ) -> internal_pb.RecordDocumentResponse:
+        recorded = await self._documents.record(convert.recorded_from(request), caller(context))
+        return internal_pb.RecordDocumentResponse(document=convert.document_to(recorded))
+
+    async def ListSourceDocuments(
+        self, request: internal_pb.ListSourceDocumentsRequest, context: Context
+    ) -> internal_pb.ListSourceDocumentsResponse:
+        ids = await self._documents.list_source(
+            request.collection_id, request.source_key, request.after_document_id, request.limit, caller(context)
+        )
+        return internal_pb.ListSourceDocumentsResponse(document_ids=ids)
+
+    async def DeleteSourceDocuments(
+        self, request: internal_pb.DeleteSourceDocumentsRequest, context: Context
+    ) -> internal_pb.DeleteSourceDocumentsResponse:
+        deleted = await self._documents.delete_source(request.collection_id, request.document_ids, caller(context))
+        return internal_pb.DeleteSourceDocumentsResponse(deleted=deleted)

@@ -1,0 +1,31 @@
+"""Settings of the collections service."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from RAGWEAVE_COLLECTIONS_* once, then frozen."""
+
+    # Errors do not show what was given: the URL holds a password.
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_COLLECTIONS_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    port: int = Field(50053, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
+    database_url: str = Field(
+        "",
+        pattern=r"^$|^(postgresql|sqlite)(\+\w+)?://",
+        description="postgresql://user:password@host/database or sqlite:///path; "
+        "<data_dir>/collections/registry.db where empty.",
+    )
+    database_pool: int = Field(5, ge=1, le=100, description="Connections to the database.")
+    max_upload_bytes: int = Field(100 * 2**20, ge=1, le=2**40, description="Longest file UploadDocument takes.")
+    follow_poll_s: float = Field(
+        1.0, gt=0, le=60, description="Seconds between looks for changes that another process recorded."
+    )
+    upkeep_interval_s: float = Field(
+        15.0, gt=0, le=3600, description="Seconds between sweeps for expired collections and interrupted work."
+    )
