@@ -26,10 +26,10 @@ def document_name(collection: str, document: str) -> str:
 
 
 def document_id_from(source: str) -> str:
-    """The id of the document made from a relative path, file name or URI: readable, and the same for the same source.
+    """The id of the document made from a relative path, file name or URI: readable, and always the same.
 
-    A source that is a valid id is kept. Any other is spelt with dots and gets a part of its SHA-256, so that two sources
-    never share an id.
+    A source that is a valid id is kept. Any other is spelt with dots and gets a part of its SHA-256, so that no two
+    sources share an id.
     """
     spelt = unicodedata.normalize("NFKD", source.replace("/", ".")).encode("ascii", "ignore").decode()
     slug = _NOT_ID.sub("-", spelt).strip("-.")
