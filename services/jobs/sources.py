@@ -1,10 +1,8 @@
 """Directories documents may be imported from: resolved, listed and read without ever leaving the allowed roots."""
 
-import hashlib
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,10 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from services.mesh.errors import DocumentTooLarge, InvalidArgument, PathNotAllowed, UnreadableDocument
 
-MAX_ID = 128
 _MAX_DEPTH = 64
 _READ_BYTES = 1 << 20
-_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _UNSHOWABLE = "its name is not valid UTF-8 or holds control characters"
@@ -308,20 +304,6 @@ class SourceRoots:
         if found.st_size > self._max_file_bytes:
             return f"{found.st_size} bytes are over the limit of {self._max_file_bytes}"
         return ""
-
-
-def document_id(path: str) -> str:
-    """The id of the document made from a file of this relative path: the same for ever, and of no other path.
-
-    Letters, digits, `-`, `_` and `.`, at most 128. A plain file name is its own id; any other path is spelt with dots,
-    followed by ten digits of its SHA-256.
-    """
-    spelt = unicodedata.normalize("NFKD", path.replace("/", ".")).encode("ascii", "ignore").decode()
-    slug = _NOT_IN_ID.sub("-", spelt).strip("-.")
-    if slug == path and len(slug) <= MAX_ID:
-        return slug
-    digest = hashlib.sha256(path.encode()).hexdigest()[:10]
-    return f"{slug[: MAX_ID - 11] or 'document'}-{digest}"
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from tests.e2e.stack import PREFIX, Mesh
 
 # Topics of the language reference in which the answer stands.
 RIGHT = {
-    "how do I catch several exception types": {"try", "exceptions"},
-    "what does a context manager's exit method receive": {"context-managers", "with"},
+    "how do I catch several exception types": {"try", "exceptions", "compound"},
+    "what does a context manager's exit method receive": {"context-managers", "with", "specialnames", "compound"},
     "difference between is and ==": {"comparisons", "is", "objects", "in"},
     "format a float with two decimals": {"formatstrings", "string-methods"},
-    "how are default arguments evaluated": {"function", "def"},
+    "how are default arguments evaluated": {"function", "compound"},
 }
 
 

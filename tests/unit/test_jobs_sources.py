@@ -5,10 +5,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.jobs.sources import Directory, Selection, SourceFile, SourceRoots, document_id
+from services.jobs.sources import Directory, Selection, SourceFile, SourceRoots
 from services.mesh.errors import DocumentTooLarge, InvalidArgument, PathNotAllowed, UnreadableDocument
 
 
@@ -244,26 +242,3 @@ def test_a_glob_that_is_none_is_refused(glob: str) -> None:
 def test_a_glob_full_of_stars_takes_no_longer_than_another() -> None:
     path = "/".join(["a" * 200] * 60)
     assert not Selection(["/".join(["**", "*a" * 60 + "b"] * 4)]).wants(path)
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [("intro.md", "intro.md"), ("A_b-1.2.txt", "A_b-1.2.txt"), ("docs/intro.md", "docs.intro.md-"), ("é.md", "e.md-")],
-)
-def test_a_document_id_reads_like_its_path(path: str, expected: str) -> None:
-    assert document_id(path).startswith(expected)
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=200), min_size=2, max_size=6, unique=True))
-def test_document_ids_are_valid_stable_and_distinct(paths: list[str]) -> None:
-    ids = [document_id(path) for path in paths]
-    assert ids == [document_id(path) for path in paths]
-    assert len(set(ids)) == len(paths)
-    for each in ids:
-        assert 0 < len(each) <= 128
-        assert each[0] not in ".-"
-        assert set(each) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
-
-
-def test_paths_that_spell_alike_get_ids_apart() -> None:
-    assert len({document_id(path) for path in ("a/b.md", "a.b.md", "a b.md", "a_b.md", "á/b.md", "a//b.md")}) == 6
