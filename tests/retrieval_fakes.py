@@ -82,7 +82,7 @@ class MemoryVectorStore:
         hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
         found = [
             ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse))
-            for key, score in hits[query.offset :]
+            for key, score in hits[query.page]
         ]
         return Found(found, len(hits), len(fused))
 

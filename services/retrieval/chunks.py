@@ -111,7 +111,8 @@ class VectorQuery:
         dense: Little-endian float32; None leaves the dense stage out.
         sparse: None leaves the sparse stage out.
         limit: Hits ranked in all.
-        offset: Hits of these to skip; the rest come with their payload.
+        offset: Hits of these to skip.
+        page_size: Hits to return from there; None: all.
         depth: Candidates each stage hands to the fusion.
         min_score: Hits that score less are left out, before limit; None keeps all.
         exact: Compares with every vector instead of walking the search graph.
@@ -122,10 +123,16 @@ class VectorQuery:
     filter: Filter = EVERYTHING
     limit: int = 10
     offset: int = 0
+    page_size: int | None = None
     depth: int = 200
     fusion: Fusion = DEFAULT_FUSION
     min_score: float | None = None
     exact: bool = False
+
+    @property
+    def page(self) -> slice:
+        """Which of the ranked hits to return."""
+        return slice(self.offset, None if self.page_size is None else self.offset + self.page_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ class ScoredChunk:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Hits from the query's offset on, best first, and how many its limit lets through in all.
+    """The hits of one page, best first, and how many the query's limit lets through in all.
 
     Attributes:
         candidates: Different chunks that the stages handed to the fusion.

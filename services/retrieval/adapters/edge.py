@@ -197,7 +197,8 @@ class EdgeVectorStore:
             query.depth,
             astuple(query.fusion) if isinstance(query.fusion, Rrf) else None,
             query.limit,
-            query.offset,
+            query.page.start,
+            query.page.stop,
             query.min_score,
             query.exact,
         )

@@ -13,7 +13,7 @@ import qdrant_edge as edge
 
 from services.retrieval.adapters.edge_child import config_of, die_with_parent
 
-_NICE: Final = 10
+_NICE: Final = 5
 _COPIED_AT_A_TIME: Final = 2**22
 
 

@@ -181,11 +181,12 @@ class Engine:
         depth: int,
         fusion: tuple[int, float, float] | None,
         limit: int,
-        offset: int,
+        start: int,
+        stop: int | None,
         min_score: float | None,
         exact: bool,
     ) -> tuple[int, int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]]]]]:
-        """How many hits there are in all, how many candidates there were, and the hits from `offset` on."""
+        """How many hits there are in all, how many candidates there were, and the hits of a page."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
         stages: dict[str, Any] = {}
         if dense is not None:
@@ -203,7 +204,7 @@ class Engine:
             rankings.setdefault(SPARSE, [])
         fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE))
         hits = [hit for hit in fused if min_score is None or hit[1] >= min_score][:limit]
-        page = [(UUID(int=id_), score) for id_, score in hits[offset:]]
+        page = [(UUID(int=id_), score) for id_, score in hits[start:stop]]
         records = (
             {record.id: record for record in shard.retrieve([id_ for id_, _ in page], True, False)} if page else {}
         )

@@ -120,7 +120,7 @@ class QdrantVectorStore:
             rankings = await self._rankings(index, query)
             fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE))
             hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
-            page = hits[query.offset :]
+            page = hits[query.page]
             records = (
                 await self._client.retrieve(self._name(index), [id_ for id_, _ in page], True, False, **self._read)
                 if page

@@ -1,0 +1,120 @@
+"""Writes of the index, for the services that own documents: encoded, counted, durable when they return."""
+
+import asyncio
+import math
+from array import array
+from collections.abc import Sequence
+
+from services.mesh.errors import CollectionNotFound, FailedPrecondition, InvalidArgument
+from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk, IndexId, IndexStats
+from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.ports import IndexRevisions, VectorStore
+from services.retrieval.scaling import SparseScales
+from services.retrieval.sparse import document_vector, encoder_for
+
+_FLOAT_BYTES = 4
+
+
+class Indexer:
+    """What IndexService does. Every write returns the index revision that shows it; repeating one is harmless."""
+
+    def __init__(
+        self, store: VectorStore, collections: CollectionsMirror, revisions: IndexRevisions, scales: SparseScales
+    ) -> None:
+        self._store = store
+        self._collections = collections
+        self._revisions = revisions
+        self._scales = scales
+        self._ensured: set[IndexId] = set()
+
+    async def upsert(self, index: IndexId, chunks: Sequence[tuple[Chunk, bytes]]) -> int:
+        """Keeps chunks with their vectors (little-endian float32).
+
+        Raises:
+            CollectionNotFound: The collection is gone.
+            InvalidArgument: A vector is not of the collection's model.
+        """
+        collection = await self._collections.by_uid(index)
+        for position, (_, vector) in enumerate(chunks):
+            _check_vector(f"chunks[{position}].vector", vector, collection.dimension)
+        if index not in self._ensured:
+            await self._store.ensure_index(index, collection.dimension)
+            self._ensured.add(index)
+        encoder = encoder_for(collection.language)
+        counts = await asyncio.to_thread(lambda: [encoder.counts(chunk.searched_text) for chunk, _ in chunks])
+        async with self._scales.writing(index):
+            scale = await self._scales.scale_for(index, [each.total() for each in counts])
+            encoded = [
+                EncodedChunk(chunk, vector, document_vector(count, scale), count.total(), scale)
+                for (chunk, vector), count in zip(chunks, counts, strict=True)
+            ]
+            try:
+                await self._store.upsert(index, encoded)
+            except LookupError:  # dropped since it was ensured
+                self._ensured.discard(index)
+                raise CollectionNotFound(f"no collection with uid {index!r}", collection_uid=index) from None
+        return await self._wrote(index)
+
+    async def retire(self, index: IndexId, document_id: str, keep_revision_key: str, expected_chunks: int) -> int:
+        """Makes one revision the only one of its document.
+
+        Raises:
+            FailedPrecondition: It has fewer chunks than it must; nothing was deleted.
+        """
+        kept = await self._store.count(index, document_id, keep_revision_key)
+        if kept < expected_chunks:
+            raise FailedPrecondition(
+                f"document {document_id!r} has {kept} chunks of revision {keep_revision_key!r}, not {expected_chunks}"
+            )
+        await self._store.retire(index, document_id, keep_revision_key)
+        return await self._wrote(index)
+
+    async def delete(self, index: IndexId, document_ids: Sequence[str]) -> int:
+        """Deletes documents' chunks; those that have none are passed over."""
+        await self._store.delete_documents(index, document_ids)
+        return await self._wrote(index)
+
+    async def update_fields(self, index: IndexId, document: DocumentFields) -> int:
+        """Replaces title, source_uri, metadata and principals of a document's chunks."""
+        fields = {
+            "title": document.title,
+            "source_uri": document.source_uri,
+            "metadata": dict(document.metadata),
+            "principals": list(document.principals),
+        }
+        await self._store.set_fields(index, document.document_id, fields)
+        return await self._revisions.bump(index)
+
+    async def list_chunks(
+        self, index: IndexId, document_id: str, from_ordinal: int, limit: int
+    ) -> tuple[Sequence[Chunk], int]:
+        """Chunks of a document from an ordinal on, and how many it has in all."""
+        chunks, total = await asyncio.gather(
+            self._store.list_chunks(index, document_id, from_ordinal, limit), self._store.count(index, document_id)
+        )
+        return chunks, total
+
+    async def stats(self, index: IndexId) -> tuple[IndexStats, int]:
+        """Sizes of the index, and its revision."""
+        stats, revision = await asyncio.gather(self._store.stats(index), self._revisions.current(index))
+        return stats, revision
+
+    async def drop(self, index: IndexId) -> None:
+        """Deletes the index; no write brings it back, since uids are not used again."""
+        await self._store.drop(index)
+        self._ensured.discard(index)
+        self._scales.forget(index)
+        await self._revisions.bump(index)
+
+    async def _wrote(self, index: IndexId) -> int:
+        revision = await self._revisions.bump(index)
+        await self._scales.wrote(index)
+        return revision
+
+
+def _check_vector(field: str, vector: bytes, dimension: int) -> None:
+    if len(vector) != dimension * _FLOAT_BYTES:
+        found = f"{len(vector)} bytes"
+        raise InvalidArgument.of(field, f"takes {dimension} float32 ({dimension * _FLOAT_BYTES} bytes), found {found}")
+    if not math.isfinite(math.fsum(array("f", vector))):
+        raise InvalidArgument.of(field, "has a value that is not finite")
