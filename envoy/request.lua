@@ -13,6 +13,8 @@
 local byte, find, match, sub, format = string.byte, string.find, string.match, string.sub, string.format
 
 local MAX_DEPTH = 64 -- nested objects and lists; protobuf itself stops at 100
+local MAX_NUMBER = 64 -- characters of a number; bounds what a pattern that backtracks can cost
+local MAX_SHOWN = 128 -- characters of a caller's own name or path that an answer repeats
 
 local EXPECTED = {
   any = "a JSON value", bool = "true or false", bytes = "base64 text", double = "a number", duration = 'a duration such as "3.5s"',
@@ -38,6 +40,7 @@ local function field_path()
 end
 
 local function refuse(status, field, problem, header, value)
+  field = field and sub(field, 1, MAX_DEPTH * MAX_SHOWN)
   error({status = status, field = field, problem = problem, header = header, value = value}, 0)
 end
 
@@ -48,7 +51,7 @@ end
 local function enter(step)
   if depth >= MAX_DEPTH then wrong("nested too deeply") end
   depth = depth + 1
-  trail[depth] = step
+  trail[depth] = type(step) == "string" and sub(step, 1, MAX_SHOWN) or step
 end
 
 local function leave() depth = depth - 1 end
@@ -244,9 +247,12 @@ end
 
 local INT_BITS = {int32 = 31, uint32 = 32} -- 64 bit bounds are beyond a double: the transcoder checks them
 
+local IN_QUOTES = {string = true, bytes = true, timestamp = true, duration = true, fieldmask = true}
+
 -- Checks a scalar that is written as a string, in the body or as a query parameter.
 local function scalar(field, written)
   local kind = field.kind
+  if #written > MAX_NUMBER and kind ~= "enum" and not IN_QUOTES[kind] then wrong("expected " .. EXPECTED[kind]) end
   if kind == "int" or kind == "uint" then
     local whole = match(written, "^-?%d+$") or (match(written, "^-?%d+%.?%d*[eE]?[+-]?%d*$") and tonumber(written) and
       tonumber(written) % 1 == 0 and written)
@@ -264,12 +270,10 @@ local function scalar(field, written)
   elseif kind == "enum" then
     local names = CONTRACT.enums[field.of]
     if not names[written] and not match(written, "^-?%d+$") then
-      wrong(format('"%s" is not one of %s%s', sub(written, 1, 64), enum_names(field.of), suggestion(names, written)))
+      wrong(format('"%s" is not one of %s%s', sub(written, 1, MAX_SHOWN), enum_names(field.of), suggestion(names, written)))
     end
   end
 end
-
-local IN_QUOTES = {string = true, bytes = true, timestamp = true, duration = true, fieldmask = true}
 
 local function quoted(s, i, field)
   local kind = field.kind
@@ -394,7 +398,7 @@ end
 
 local function binding_of(verb, path)
   local verbs = verbs_at(path)
-  if not verbs then refuse(404, nil, "no such path: " .. path) end
+  if not verbs then refuse(404, nil, "no such path: " .. sub(path, 1, 2 * MAX_SHOWN)) end
   if verbs[verb] then return verbs[verb] end
   local allowed = {}
   for each in pairs(verbs) do allowed[#allowed + 1] = each end
@@ -406,7 +410,9 @@ end
 -- Query ----------------------------------------------------------------------------------------------------------------------
 
 local function unescaped(s)
-  if find(s, "%%%X") or find(s, "%%.?$") or find(s, "%%%x%X") then refuse(400, s, "a bad percent escape") end
+  if find(s, "%%%X") or find(s, "%%.?$") or find(s, "%%%x%X") then
+    refuse(400, sub(s, 1, MAX_SHOWN), "a bad percent escape")
+  end
   s = s:gsub("+", " "):gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
   if not_utf8(s) or find(s, "%z") then refuse(400, "", "the query string is not UTF-8 text") end
   return s
@@ -437,7 +443,7 @@ local function check_query(binding, query)
   local seen = {}
   for pair in query:gmatch("[^&]+") do
     local name, written = match(pair, "^([^=]*)=?(.*)$")
-    name, written = unescaped(name), unescaped(written)
+    name, written = sub(unescaped(name), 1, MAX_SHOWN), unescaped(written)
     local field = query_field(binding, name)
     if seen[field] and not field.list then refuse(400, name, "given twice") end
     seen[field] = true

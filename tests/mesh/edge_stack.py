@@ -242,7 +242,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running_backend(world: World, backend: Backend) -> AsyncIterator[int]:
+async def running_backend(world: World, backend: Backend, *, port: int = 0) -> AsyncIterator[int]:
     """The port of a mesh server with all of the backend's services."""
 
     def register(server: grpc.aio.Server) -> None:
@@ -257,8 +257,8 @@ async def running_backend(world: World, backend: Backend) -> AsyncIterator[int]:
     async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
         yield Wiring(register)
 
-    async with world.running(wire, world.settings()) as port:
-        yield port
+    async with world.running(wire, world.settings(port)) as taken:
+        yield taken
 
 
 @asynccontextmanager

@@ -159,6 +159,33 @@ async def test_whatever_proto_json_allows_passes(edge: Edge, sent: Any) -> None:
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"topK": "1" * 2_000_000 + "x"},
+        {"minScore": "1" * 2_000_000 + "x"},
+        {"x" * 2_000_000: 1},
+        {"mode": "x" * 2_000_000},
+        {"typedFilter": {"allOf": [{"y" * 100_000: 1}] * 20}},
+        b'{"query": "' + b"\\" * 1_000_001 + b'"}',
+        b"[" * 2_000_000,
+        b'{"vector":' + b"[" * 2_000_000,
+    ],
+    ids=range(8),
+)
+async def test_hostile_bodies_are_refused_at_once_in_few_words(edge: Edge, sent: Any) -> None:
+    body = refusal(await edge.rest("POST", SEARCH, sent, timeout=5), 400, 3)
+    assert len(body["message"]) < 500
+
+
+async def test_long_paths_and_parameters_are_not_repeated_whole(edge: Edge) -> None:
+    long = "x" * 20_000
+    for path in (f"{API}/{long}", f"{COLLECTIONS}?{long}=1", f"{COLLECTIONS}?pageSize={'1' * 20_000}x"):
+        response = await edge.rest("GET", path, timeout=5)
+        assert response.status_code in (400, 404)
+        assert len(response.json()["message"]) < 500
+
+
 async def test_maps_and_free_json_take_any_names_but_keep_their_types(edge: Edge) -> None:
     free = {"documentId": "d", "text": "t", "document": {"metadata": {"Any thing": [1, {"x": None}], "topk": "x"}}}
     made = await edge.rest("POST", f"{COLLECTIONS}/c/documents", free)
