@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY
 
 from ragweave import contract
+from ragweave.v1 import embedding_service_pb2, embedding_service_pb2_grpc
 from services.mesh import interceptors
 from services.mesh.calls import current_call
 from services.mesh.errors import CollectionNotFound, InvalidArgument, TooManyRequests
@@ -292,6 +293,28 @@ async def test_a_caller_that_gives_up_cancels_the_handler(server: Server, kind: 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait_for(cancelled.wait(), 10)
+
+
+async def test_a_client_that_waits_for_an_answer_before_it_writes_on_gets_the_refusal(server: Server) -> None:
+    stub = embedding_service_pb2_grpc.EmbeddingServiceStub(server.channel)
+    call = stub.StreamEmbed(metadata=server.world.bearer(roles=["admin"]))
+    await call.write(embedding_service_pb2.StreamEmbedRequest(id="1", text="one"))
+    assert (await call.read()).id == "1"  # type: ignore[union-attr]
+    server.servicer.script = raising(CollectionNotFound("gone"))
+    await call.write(embedding_service_pb2.StreamEmbedRequest(id="2", text="two"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call.read()
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
+
+
+async def test_a_client_that_never_stops_writing_is_cut_off(server: Server) -> None:
+    async def endless() -> AsyncIterator[Any]:
+        while True:
+            yield embedding_service_pb2.StreamEmbedRequest(id="1", text="x" * 10_000)
+
+    stub = embedding_service_pb2_grpc.EmbeddingServiceStub(server.channel)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await responses_of(stub.StreamEmbed(endless()))
 
 
 async def test_a_servicer_may_write_a_stream_by_itself(world: World) -> None:

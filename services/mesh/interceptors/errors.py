@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -10,6 +11,10 @@ import structlog
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
 from services.mesh.status import DETAILS_KEY, code_of, is_expected, retry_after_s, status_of
+
+# How long a client may go on sending after its call has failed, and the pause that says it waits for an answer.
+_DRAIN_S = 1.0
+_IDLE_S = 0.02
 
 
 class Errors:
@@ -47,10 +52,26 @@ class Errors:
             )
         if (seconds := retry_after_s(status)) is not None:
             call.headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
+        if call.method.client_streaming:
+            await _writes_ended(call)
         # Headers sent now would commit the call, and its client could not retry it (gRFC A6): they go with the
         # trailers, which gRPC then sends as the one and only header block.
         headers = () if call.headers_sent else call.headers
         await call.context.abort(call.status, status.message, (*headers, (DETAILS_KEY, status.SerializeToString())))
+
+
+async def _writes_ended(call: Call) -> None:
+    """Takes what the client still sends, until it stops for a moment.
+
+    A grpc.aio client that is in the middle of a write when its call ends reports INTERNAL "Internal error from Core"
+    and loses the status (grpcio 1.85.1: 1 in 10 on a busy machine).
+    """
+    with suppress(TimeoutError, grpc.aio.BaseError):
+        async with asyncio.timeout(_DRAIN_S):
+            while True:
+                async with asyncio.timeout(_IDLE_S):
+                    if await call.context.read() is grpc.aio.EOF:
+                        return
 
 
 def _cancelling() -> bool:
