@@ -74,6 +74,10 @@ class CollectionsMirror:
             raise CollectionNotFound(f"no collection with uid {uid!r}", collection_uid=uid)
         return view
 
+    async def language_of(self, uid: IndexId) -> str:
+        """The language of the collection with that uid; see by_uid."""
+        return (await self.by_uid(uid)).language
+
     async def check(self) -> None:
         """Returns once every collection has been told of.
 

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ _LEAST_DEPTH: Final = 200
 _DEPTH_FACTOR: Final = 4
 _MAX_HIGHLIGHTS: Final = 1000
 _TOKEN_VERSION: Final = 1
+_COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Query:
 
     Attributes:
         vector: By the collection's model, instead of one made from text.
-        collections: Names or bare ids.
+        collection: Name or bare id.
+        collections: The same, several, instead of `collection`.
         typed_filter: Must hold besides `filter`.
         features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
         require_all: Fails rather than answering from fewer stages.
@@ -56,6 +59,7 @@ class Query:
 
     text: str = ""
     vector: Sequence[float] = ()
+    collection: str = ""
     collections: Sequence[str] = ()
     filter: str = ""
     typed_filter: Filter = EVERYTHING
@@ -170,10 +174,7 @@ class Retriever:
         )
 
     async def _views(self, query: Query, who: Caller) -> list[CollectionView]:
-        if not query.collections:
-            raise InvalidArgument.of("collection", "name the collection to search")
-        ids = dict.fromkeys(_collection_id(name) for name in query.collections)
-        views = [await self._collections.find(who.tenant, each) for each in ids]
+        views = [await self._collections.find(who.tenant, each) for each in _collection_ids(query)]
         for view in views:
             if who.anonymous and not view.public:
                 # As if it were not there: what is private does not show by its refusal.
@@ -290,12 +291,19 @@ def _check_vector(vector: Sequence[float], views: Sequence[CollectionView]) -> N
         raise InvalidArgument.of("vector", "has a value that is not finite")
 
 
-def _collection_id(name: str) -> str:
-    """The id in `collections/{id}` or the bare id."""
-    bare = name.removeprefix("collections/")
-    if not bare or "/" in bare:
-        raise InvalidArgument.of("collection", f"takes collections/{{collection}} or the bare id, found {name!r:.80}")
-    return bare
+def _collection_ids(query: Query) -> list[str]:
+    """The ids in `collections/{id}` or the bare ids, each once."""
+    if query.collection and query.collections:
+        raise InvalidArgument.of("collections", "give collection or collections, not both")
+    if not query.collection and not query.collections:
+        raise InvalidArgument.of("collection", "name the collection to search")
+    field = "collection" if query.collection else "collections"
+    names = [query.collection] if query.collection else query.collections
+    ids = dict.fromkeys(name.removeprefix("collections/") for name in names)
+    if not all(_COLLECTION_ID.fullmatch(each) for each in ids):
+        found = f"found {', '.join(names)!r:.80}"
+        raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
+    return list(ids)
 
 
 def _terms(query: Query, view: CollectionView) -> frozenset[int]:

@@ -116,7 +116,7 @@ async def test_hybrid_search_ranks_as_well_as_exact_search(
     async with store_of(kind, tmp_path) as store, searching(store, given.passages) as retriever:
         reached = []
         for question, relevant in given.answers.items():
-            answer = await retriever.search(Query(text=question, collections=["docs"]), who)
+            answer = await retriever.search(Query(text=question, collection="docs"), who)
             reached.append(ndcg([hit.found.chunk.document.document_id for hit in answer.hits], relevant))
     print(
         f"{kind} {labelled.__name__}: {len(given.passages)} passages, {len(reached)} questions, "
@@ -139,7 +139,7 @@ async def test_sparse_scores_are_those_of_bm25_on_the_same_terms(tmp_path: Path)
         for question in given.answers:
             asked = [str(term.index) for term in encoder.terms(question)]
             scores = index.get_scores([token for token in asked if token in index.vocab_dict])
-            answer = await retriever.search(Query(text=question, collections=["docs"], mode=Mode.SPARSE), who)
+            answer = await retriever.search(Query(text=question, collection="docs", mode=Mode.SPARSE), who)
             assert answer.hits
             for hit in answer.hits:
                 # bm25s leaves out the constant factor k1 + 1.

@@ -1,0 +1,76 @@
+"""Starts the retrieval service: `python -m services.retrieval`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import grpc
+
+from ragweave.internal.v1.index_service_pb2_grpc import add_IndexServiceServicer_to_server
+from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
+from services.mesh.channels import open_channel
+from services.mesh.identity import Caller
+from services.mesh.serve import Wiring, serve
+from services.retrieval.adapters.edge import EdgeVectorStore
+from services.retrieval.adapters.embedding import EmbeddingClient
+from services.retrieval.adapters.redis import RedisRevisions
+from services.retrieval.adapters.registry import RegistryClient
+from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.indexer import Indexer
+from services.retrieval.ports import VectorStore
+from services.retrieval.retriever import Retriever
+from services.retrieval.scaling import SparseScales
+from services.retrieval.servicer import IndexServicer, RetrievalServicer
+from services.retrieval.settings import Settings
+
+
+def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
+    if settings.store == "edge":
+        return EdgeVectorStore.open(
+            settings.index_dir or settings.mesh.data_dir / "index",
+            build_threshold=settings.build_threshold,
+            threads=settings.threads,
+            max_open=settings.max_open,
+            idle_s=settings.engine_idle_s,
+        )
+    # The client's models take 50 MB, which the embedded store has no use for.
+    from services.retrieval.adapters.qdrant import QdrantVectorStore
+
+    return QdrantVectorStore.open(
+        settings.qdrant_url,
+        api_key=settings.qdrant_api_key,
+        prefix=settings.qdrant_prefix,
+        replicas=settings.qdrant_replicas,
+        timeout_s=settings.qdrant_timeout_s,
+    )
+
+
+@asynccontextmanager
+async def wire(settings: Settings) -> AsyncIterator[Wiring]:
+    mesh = settings.mesh
+    async with (
+        open_store(settings) as store,
+        RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as revisions,
+        open_channel(mesh, mesh.embedding_target) as embedding,
+        open_channel(mesh, mesh.collections_target) as registry,
+        asyncio.TaskGroup() as background,
+    ):
+        self_caller = Caller(tenant=mesh.public_tenant, subject="retrieval")
+        collections = CollectionsMirror(RegistryClient(registry, self_caller))
+        scales = SparseScales(store, collections.language_of)
+        retriever = Retriever(store, EmbeddingClient(embedding), collections, scales)
+        indexer = Indexer(store, collections, revisions, scales)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_RetrievalServiceServicer_to_server(RetrievalServicer(retriever), server)
+            add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
+
+        tasks = [background.create_task(collections.run()), background.create_task(scales.run())]
+        # Without Redis searches go on; writes fail and are repeated by those who asked for them.
+        yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})
+        for task in tasks:
+            task.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve("retrieval", wire, Settings()))

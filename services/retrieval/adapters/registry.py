@@ -1,0 +1,46 @@
+"""The registry of collections, from the collections service."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from ragweave.internal.v1 import registry_service_pb2 as pb
+from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
+from services.mesh.errors import DependencyUnavailable
+from services.mesh.identity import Caller, acting_for
+from services.retrieval.collection import Changes, CollectionView
+from services.retrieval.convert import view_from
+
+
+class RegistryClient:
+    """Fulfils Registry.
+
+    Args:
+        self_caller: Whom the stream is followed as: it belongs to no caller's call.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, self_caller: Caller) -> None:
+        self._service = RegistryServiceStub(channel)
+        self._self_caller = self_caller
+
+    async def get(self, collection_id: str) -> CollectionView | None:
+        try:
+            request = pb.GetCollectionRecordRequest(collection_id=collection_id)
+            return view_from(await self._service.GetCollectionRecord(request))
+        except grpc.aio.AioRpcError as error:
+            match error.code():
+                case grpc.StatusCode.NOT_FOUND:
+                    return None
+                case grpc.StatusCode.UNAVAILABLE:
+                    raise DependencyUnavailable("collections is unavailable", retry_after_s=1.0) from None
+            raise
+
+    async def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+        with acting_for(self._self_caller):
+            stream = self._service.WatchCollections(pb.WatchCollectionsRequest(after_sequence=after_sequence))
+        try:
+            async for response in stream:
+                yield Changes([view_from(record) for record in response.records], response.snapshot_complete)
+        except grpc.aio.AioRpcError as error:
+            raise DependencyUnavailable(f"the stream of collections failed ({error.code().name})") from None
+        raise DependencyUnavailable("the stream of collections ended")

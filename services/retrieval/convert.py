@@ -1,0 +1,228 @@
+"""Between the contract's messages and the domain."""
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct, Value
+
+from ragweave.internal.v1 import index_service_pb2 as index_pb
+from ragweave.internal.v1 import registry_service_pb2 as registry_pb
+from ragweave.v1 import collection_pb2
+from ragweave.v1 import search_pb2 as pb
+from services.mesh.errors import InvalidArgument
+from services.mesh.filters.typed import from_typed
+from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode
+from services.retrieval.collection import CollectionView, SearchDefaults
+from services.retrieval.filterable import SCHEMA
+from services.retrieval.fusion import Dbsf, Fusion, Rrf
+from services.retrieval.retriever import Answer, Hit, Query
+
+_MODES: Final = {
+    pb.SearchRequest.HYBRID: Mode.HYBRID,
+    pb.SearchRequest.DENSE: Mode.DENSE,
+    pb.SearchRequest.SPARSE: Mode.SPARSE,
+}
+_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors")
+
+
+def query_from(request: pb.SearchRequest) -> Query:
+    given = {field.name for field, _ in request.ListFields()}
+    return Query(
+        text=request.query,
+        vector=request.vector,
+        collection=request.collection,
+        collections=request.collections,
+        filter=request.filter,
+        typed_filter=from_typed(request.typed_filter, SCHEMA),
+        top_k=request.top_k,
+        page_size=request.page_size,
+        page_token=request.page_token,
+        mode=_MODES.get(request.mode),
+        fusion=fusion_from(request.fusion),
+        min_score=request.min_score,
+        highlight=request.highlight,
+        features=frozenset(given.intersection(_FEATURES)),
+        require_all=request.require_all,
+    )
+
+
+def fusion_from(fusion: pb.Fusion) -> Fusion | None:
+    """The fusion asked for; None where none is."""
+    match fusion.WhichOneof("method"):
+        case "rrf":
+            dense, sparse = fusion.rrf.dense_weight, fusion.rrf.sparse_weight
+            return Rrf(fusion.rrf.k or 60, *((dense, sparse) if dense or sparse else (1.0, 1.0)))
+        case "dbsf":
+            return Dbsf()
+    return None
+
+
+def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchResponse:
+    """The response, its hits cut to the fields of the mask.
+
+    Raises:
+        InvalidArgument: The mask names a field that hits do not have.
+    """
+    hits = [hit_to(hit) for hit in answer.hits]
+    return pb.SearchResponse(
+        hits=_masked(hits, read_mask) if read_mask.paths else hits,
+        total_size=answer.total,
+        next_page_token=answer.next_page_token,
+        timings=[
+            pb.SearchResponse.StageTiming(
+                stage=stage,
+                duration=Duration(nanos=round(seconds * 1e9) % 10**9, seconds=round(seconds * 1e9) // 10**9),
+            )
+            for stage, seconds in answer.timings_s.items()
+        ],
+        degraded_stages=[
+            pb.SearchResponse.DegradedStage(stage=each.stage, reason=each.reason) for each in answer.degraded
+        ],
+        usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
+        trace_id=trace_id,
+    )
+
+
+def hit_to(hit: Hit) -> pb.Hit:
+    chunk, document = hit.found.chunk, hit.found.chunk.document
+    stages = [pb.Hit.StageScore(stage=each.stage, score=each.score, rank=each.rank) for each in hit.found.stages]
+    name = f"collections/{hit.collection.collection_id}"
+    message = pb.Hit(
+        collection=name,
+        document=f"{name}/documents/{document.document_id}",
+        chunk=f"{name}/documents/{document.document_id}/chunks/{chunk.chunk_id}",
+        score=hit.found.score,
+        scores=stages,
+        text=chunk.text,
+        highlights=[pb.Hit.Highlight(start_offset=start, end_offset=end) for start, end in hit.highlights],
+        revision=document.revision,
+        content_hash=document.content_hash,
+        start_offset=chunk.start_offset,
+        end_offset=chunk.end_offset,
+        title=document.title,
+        source_uri=document.source_uri,
+        section=chunk.section,
+        page_number=chunk.page_number,
+        mime_type=document.mime_type,
+    )
+    message.metadata.update(document.metadata)
+    return message
+
+
+def view_from(record: registry_pb.CollectionRecord) -> CollectionView:
+    collection = record.collection
+    return CollectionView(
+        tenant=record.tenant,
+        collection_id=collection.name.rpartition("/")[2],
+        uid=IndexId(collection.uid),
+        embedding_model=collection.embedding_model,
+        language=collection.language or "en",
+        dimension=record.dimension,
+        public=collection.visibility == collection_pb2.Collection.PUBLIC,
+        disabled=collection.disabled,
+        deleted=record.deleted,
+        defaults=SearchDefaults(
+            top_k=collection.default_search.top_k,
+            mode=_MODES.get(collection.default_search.mode),
+            fusion=fusion_from(collection.default_search.fusion),
+            min_score=collection.default_search.min_score,
+        ),
+        sequence=record.sequence,
+    )
+
+
+def chunks_from(request: index_pb.UpsertChunksRequest) -> list[tuple[Chunk, bytes]]:
+    document = document_from(request.document)
+    return [
+        (
+            Chunk(
+                document=document,
+                revision_key=request.revision_key,
+                chunk_id=each.chunk_id,
+                ordinal=each.ordinal,
+                text=each.text,
+                context=each.context,
+                start_offset=each.start_offset,
+                end_offset=each.end_offset,
+                token_count=each.token_count,
+                section=each.section,
+                page_number=each.page_number,
+            ),
+            each.vector,
+        )
+        for each in request.chunks
+    ]
+
+
+def document_from(fields: index_pb.DocumentFields) -> DocumentFields:
+    return DocumentFields(
+        document_id=fields.document_id,
+        title=fields.title,
+        source_uri=fields.source_uri,
+        mime_type=fields.mime_type,
+        metadata=_plain(fields.metadata),
+        principals=tuple(fields.principals),
+        content_hash=fields.content_hash,
+        revision=fields.revision,
+        create_time=fields.create_time.ToDatetime(UTC) if fields.HasField("create_time") else None,
+    )
+
+
+def chunks_to(chunks: Sequence[Chunk], total: int) -> index_pb.ListChunksResponse:
+    return index_pb.ListChunksResponse(
+        chunks=[
+            index_pb.IndexChunk(
+                chunk_id=each.chunk_id,
+                ordinal=each.ordinal,
+                text=each.text,
+                context=each.context,
+                start_offset=each.start_offset,
+                end_offset=each.end_offset,
+                token_count=each.token_count,
+                section=each.section,
+                page_number=each.page_number,
+            )
+            for each in chunks
+        ],
+        total_size=total,
+    )
+
+
+def stats_to(stats: IndexStats, revision: int) -> index_pb.GetIndexStatsResponse:
+    return index_pb.GetIndexStatsResponse(
+        chunks=stats.chunks, indexed_chunks=stats.indexed_chunks, index_revision=revision
+    )
+
+
+def _masked(hits: Sequence[pb.Hit], mask: FieldMask) -> Iterator[pb.Hit]:
+    if not mask.IsValidForDescriptor(pb.Hit.DESCRIPTOR):
+        known = ", ".join(pb.Hit.DESCRIPTOR.fields_by_name)
+        raise InvalidArgument.of(
+            "read_mask", f"{', '.join(mask.paths)!r:.200} names no field of a hit; fields: {known}"
+        )
+    for hit in hits:
+        kept = pb.Hit()
+        mask.MergeMessage(hit, kept)
+        yield kept
+
+
+def _plain(struct: Struct) -> dict[str, Any]:
+    return {key: _value(value) for key, value in struct.fields.items()}
+
+
+def _value(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "number_value" if not math.isfinite(value.number_value):
+            raise InvalidArgument.of("document.metadata", "holds a number that is not finite")
+        case "struct_value":
+            return _plain(value.struct_value)
+        case "list_value":
+            return [_value(each) for each in value.list_value.values]
+        case "null_value" | None:
+            return None
+        case kind:
+            return getattr(value, kind)

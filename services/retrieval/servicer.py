@@ -1,0 +1,82 @@
+"""The retrieval service's methods: messages in, domain calls, messages out."""
+
+from typing import Any
+
+import grpc
+
+from ragweave.internal.v1 import index_service_pb2 as index_pb
+from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer
+from ragweave.v1 import search_pb2 as pb
+from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
+from services.mesh.calls import current_call
+from services.mesh.identity import caller
+from services.retrieval import convert
+from services.retrieval.chunks import IndexId
+from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.indexer import Indexer
+from services.retrieval.retriever import Retriever
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RetrievalServicer(RetrievalServiceServicer):
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        answer = await self._retriever.search(convert.query_from(request), caller(context))
+        call = current_call()
+        return convert.answer_to(answer, request.read_mask, call.trace_id if call else "")
+
+
+class IndexServicer(IndexServiceServicer):
+    def __init__(self, indexer: Indexer, collections: CollectionsMirror) -> None:
+        self._indexer = indexer
+        self._collections = collections
+
+    async def UpsertChunks(
+        self, request: index_pb.UpsertChunksRequest, context: Context
+    ) -> index_pb.UpsertChunksResponse:
+        revision = await self._indexer.upsert(IndexId(request.collection_uid), convert.chunks_from(request))
+        return index_pb.UpsertChunksResponse(index_revision=revision)
+
+    async def RetireRevisions(
+        self, request: index_pb.RetireRevisionsRequest, context: Context
+    ) -> index_pb.RetireRevisionsResponse:
+        index, kept = IndexId(request.collection_uid), request.keep_revision_key
+        revision = await self._indexer.retire(index, request.document_id, kept, request.expected_chunks)
+        return index_pb.RetireRevisionsResponse(index_revision=revision)
+
+    async def DeleteDocuments(
+        self, request: index_pb.DeleteDocumentsRequest, context: Context
+    ) -> index_pb.DeleteDocumentsResponse:
+        revision = await self._indexer.delete(IndexId(request.collection_uid), request.document_ids)
+        return index_pb.DeleteDocumentsResponse(index_revision=revision)
+
+    async def UpdateDocumentFields(
+        self, request: index_pb.UpdateDocumentFieldsRequest, context: Context
+    ) -> index_pb.UpdateDocumentFieldsResponse:
+        document = convert.document_from(request.document)
+        revision = await self._indexer.update_fields(IndexId(request.collection_uid), document)
+        return index_pb.UpdateDocumentFieldsResponse(index_revision=revision)
+
+    async def ListChunks(self, request: index_pb.ListChunksRequest, context: Context) -> index_pb.ListChunksResponse:
+        chunks, total = await self._indexer.list_chunks(
+            IndexId(request.collection_uid), request.document_id, request.from_ordinal, request.limit
+        )
+        return convert.chunks_to(chunks, total)
+
+    async def GetIndexStats(
+        self, request: index_pb.GetIndexStatsRequest, context: Context
+    ) -> index_pb.GetIndexStatsResponse:
+        return convert.stats_to(*await self._indexer.stats(IndexId(request.collection_uid)))
+
+    async def ApplyCollection(
+        self, request: index_pb.ApplyCollectionRequest, context: Context
+    ) -> index_pb.ApplyCollectionResponse:
+        self._collections.apply(convert.view_from(request.record))
+        return index_pb.ApplyCollectionResponse()
+
+    async def DropIndex(self, request: index_pb.DropIndexRequest, context: Context) -> index_pb.DropIndexResponse:
+        await self._indexer.drop(IndexId(request.collection_uid))
+        return index_pb.DropIndexResponse()

@@ -1,0 +1,37 @@
+"""Settings of the retrieval service."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from RAGWEAVE_RETRIEVAL_* once, then frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_RETRIEVAL_", frozen=True, extra="ignore")
+
+    port: int = Field(50052, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
+    store: Literal["edge", "qdrant"] = Field("edge", description="Where chunks are kept: embedded, or a Qdrant server.")
+    index_dir: Path | None = Field(None, description="Folder of the embedded index; <data_dir>/index where empty.")
+    build_threshold: int = Field(
+        10_000, ge=100, le=10_000_000, description="Chunks without a search graph that start building one."
+    )
+    threads: int = Field(1, ge=1, le=64, description="Threads of an engine, and of the building of a graph.")
+    max_open: int = Field(64, ge=1, le=10_000, description="Small indexes the shared engine keeps open at a time.")
+    engine_idle_s: float = Field(600, ge=1, le=86_400, description="Seconds after which an unused engine ends.")
+    qdrant_url: str = Field("", description="URL of the Qdrant server's REST port; gRPC is one port above it.")
+    qdrant_api_key: str = Field("", repr=False, description="API key of the Qdrant server, where it wants one.")
+    qdrant_prefix: str = Field("ragweave-", max_length=64, description="Before the names of Qdrant's collections.")
+    qdrant_replicas: int = Field(1, ge=1, le=9, description="Copies of each shard in a Qdrant cluster.")
+    qdrant_timeout_s: int = Field(30, ge=1, le=600, description="Seconds a call to the Qdrant server may take.")
+    redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds a write waits for the revision counter.")
+
+    @model_validator(mode="after")
+    def _server_is_named(self) -> Self:
+        if self.store == "qdrant" and not self.qdrant_url:
+            raise ValueError("store=qdrant needs a server: set RAGWEAVE_RETRIEVAL_QDRANT_URL")
+        return self
