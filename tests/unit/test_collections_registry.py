@@ -1,0 +1,345 @@
+"""Collections are what their owner says, and searches know before the owner is answered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.collections.adapters.memory import MemoryStore
+from services.collections.documents import Documents
+from services.collections.records import Chunking, Collection, Fusion, SearchDefaults, Source, now
+from services.collections.registry import Followed, Registry
+from services.collections.upkeep import Upkeep
+from services.mesh.errors import (
+    AlreadyExists,
+    CollectionNotEmpty,
+    CollectionNotFound,
+    DependencyUnavailable,
+    EtagMismatch,
+    InvalidArgument,
+    RequestIdReused,
+)
+from services.mesh.identity import Caller
+from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, receipt
+
+ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
+EVE = Caller(tenant="globex", subject="eve", scopes=ANN.scopes)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def index() -> FakeIndex:
+    return FakeIndex()
+
+
+@pytest.fixture
+def registry(store: MemoryStore, index: FakeIndex) -> Registry:
+    return Registry(store, index, FakeModels(), poll_s=0.01)
+
+
+@pytest.fixture
+def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry) -> Upkeep:
+    return Upkeep(store, registry, Documents(store, index, FakeJobs(), max_upload_bytes=10), interval_s=60)
+
+
+async def fill(store: MemoryStore, collection: Collection) -> None:
+    await store.write_documents(collection, ["a"], lambda found: {"a": document(of=collection)})
+
+
+async def test_a_new_collection_takes_the_default_model_and_language(registry: Registry, index: FakeIndex) -> None:
+    made = await registry.create("docs", {"description": "x", "revision": 7, "uid": "mine"}, ANN)
+    assert (made.name, made.embedding_model, made.dimension, made.language) == (
+        "collections/docs",
+        "models/mini",
+        4,
+        "en",
+    )
+    assert (made.revision, made.document_count, made.visibility) == (0, 0, "PRIVATE")
+    assert made.uid != "mine"
+    assert await registry.get("collections/docs", ANN) == await registry.get("docs", ANN) == made
+    assert index.applied == {made.uid: made}
+
+
+async def test_an_id_is_made_up_where_none_is_given(registry: Registry) -> None:
+    made = await registry.create("", {}, ANN)
+    assert made.collection_id.startswith("c-")
+    assert len(made.collection_id) <= 20
+
+
+async def test_a_collection_is_created_while_the_index_is_down(registry: Registry, index: FakeIndex) -> None:
+    index.down = True
+    made = await registry.create("docs", {}, ANN)
+    assert await registry.get("docs", ANN) == made
+
+
+async def test_a_taken_id_is_refused_but_only_within_the_tenant(registry: Registry) -> None:
+    await registry.create("docs", {}, ANN)
+    for validate_only in (False, True):
+        with pytest.raises(AlreadyExists, match="collections/docs exists already"):
+            await registry.create("docs", {}, ANN, validate_only=validate_only)
+    assert await registry.create("docs", {}, EVE)
+
+
+async def test_another_tenants_collection_is_not_found_by_any_method(registry: Registry) -> None:
+    await registry.create("docs", {}, ANN)
+    for attempt in (
+        registry.get("docs", EVE),
+        registry.update("docs", {"description": "x"}, [], EVE),
+        registry.delete("docs", EVE, force=True),
+        registry.stats("docs", EVE),
+    ):
+        with pytest.raises(CollectionNotFound):
+            await attempt
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"embedding_model": "models/none"}, "collection.embedding_model"),
+        ({"language": "xx"}, "collection.language"),
+        ({"chunking": Chunking(max_tokens=257)}, "collection.chunking.max_tokens"),
+        ({"chunking": Chunking(max_tokens=100, overlap_tokens=50)}, "collection.chunking.overlap_tokens"),
+        ({"chunking": Chunking(overlap_tokens=200)}, "collection.chunking.overlap_tokens"),
+        ({"source": Source("docs", auto_sync=True)}, "collection.source.auto_sync"),
+        ({"source": Source("do\0cs")}, "collection.source"),
+        ({"default_search": SearchDefaults(fusion=Fusion("DBSF"))}, "collection.default_search.fusion.dbsf"),
+        ({"expire_time": LONG_AGO}, "collection.expire_time"),
+        ({"ttl": timedelta(days=999_999_999)}, "collection.ttl"),
+        ({"labels": {"a": "\0"}}, "collection.labels"),
+        ({"description": "a\0"}, "collection.description"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_field_on_creation_and_on_change(
+    registry: Registry, given: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await registry.create("bad", given, ANN)
+    assert refused.value.violations[0].field == field
+    await registry.create("good", {}, ANN)
+    with pytest.raises(InvalidArgument) as refused:
+        await registry.update("good", given, [], ANN)
+    assert refused.value.violations[0].field == field
+
+
+async def test_checking_only_changes_nothing(registry: Registry, store: MemoryStore, index: FakeIndex) -> None:
+    made = await registry.create("docs", {}, ANN)
+    index.calls.clear()
+    assert (await registry.create("new", {}, ANN, validate_only=True)).collection_id == "new"
+    assert (await registry.update("docs", {"description": "x"}, [], ANN, validate_only=True)).description == "x"
+    assert (await registry.delete("docs", ANN, validate_only=True)).delete_time is not None
+    assert index.calls == []
+    assert await store.changes(0, 10) == [made]
+
+
+async def test_a_change_holds_in_the_index_before_it_is_answered(registry: Registry, index: FakeIndex) -> None:
+    made = await registry.create("docs", {"visibility": "PUBLIC"}, ANN)
+    changed = await registry.update("docs", {"disabled": True}, ["visibility", "disabled"], ANN, etag=made.etag)
+    assert (changed.visibility, changed.disabled) == ("PRIVATE", True)
+    assert changed.etag != made.etag
+    assert changed.update_time > made.update_time
+    assert index.applied[made.uid] == changed
+    assert await registry.get("docs", ANN) == changed
+
+
+async def test_a_change_that_changes_nothing_keeps_the_etag(registry: Registry) -> None:
+    made = await registry.create("docs", {"description": "same"}, ANN)
+    assert await registry.update("docs", {"description": "same", "embedding_model": "mini"}, [], ANN) == made
+
+
+async def test_a_stale_etag_is_refused(registry: Registry) -> None:
+    made = await registry.create("docs", {}, ANN)
+    await registry.update("docs", {"description": "x"}, [], ANN, etag=made.etag.strip('"'))
+    with pytest.raises(EtagMismatch):
+        await registry.update("docs", {"description": "y"}, [], ANN, etag=made.etag)
+    with pytest.raises(EtagMismatch):
+        await registry.delete("docs", ANN, etag=made.etag)
+
+
+async def test_while_the_index_is_down_changes_and_deletions_are_refused_whole(
+    registry: Registry, index: FakeIndex, store: MemoryStore
+) -> None:
+    made = await registry.create("docs", {}, ANN)
+    index.down = True
+    with pytest.raises(DependencyUnavailable, match="retrieval"):
+        await registry.update("docs", {"description": "x"}, [], ANN)
+    with pytest.raises(DependencyUnavailable, match="retrieval"):
+        await registry.delete("docs", ANN)
+    assert await registry.get("docs", ANN) == made
+    assert await store.changes(0, 10) == [made]
+
+
+async def test_a_ttl_reads_back_as_the_time_it_ends(registry: Registry) -> None:
+    before = now()
+    made = await registry.create("docs", {"ttl": timedelta(hours=1)}, ANN)
+    assert made.expire_time is not None
+    assert before + timedelta(hours=1) <= made.expire_time <= now() + timedelta(hours=1)
+    kept = await registry.update("docs", {"ttl": timedelta(hours=2)}, ["ttl"], ANN)
+    assert kept.expire_time is not None
+    assert kept.expire_time > made.expire_time
+    assert (await registry.update("docs", {}, ["expire_time"], ANN)).expire_time is None
+
+
+async def test_a_collection_with_documents_is_deleted_by_force_only(
+    registry: Registry, store: MemoryStore, index: FakeIndex
+) -> None:
+    made = await registry.create("docs", {}, ANN)
+    await fill(store, made)
+    with pytest.raises(CollectionNotEmpty, match="1 documents"):
+        await registry.delete("docs", ANN)
+    deleted = await registry.delete("docs", ANN, force=True)
+    assert deleted.delete_time is not None
+    assert index.applied[made.uid].delete_time == deleted.delete_time
+    assert index.dropped == [made.uid]
+    assert await store.deleted_collections() == []
+    with pytest.raises(CollectionNotFound):
+        await registry.get("docs", ANN)
+    with pytest.raises(CollectionNotFound):
+        await registry.delete("docs", ANN)
+
+
+@pytest.mark.parametrize("interrupted_at", ["apply", "drop"])
+async def test_an_interrupted_deletion_is_ended_by_asking_again(
+    registry: Registry, store: MemoryStore, index: FakeIndex, interrupted_at: str
+) -> None:
+    made = await registry.create("docs", {}, ANN)
+    index.fails_at = interrupted_at
+    with pytest.raises(DependencyUnavailable):
+        await registry.delete("docs", ANN)
+    with pytest.raises(CollectionNotFound):
+        await registry.get("docs", ANN)
+    index.fails_at = ""
+    assert (await registry.delete("docs", ANN)).uid == made.uid
+    assert index.dropped == [made.uid]
+    assert await store.deleted_collections() == []
+
+
+async def test_an_interrupted_deletion_is_ended_by_upkeep_and_leaves_a_namesake_alone(
+    registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep
+) -> None:
+    made = await registry.create("docs", {}, ANN)
+    index.fails_at = "drop"
+    with pytest.raises(DependencyUnavailable):
+        await registry.delete("docs", ANN)
+    anew = await registry.create("docs", {}, ANN)
+    index.fails_at = ""
+    await upkeep.sweep()
+    assert index.dropped == [], "the call may still be at work"
+    store._collections[made.uid] = replace(store._collections[made.uid], delete_time=LONG_AGO)
+    await upkeep.sweep()
+    assert index.dropped == [made.uid]
+    assert await registry.get("docs", ANN) == anew
+
+
+async def test_an_expired_collection_goes_with_what_it_holds(
+    registry: Registry, store: MemoryStore, upkeep: Upkeep
+) -> None:
+    made = await registry.create("docs", {"ttl": timedelta(hours=1)}, ANN)
+    await fill(store, made)
+    await upkeep.sweep()
+    await registry.get("docs", ANN)
+    store._collections[made.uid] = replace(store._collections[made.uid], expire_time=now())
+    await upkeep.sweep()
+    with pytest.raises(CollectionNotFound):
+        await registry.get("docs", ANN)
+
+
+async def test_a_sweep_goes_on_past_what_fails(
+    registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep
+) -> None:
+    for name in ("one", "two"):
+        made = await registry.create(name, {}, ANN)
+        store._collections[made.uid] = replace(made, expire_time=now())
+    index.down = True
+    await upkeep.sweep()
+    index.down = False
+    await upkeep.sweep()
+    assert (await registry.list(ANN)).items == ()
+
+
+async def test_a_repeated_request_gets_the_first_answer(registry: Registry, index: FakeIndex) -> None:
+    made = await registry.create("", {}, ANN, receipt=receipt("r1", method="Create"))
+    assert await registry.create("", {}, ANN, receipt=receipt("r1", method="Create")) == made
+    with pytest.raises(RequestIdReused):
+        await registry.create("", {}, ANN, receipt=receipt("r1", "other body", method="Create"))
+    once = {"given": {"description": "x"}, "paths": [], "etag": made.etag, "receipt": receipt("r2", method="Update")}
+    changed = await registry.update(made.name, who=ANN, **once)
+    assert await registry.update(made.name, who=ANN, **once) == changed
+    deleted = await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete"))
+    assert await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete")) == deleted
+
+
+async def test_a_repeated_deletion_ends_what_the_first_began(registry: Registry, index: FakeIndex) -> None:
+    made = await registry.create("docs", {}, ANN)
+    index.fails_at = "drop"
+    with pytest.raises(DependencyUnavailable):
+        await registry.delete("docs", ANN, receipt=receipt())
+    index.fails_at = ""
+    assert (await registry.delete("docs", ANN, receipt=receipt())).uid == made.uid
+    assert index.dropped == [made.uid]
+
+
+async def test_parallel_changes_of_different_fields_all_hold(registry: Registry) -> None:
+    await registry.create("docs", {}, ANN)
+    await asyncio.gather(*(registry.update("docs", {"labels": {str(n): "x"}}, [f"labels.{n}"], ANN) for n in range(20)))
+    assert len((await registry.get("docs", ANN)).labels) == 20
+
+
+async def test_stats_count_documents_and_the_index(registry: Registry, store: MemoryStore, index: FakeIndex) -> None:
+    made = await registry.create("docs", {}, ANN)
+    await fill(store, made)
+    collection, totals, in_index = await registry.stats("docs", ANN)
+    assert (collection.document_count, totals.pending, in_index.chunks) == (1, 1, 0)
+
+
+async def followed(stream: AsyncIterator[Followed], changes: int) -> list[str]:
+    """The next messages, up to so many collections after the snapshot: "description@sequence", and "complete"."""
+    seen: list[str] = []
+    async for step in stream:
+        seen += ["complete"] if step.complete else [f"{each.description}@{each.sequence}" for each in step.collections]
+        if "complete" in seen and len(seen) - seen.index("complete") > changes:
+            return seen
+    raise AssertionError("the stream ended")
+
+
+async def test_a_follower_gets_all_there_is_then_each_change(registry: Registry) -> None:
+    await registry.create("docs", {"description": "one"}, ANN)
+    await registry.create("docs", {"description": "two"}, EVE)
+    await registry.update("docs", {"description": "one changed"}, [], ANN)
+    await registry.create("gone", {"description": "gone"}, ANN)
+    await registry.delete("gone", ANN)
+    stream = registry.follow(0)
+    assert await followed(stream, 0) == ["two@2", "one changed@3", "complete"]
+    watching = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await registry.delete("docs", EVE)
+    (deleted,) = (await watching).collections
+    assert (deleted.tenant, deleted.sequence, deleted.delete_time is not None) == ("globex", 6, True)
+    await stream.aclose()
+
+
+async def test_a_follower_goes_on_where_it_was(registry: Registry) -> None:
+    for description in ("one", "two", "three"):
+        await registry.create(description, {"description": description}, ANN)
+    assert await followed(registry.follow(1), 0) == ["two@2", "three@3", "complete"]
+    assert await followed(registry.follow(3), 0) == ["complete"]
+
+
+async def test_a_follower_that_knows_more_than_there_is_begins_anew(registry: Registry) -> None:
+    await registry.create("docs", {"description": "restored"}, ANN)
+    assert await followed(registry.follow(99), 0) == ["restored@1", "complete"]
+
+
+async def test_a_follower_sees_what_another_process_wrote(registry: Registry, store: MemoryStore) -> None:
+    stream = registry.follow(0)
+    await followed(stream, 0)
+    await Registry(store, FakeIndex(), FakeModels()).create("docs", {"description": "elsewhere"}, ANN)
+    step = await anext(stream)
+    assert [each.description for each in step.collections] == ["elsewhere"]
+    await stream.aclose()
