@@ -9,6 +9,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+# google.rpc.Code
+_RESOURCE_EXHAUSTED = 8
+_UNAVAILABLE = 14
+
 
 class JobType(StrEnum):
     IMPORT = "IMPORT"
@@ -107,6 +111,11 @@ class Failure:
     reason: str
     message: str
     transient: bool = False
+
+    @property
+    def unreachable(self) -> bool:
+        """What was needed did not answer, or had no room: waiting a little may be all it takes."""
+        return self.transient and self.code in (_RESOURCE_EXHAUSTED, _UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +330,7 @@ class Lease:
         fence: Counts the leases of this piece of work; writes under an older one are refused.
         attempt: Times it was begun, this one included.
         committing: An earlier attempt may have written to the index: this one must see it through.
+        chunks: How many chunks that attempt was about to write.
         checkpoint: Where an EXPAND goes on; "" at the beginning.
         total: Items found so far.
     """
@@ -332,6 +342,7 @@ class Lease:
     fence: int
     attempt: int
     committing: bool
+    chunks: int = 0
     spec: DocumentSpec | None = None
     checkpoint: str = ""
     total: int = 0

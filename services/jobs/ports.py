@@ -6,7 +6,18 @@ from datetime import datetime
 from typing import Protocol
 
 from services.jobs.chunker import Chunk, Strategy
-from services.jobs.job import Assignment, DocumentSpec, Event, Failure, Item, Job, Lease, Outcome, RequestKey
+from services.jobs.job import (
+    Assignment,
+    DirectoryImport,
+    DocumentSpec,
+    Event,
+    Failure,
+    Item,
+    Job,
+    Lease,
+    Outcome,
+    RequestKey,
+)
 from services.jobs.ports_content import Tokenizer
 from services.mesh.lists import ListQuery, Page
 
@@ -95,10 +106,13 @@ class Queue(Protocol):
         """Become the one who works on a document, for as long as the lease lasts; False while another is."""
         ...
 
-    async def commit(self, lease: Lease) -> bool:
+    async def commit(self, lease: Lease, chunks: int) -> bool:
         """Asked right before each write outside. False: the job is being cancelled, write nothing.
 
         After the first True the item is always seen through, by this worker or another, whatever happens.
+
+        Args:
+            chunks: How many it is about to write; kept with the item.
         """
         ...
 
@@ -235,6 +249,8 @@ class Index(Protocol):
         """
         ...
 
+    async def revision(self, collection: Collection) -> int: ...
+
     async def update_fields(self, collection: Collection, document: DocumentFields) -> int: ...
 
     async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int: ...
@@ -275,6 +291,37 @@ class Models(Protocol):
 
     def forget(self, name: str) -> None:
         """The model has changed: ask again."""
+        ...
+
+
+class Files(Protocol):
+    """Directories documents may be imported from, listed in an order that stays the same."""
+
+    async def resolve(
+        self, path: str, include_globs: tuple[str, ...] = (), exclude_globs: tuple[str, ...] = ()
+    ) -> DirectoryImport:
+        """The directory a caller names.
+
+        Raises:
+            PathNotAllowed: outside the roots, through a link, or no such directory.
+            InvalidArgument: a glob that is none.
+        """
+        ...
+
+    async def page(self, directory: DirectoryImport, after: str, limit: int) -> tuple[list[DocumentSpec], str | None]:
+        """Documents after that place in the list, and the place to go on after; None at the end.
+
+        Raises:
+            PathNotAllowed: the directory is gone, or not allowed any more.
+        """
+        ...
+
+    async def read(self, directory: DirectoryImport, path: str) -> bytes:
+        """Raises PathNotAllowed, UnreadableDocument, DocumentTooLarge."""
+        ...
+
+    def spec(self, directory: DirectoryImport, path: str, refused: str = "") -> DocumentSpec:
+        """The document made from a file of the directory."""
         ...
 
 

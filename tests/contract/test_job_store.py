@@ -196,7 +196,7 @@ async def test_a_lease_that_runs_out_goes_to_another_and_the_late_worker_writes_
     assert taken.fence > late.fence
     assert await queue.heartbeat([late]) == ["LOST"]
     for write in (
-        queue.commit(late),
+        queue.commit(late, 4),
         queue.lock(late, "uid-1", "doc-1"),
         queue.finish(late, done(chunks=5)),
         queue.put_back(late),
@@ -367,7 +367,7 @@ async def test_a_running_job_is_cancelled_when_its_work_in_flight_has_stopped(
     await queue.finish(first, done(chunks=3))
     assert (await store.cancel("acme", job_id)).state is JobState.CANCELLING
     assert await queue.heartbeat([second]) == ["CANCEL"]
-    assert not await queue.commit(second)
+    assert not await queue.commit(second, 4)
     await queue.finish(second, done(ItemChange.CANCEL))
     ended = await store.get("acme", job_id)
     assert (ended.state, ended.progress.processed, ended.percentage) == (JobState.CANCELLED, 1, 20)
@@ -395,11 +395,11 @@ async def test_an_item_that_may_have_written_is_seen_through_in_spite_of_a_cance
 ) -> None:
     job_id = await store.submit(job(), specs(2))
     lease = await only(queue)
-    assert await queue.commit(lease)
+    assert await queue.commit(lease, 4)
     await store.cancel("acme", job_id)
-    assert await queue.commit(lease)
+    assert await queue.commit(lease, 4)
     again = await only(other)
-    assert (again.number, again.committing) == (1, True)
+    assert (again.number, again.committing, again.chunks) == (1, True, 4)
     await other.put_back(again, 0.01, DOWN)
     assert (await store.get("acme", job_id)).state is JobState.CANCELLING
     await other.finish(await only(other), done(chunks=1))

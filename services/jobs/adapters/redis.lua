@@ -238,7 +238,8 @@ local function take(tenant, entry, id, number)
     save_job(job)
   end
   local spec = number > 0 and call('HGET', key(tenant, 'specs', id), number) or ''
-  return {tenant, id, number, entry, item.fence, item.attempts, item.committing, spec, job.checkpoint, job.total}
+  return {tenant, id, number, entry, item.fence, item.attempts, item.committing, item.chunks, spec,
+    job.checkpoint, job.total}
 end
 
 -- The next entry of a tenant: first one whose lease has run out, then one that nobody had.
@@ -446,12 +447,15 @@ end
 function C.commit(a)
   local job, item = held(a)
   if not job then return 'LOST' end
-  if item.committing == 1 then return 'OK' end
-  if job.state == 'CANCELLING' then return 'CANCEL' end
-  item.committing = 1
-  job.committing = job.committing + 1
+  if item.committing == 1 and item.chunks == a.chunks then return 'OK' end
+  if item.committing == 0 then
+    if job.state == 'CANCELLING' then return 'CANCEL' end
+    item.committing = 1
+    job.committing = job.committing + 1
+    save_job(job)
+  end
+  item.chunks = a.chunks
   save_item(job, item)
-  save_job(job)
   return 'OK'
 end
 

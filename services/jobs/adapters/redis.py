@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError, TimeoutError as TimedOut
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as TimedOut
 
 from services.jobs.job import (
     ITEM_TRANSITIONS,
@@ -50,7 +51,7 @@ class Redis:
     """
 
     def __init__(self, client: "redis.asyncio.Redis", prefix: str = PREFIX) -> None:
-        self.client = client
+        self.client: Any = client  # its stubs allow for decoded answers and both protocols
         self._prefix = prefix
         self._script = client.register_script(_tables() + Path(__file__).with_name("redis.lua").read_text())
         self._assignments: dict[tuple[str, str], Assignment] = {}
@@ -113,7 +114,7 @@ class Redis:
         if not numbers:
             return []
         async with answering():
-            packed = await cast(Any, self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers))
+            packed = await self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers)
         return [unpacked_spec(each).within(job.directory) for each in packed if each is not None]
 
 
@@ -190,11 +191,9 @@ def packed_spec(spec: DocumentSpec) -> bytes:
 
 
 def unpacked_spec(packed: bytes) -> DocumentSpec:
-    parts = msgpack.unpackb(packed)
-    document_id, path, digest, source_uri, title, mime_type, charset, metadata, principals, refused = (
-        *parts,
-        *("", "", b"", "", "", "", "", "", (), "")[len(parts) :],
-    )
+    parts: list[Any] = msgpack.unpackb(packed)
+    missing: list[Any] = ["", "", b"", "", "", "", "", "", [], ""][len(parts) :]
+    document_id, path, digest, source_uri, title, mime_type, charset, metadata, principals, refused = parts + missing
     return DocumentSpec(
         document_id=document_id,
         source_uri=source_uri,

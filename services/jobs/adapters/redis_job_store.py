@@ -1,7 +1,7 @@
 """The JobStore port over Redis."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from services.jobs.adapters.redis import (
     Redis,
@@ -147,9 +147,7 @@ class RedisJobStore:
         if not numbers:
             return []
         async with answering():
-            records = await cast(
-                Any, self._redis.client.hmget(self._redis.key(job.assignment.tenant, "items", job.id), numbers)
-            )
+            records = await self._redis.client.hmget(self._redis.key(job.assignment.tenant, "items", job.id), numbers)
         specs = await self._redis.specs(job.assignment, numbers)
         return [
             unpacked_item(number, record, spec, job)

@@ -66,6 +66,9 @@ class RedisQueue:
             lease_ms=self._lease_ms,
             leases=[{**_named(lease), **self._locked(lease)} for lease in leases],
         )
+        for lease, answer in zip(leases, answers, strict=True):
+            if answer == b"LOST":
+                self._locks.pop(_of(lease), None)
         return [answer.decode() for answer in answers]
 
     async def assignment(self, lease: Lease) -> Assignment:
@@ -78,8 +81,8 @@ class RedisQueue:
             del self._locks[_of(lease)]
         return answer == b"OK"
 
-    async def commit(self, lease: Lease) -> bool:
-        return await self._ask("commit", lease) == b"OK"
+    async def commit(self, lease: Lease, chunks: int) -> bool:
+        return await self._ask("commit", lease, chunks=chunks) == b"OK"
 
     async def expand(
         self, lease: Lease, total: int, items: Sequence[DocumentSpec], checkpoint: str, *, final: bool
@@ -145,6 +148,7 @@ class RedisQueue:
         fence: int,
         attempt: int,
         committing: int,
+        chunks: int,
         spec: bytes,
         checkpoint: bytes,
         total: int,
@@ -159,6 +163,7 @@ class RedisQueue:
             fence=fence,
             attempt=attempt,
             committing=bool(committing),
+            chunks=chunks,
             spec=unpacked_spec(spec).within(assignment.directory) if spec else None,
             checkpoint=checkpoint.decode(),
             total=total,

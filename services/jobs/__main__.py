@@ -1,0 +1,59 @@
+"""Starts the jobs service: `python -m services.jobs`. Its workers are `python -m services.jobs.worker`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
+from ragweave.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+from services.jobs.adapters.embedding import ModelsClient
+from services.jobs.adapters.folder_blobs import FolderBlobStore
+from services.jobs.adapters.folders import Folders
+from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_job_store import RedisJobStore
+from services.jobs.adapters.registry import RegistryClient
+from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.estimator import Estimator
+from services.jobs.importer import Importer
+from services.jobs.jobs import Jobs
+from services.jobs.servicer import JobServicer, UploadServicer
+from services.jobs.settings import Settings
+from services.jobs.uploads import Uploads
+from services.mesh.channels import open_channel
+from services.mesh.serve import Wiring, serve
+
+
+@asynccontextmanager
+async def wire(settings: Settings) -> AsyncIterator[Wiring]:
+    async with (
+        XbergExtractor.open(settings.extraction) as extractor,
+        FolderBlobStore.open_folder(settings.blob_folder) as blobs,
+        Redis.open(settings.mesh.redis_url) as redis,
+        open_channel(settings.mesh, settings.mesh.collections_target) as collections,
+        open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
+    ):
+        registry = RegistryClient(collections)
+        store = RedisJobStore(redis, retention_s=settings.retention_s)
+        estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor)
+        importer = Importer(
+            store,
+            registry,
+            blobs,
+            Folders.under(settings.import_roots, max_file_bytes=settings.max_document_bytes),
+            estimator,
+        )
+        jobs = Jobs(store)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_JobServiceServicer_to_server(JobServicer(importer, jobs), server)
+            add_UploadServiceServicer_to_server(
+                UploadServicer(Uploads(blobs, max_bytes=settings.max_document_bytes)), server
+            )
+
+        yield Wiring(register, checks={"redis": redis.ping})
+
+
+if __name__ == "__main__":
+    asyncio.run(serve("jobs", wire, Settings()))

@@ -1,0 +1,55 @@
+"""Parts of messages that both the contract and the internal services use."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from ragweave.v1.document_pb2 import Document
+from services.jobs.job import Failure
+from services.mesh.errors import InvalidArgument
+from services.mesh.status import DOMAIN
+
+
+def struct_to(values: Mapping[str, Any]) -> Struct | None:
+    if not values:
+        return None
+    struct = Struct()
+    struct.update(dict(values))
+    return struct
+
+
+def struct_from(struct: Struct, field: str) -> dict[str, Any]:
+    """Raises InvalidArgument for what JSON has no number for, naming the field."""
+    try:
+        return MessageToDict(struct)
+    except SerializeToJsonError:
+        raise InvalidArgument.of(field, "holds a number that is not finite, or a value without a kind") from None
+
+
+def principals_to(principals: Sequence[str]) -> Document.Acl | None:
+    return Document.Acl(principals=principals) if principals else None
+
+
+def time_to(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def time_from(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(UTC)
+
+
+def status_to(failure: Failure) -> Status:
+    packed = AnyMessage()
+    packed.Pack(ErrorInfo(reason=failure.reason, domain=DOMAIN))
+    return Status(code=failure.code, message=failure.message, details=[packed])

@@ -1,0 +1,126 @@
+"""The Registry port over RegistryService."""
+
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from ragweave.internal.v1 import registry_service_pb2 as pb
+from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
+from ragweave.v1 import collection_pb2
+from ragweave.v1.document_pb2 import Document
+from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
+from services.jobs.chunker import Strategy
+from services.jobs.ports import Collection, ImportedDocument, KnownDocument
+from services.mesh.errors import CollectionNotFound
+from services.mesh.identity import caller
+
+# A worker asks once a document; what it learns is this old at most.
+_FRESH_S = 2.0
+_REMEMBERED = 256
+
+
+class RegistryClient:
+    """Remembers collections for a moment."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = RegistryServiceStub(channel)
+        self._collections: dict[tuple[str, str], tuple[float, Collection]] = {}
+
+    async def collection(self, collection_id: str) -> Collection:
+        key = caller().tenant, collection_id
+        asked, known = self._collections.get(key, (0.0, None))
+        if known is not None and time.monotonic() - asked < _FRESH_S:
+            return known
+        try:
+            record = await self._stub.GetCollectionRecord(pb.GetCollectionRecordRequest(collection_id=collection_id))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise CollectionNotFound(f"collections/{collection_id} does not exist") from None
+            raise
+        if record.deleted:
+            raise CollectionNotFound(f"collections/{collection_id} does not exist")
+        if len(self._collections) >= _REMEMBERED:
+            self._collections.clear()
+        found = _collection_from(record)
+        self._collections[key] = time.monotonic(), found
+        return found
+
+    async def lookup(self, collection_id: str, document_ids: Sequence[str]) -> dict[str, KnownDocument]:
+        request = pb.LookupDocumentsRequest(collection_id=collection_id, document_ids=document_ids)
+        found = await self._stub.LookupDocuments(request)
+        return {record.document_id: _known_from(record) for record in found.documents}
+
+    async def record(self, collection: Collection, document: ImportedDocument) -> None:
+        await self._stub.RecordDocument(
+            pb.RecordDocumentRequest(
+                collection_id=collection.id,
+                collection_uid=collection.uid,
+                document_id=document.fields.spec.document_id,
+                document=_document_to(document),
+                revision_key=document.revision_key,
+                fields_hash=document.fields_hash,
+                source_key=document.source_key,
+            )
+        )
+
+    async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
+        request = pb.ListSourceDocumentsRequest(
+            collection_id=collection_id, source_key=source_key, after_document_id=after, limit=limit
+        )
+        return list((await self._stub.ListSourceDocuments(request)).document_ids)
+
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None:
+        await self._stub.DeleteSourceDocuments(
+            pb.DeleteSourceDocumentsRequest(collection_id=collection_id, document_ids=document_ids)
+        )
+
+
+def _collection_from(record: pb.CollectionRecord) -> Collection:
+    collection = record.collection
+    chunking = collection.chunking
+    fixed = chunking.strategy == collection_pb2.Collection.Chunking.FIXED
+    return Collection(
+        id=collection.name.rpartition("/")[2],
+        uid=collection.uid,
+        embedding_model=collection.embedding_model,
+        dimension=record.dimension,
+        disabled=collection.disabled,
+        strategy=Strategy.FIXED if fixed else Strategy.STRUCTURE,
+        max_tokens=chunking.max_tokens,
+        overlap_tokens=chunking.overlap_tokens,
+    )
+
+
+def _known_from(record: pb.DocumentRecord) -> KnownDocument:
+    document = record.document
+    return KnownDocument(
+        active=record.state == Document.ACTIVE,
+        content_hash=record.content_hash,
+        revision_key=record.revision_key,
+        fields_hash=record.fields_hash,
+        revision=record.revision,
+        title=document.title,
+        mime_type=document.mime_type,
+        chunk_count=document.chunk_count,
+        token_count=document.token_count,
+        create_time=time_from(document.create_time) if document.HasField("create_time") else None,
+    )
+
+
+def _document_to(document: ImportedDocument) -> Document:
+    fields = document.fields
+    return Document(
+        title=fields.title,
+        source_uri=fields.spec.source_uri,
+        mime_type=fields.mime_type,
+        content_hash=fields.content_hash,
+        metadata=struct_to(fields.spec.metadata),
+        acl=principals_to(fields.spec.principals),
+        size_bytes=document.size_bytes,
+        chunk_count=document.chunk_count,
+        token_count=document.token_count,
+        revision=fields.revision,
+        state=Document.FAILED if document.failure else Document.ACTIVE,
+        error=status_to(document.failure) if document.failure else None,
+    )

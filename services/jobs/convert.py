@@ -1,0 +1,221 @@
+"""Between the contract's messages and the domain."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.status_pb2 import Status
+
+from ragweave.internal.v1 import upload_service_pb2 as upload_pb
+from ragweave.v1 import job_pb2
+from ragweave.v1 import job_service_pb2 as pb
+from ragweave.v1.document_pb2 import Document
+from services.jobs.adapters.messages import status_to, struct_from, time_to
+from services.jobs.blobs import Blob
+from services.jobs.importer import DirectorySource, ImportRequest, InlineDocument, InlineSource, UploadSource
+from services.jobs.job import DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate, RequestKey
+from services.jobs.jobs import Ended
+from services.mesh.consistency import consistency_token
+from services.mesh.errors import InvalidArgument
+from services.mesh.lists import Page
+from services.mesh.status import status_of
+
+
+def import_request_from(request: pb.ImportDocumentsRequest) -> ImportRequest:
+    return ImportRequest(
+        collection_id=request.parent.rpartition("/")[2],
+        source=source_from(request),
+        on_duplicate=(
+            OnDuplicate.REPLACE if request.on_duplicate == pb.ImportDocumentsRequest.REPLACE else OnDuplicate.SKIP
+        ),
+        full=request.reconciliation_mode == pb.ImportDocumentsRequest.FULL,
+        validate_only=request.validate_only,
+        key=request_key_from("ImportDocuments", request),
+        echo=echo_of(request),
+    )
+
+
+def source_from(request: pb.ImportDocumentsRequest) -> InlineSource | UploadSource | DirectorySource:
+    """Raises InvalidArgument for a source that is not served."""
+    match request.WhichOneof("source"):
+        case "inline":
+            documents = enumerate(request.inline.documents)
+            return InlineSource([inline_from(each, f"inline.documents[{at}]") for at, each in documents])
+        case "uploads":
+            uploads = enumerate(request.uploads.uploads)
+            return UploadSource([upload_from(each, f"uploads.uploads[{at}]") for at, each in uploads])
+        case "directory":
+            directory = request.directory
+            return DirectorySource(
+                DirectoryImport(
+                    root="",
+                    path=directory.path,
+                    include_globs=tuple(directory.include_globs),
+                    exclude_globs=tuple(directory.exclude_globs),
+                    metadata=struct_from(directory.metadata, "directory.metadata"),
+                )
+            )
+    raise InvalidArgument.of("urls", "is not served yet")
+
+
+def inline_from(inline: pb.ImportDocumentsRequest.InlineDocument, field: str) -> InlineDocument:
+    told = inline.WhichOneof("content") != "data"
+    spec = spec_from(inline.document, inline.document_id, field, charset="utf-8" if told else "")
+    return InlineDocument(spec, inline.text.encode() if told else inline.data)
+
+
+def upload_from(upload: pb.ImportDocumentsRequest.Upload, field: str) -> DocumentSpec:
+    return spec_from(upload.document, upload.document_id, field, content_hash=upload.content_hash)
+
+
+def spec_from(document: Document, document_id: str, field: str, **fields: Any) -> DocumentSpec:
+    return DocumentSpec(
+        document_id=document_id,
+        source_uri=document.source_uri,
+        title=document.title,
+        mime_type=document.mime_type,
+        metadata=struct_from(document.metadata, f"{field}.document.metadata"),
+        principals=tuple(document.acl.principals),
+        **fields,
+    )
+
+
+def request_key_from(method: str, request: pb.ImportDocumentsRequest | pb.CancelJobRequest) -> RequestKey | None:
+    """The key of a call with a request_id; its digest is that of all the rest."""
+    if not request.request_id:
+        return None
+    rest = type(request).FromString(request.SerializeToString())
+    rest.ClearField("request_id")
+    return RequestKey(
+        method, request.request_id, hashlib.sha256(rest.SerializeToString(deterministic=True)).hexdigest()
+    )
+
+
+def echo_of(request: pb.ImportDocumentsRequest) -> bytes:
+    """The request for its job to show: of inline documents and uploads, only their ids and hashes."""
+    echo = pb.ImportDocumentsRequest(
+        parent=request.parent,
+        reconciliation_mode=request.reconciliation_mode,
+        on_duplicate=request.on_duplicate,
+        request_id=request.request_id,
+    )
+    match request.WhichOneof("source"):
+        case "inline":
+            for each in request.inline.documents:
+                echo.inline.documents.add(document_id=each.document_id)
+        case "uploads":
+            for upload in request.uploads.uploads:
+                echo.uploads.uploads.add(content_hash=upload.content_hash, document_id=upload.document_id)
+        case "directory":
+            echo.directory.CopyFrom(request.directory)
+    packed = AnyMessage()
+    packed.Pack(echo)
+    return packed.SerializeToString()
+
+
+def job_to(job: Job, *, whole: bool = True) -> job_pb2.Job:
+    """A job; without its request where many are sent of one job."""
+    assignment, progress = job.assignment, job.progress
+    return job_pb2.Job(
+        name=f"jobs/{job.id}" if job.id else "",
+        type=job_pb2.Job.Type.Value(assignment.type),
+        collection=f"collections/{assignment.collection_id}",
+        state=job_pb2.Job.State.Value(job.state),
+        progress=job_pb2.Job.Progress(
+            total=progress.total,
+            processed=progress.processed,
+            succeeded=progress.succeeded,
+            failed=progress.failed,
+            skipped=progress.skipped,
+            chunks=progress.chunks,
+            bytes=progress.bytes,
+            percentage=job.percentage,
+            total_final=progress.total_final,
+            items_per_second=progress.items_per_second,
+        ),
+        estimated_end_time=time_to(job.estimated_end_time),
+        attempt=job.attempt,
+        error=status_to(job.error) if job.error else None,
+        consistency_token=(consistency_token(assignment.collection_uid, job.index_revision) if job.state.ended else ""),
+        estimate=estimate_to(job),
+        request=AnyMessage.FromString(assignment.request) if whole and assignment.request else None,
+        create_time=time_to(job.create_time),
+        start_time=time_to(job.start_time),
+        update_time=time_to(job.update_time),
+        end_time=time_to(job.end_time),
+        purge_time=time_to(job.purge_time),
+    )
+
+
+def estimate_to(job: Job) -> job_pb2.Job.Estimate | None:
+    estimate = job.estimate
+    if estimate is None:
+        return None
+    return job_pb2.Job.Estimate(
+        documents=estimate.documents,
+        chunks=estimate.chunks,
+        tokens=estimate.tokens,
+        duplicates=estimate.duplicates,
+    )
+
+
+def item_to(item: Item, job: Job) -> job_pb2.JobItem:
+    return job_pb2.JobItem(
+        name=f"jobs/{job.id}/items/{item.number}",
+        document=f"collections/{job.assignment.collection_id}/documents/{item.spec.document_id}",
+        source_uri=item.spec.source_uri or item.spec.document_id,
+        state=job_pb2.JobItem.State.Value(item.state),
+        attempts=item.attempts,
+        error=status_to(item.error) if item.error else None,
+        chunks=item.chunks,
+        size_bytes=item.size_bytes,
+        timings=[
+            job_pb2.JobItem.StageTiming(stage=stage, duration=duration_to(ms)) for stage, ms in item.timings_ms.items()
+        ],
+        create_time=time_to(item.create_time),
+        end_time=time_to(item.end_time),
+    )
+
+
+def duration_to(milliseconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(milliseconds * 1000))
+    return duration
+
+
+def jobs_to(page: Page[Job]) -> pb.ListJobsResponse:
+    return pb.ListJobsResponse(
+        jobs=[job_to(job) for job in page.items], next_page_token=page.next_page_token, total_size=page.total_size
+    )
+
+
+def items_to(job: Job, page: Page[Item]) -> pb.ListJobItemsResponse:
+    return pb.ListJobItemsResponse(
+        job_items=[item_to(item, job) for item in page.items],
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def watched_to(seen: Event | Ended) -> pb.WatchJobResponse:
+    if isinstance(seen, Ended):
+        return pb.WatchJobResponse(
+            sequence=seen.sequence, final_status=status_of(seen.error) if seen.error else Status()
+        )
+    return pb.WatchJobResponse(
+        sequence=seen.sequence,
+        event_time=time_to(seen.time),
+        job=job_to(seen.job, whole=False),
+        item=item_to(seen.item, seen.job) if seen.item else None,
+    )
+
+
+async def pieces_from(requests: AsyncIterator[upload_pb.StoreUploadRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request.data
+
+
+def blob_to(blob: Blob) -> upload_pb.StoreUploadResponse:
+    return upload_pb.StoreUploadResponse(content_hash=blob.content_hash, size_bytes=blob.size_bytes)

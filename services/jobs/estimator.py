@@ -1,0 +1,114 @@
+"""Tells what an import would do, by doing it for as many documents as fit in a few seconds, and keeping nothing."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from services.jobs.cutting import Cutting
+from services.jobs.job import Assignment, DocumentSpec, Estimate, OnDuplicate
+from services.jobs.ports import Collection, Models, Registry
+from services.jobs.ports_content import BlobStore, Extractor
+from services.jobs.reading import media_type, text_version
+from services.mesh.errors import DomainError
+
+_MAX_LISTED = 100_000
+_MAX_SAMPLED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document that would be imported, and how to get its content."""
+
+    spec: DocumentSpec
+    read: Callable[[], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class _Count:
+    documents: int = 0
+    chunks: int = 0
+    tokens: int = 0
+    duplicates: int = 0
+
+
+class Estimator:
+    """Reads, extracts and cuts documents as an import would.
+
+    Args:
+        limit_s: Time one estimate may take; what is left then is inferred from what was seen.
+    """
+
+    def __init__(
+        self, registry: Registry, models: Models, blobs: BlobStore, extractor: Extractor, *, limit_s: float = 15.0
+    ) -> None:
+        self._registry = registry
+        self._models = models
+        self._blobs = blobs
+        self._extractor = extractor
+        self._limit_s = limit_s
+
+    async def estimate(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Estimate:
+        """What importing these documents would do; one that cannot be read counts for nothing."""
+        cutting = await Cutting.of(collection, self._models)
+        candidates = [candidate async for candidate in _first(found, _MAX_LISTED)]
+        now = asyncio.get_running_loop().time
+        until = now() + self._limit_s
+        count, looked = _Count(), 0
+        for candidate in _spread(candidates, _MAX_SAMPLED):
+            if looked and now() > until:
+                break
+            await self._add(count, candidate, job, cutting)
+            looked += 1
+        scale = len(candidates) / looked if looked else 1.0
+        return Estimate(
+            documents=round(count.documents * scale),
+            chunks=round(count.chunks * scale),
+            tokens=round(count.tokens * scale),
+            duplicates=round(count.duplicates * scale),
+            sampled=looked < len(candidates),
+        )
+
+    async def _add(self, count: _Count, candidate: Candidate, job: Assignment, cutting: Cutting) -> None:
+        spec = candidate.spec
+        try:
+            content = await candidate.read()
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+            version = text_version(self._extractor, spec)
+            known = (await self._registry.lookup(job.collection_id, [spec.document_id])).get(spec.document_id)
+            unchanged = (
+                job.on_duplicate is OnDuplicate.SKIP
+                and known is not None
+                and known.active
+                and known.revision_key == cutting.revision_key(digest, version)
+            )
+            if unchanged:
+                count.duplicates += 1
+                return
+            text = await self._blobs.get_text(job.tenant, digest, version)
+            if text is None:
+                name = spec.source_uri or spec.document_id
+                text = await self._extractor.extract(content, name=name, media_type=media_type(spec))
+            chunks = await cutting.chunks(text, spec.title)
+        except DomainError:
+            return
+        count.documents += 1
+        count.chunks += len(chunks)
+        count.tokens += sum(chunk.token_count for chunk in chunks)
+
+
+async def _first(found: AsyncIterator[Candidate], limit: int) -> AsyncIterator[Candidate]:
+    seen = 0
+    async for each in found:
+        yield each
+        seen += 1
+        if seen == limit:
+            return
+
+
+def _spread(candidates: Sequence[Candidate], most: int) -> Sequence[Candidate]:
+    """At most so many of them, evenly spread, so that what is looked at stands for the rest."""
+    step = max(1, len(candidates) // most)
+    chosen = candidates[::step][:most]
+    # Every other, then those between: whenever time is up, what was seen is spread over all.
+    return [*chosen[::2], *chosen[1::2]]

@@ -1,0 +1,277 @@
+"""Takes requests to import documents: checks them whole, keeps their contents, and records one job for each."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from services.jobs.estimator import Candidate, Estimator
+from services.jobs.job import (
+    Assignment,
+    DirectoryImport,
+    DocumentSpec,
+    Job,
+    JobState,
+    JobType,
+    OnDuplicate,
+    Progress,
+    RequestKey,
+    new_job_id,
+)
+from services.jobs.ports import Collection, Files, JobStore, Registry
+from services.jobs.ports_content import BlobStore
+from services.mesh.errors import (
+    CollectionDisabled,
+    DocumentTooLarge,
+    DomainError,
+    InvalidArgument,
+    PathNotAllowed,
+    UnreadableDocument,
+    UploadNotFound,
+    Violation,
+)
+from services.mesh.identity import Caller
+
+_MAX_METADATA_BYTES = 16 * 1024
+_ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class InlineDocument:
+    """A document in the request itself; an empty id is made from the content."""
+
+    spec: DocumentSpec
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InlineSource:
+    documents: Sequence[InlineDocument]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSource:
+    """Files stored before, by content hash."""
+
+    documents: Sequence[DocumentSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySource:
+    """A directory or a file under an allowed root; `wanted.path` is as the caller wrote it."""
+
+    wanted: DirectoryImport
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What to import, and how.
+
+    Attributes:
+        field: Name of the source in the request, for errors.
+        full: Documents of an earlier import of this source that it no longer has are deleted.
+        key: Makes the call safe to repeat; None where the caller gave none.
+        echo: The request, for the job to show; opaque here.
+    """
+
+    collection_id: str
+    source: InlineSource | UploadSource | DirectorySource
+    on_duplicate: OnDuplicate = OnDuplicate.SKIP
+    full: bool = False
+    validate_only: bool = False
+    key: RequestKey | None = None
+    echo: bytes = b""
+
+
+class Importer:
+    """Makes import jobs. Whatever can be known to be wrong is refused here; what one document hides fails its item."""
+
+    def __init__(
+        self, store: JobStore, registry: Registry, blobs: BlobStore, files: Files, estimator: Estimator
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._blobs = blobs
+        self._files = files
+        self._estimator = estimator
+
+    async def import_documents(self, request: ImportRequest, who: Caller) -> Job:
+        """The job, recorded and queued; with `validate_only` one that holds an estimate and is kept nowhere.
+
+        Raises:
+            CollectionNotFound, CollectionDisabled: there is nothing to import into.
+            InvalidArgument: a document comes twice, or is over a limit.
+            PathNotAllowed: the path is not under an allowed root, or does not exist.
+            UploadNotFound: the tenant has uploaded no such content.
+            RequestIdReused: the request id stands for another request.
+        """
+        if request.key and not request.validate_only and (made := await self._store.recall(who.tenant, request.key)):
+            return await self._store.get(who.tenant, made)
+        collection = await self._registry.collection(request.collection_id)
+        if collection.disabled:
+            raise CollectionDisabled(f"collections/{collection.id} is disabled")
+        assignment = Assignment(
+            tenant=who.tenant,
+            job_id="" if request.validate_only else new_job_id(),
+            subject=who.subject,
+            type=JobType.IMPORT,
+            collection_id=collection.id,
+            collection_uid=collection.uid,
+            on_duplicate=request.on_duplicate,
+            full=request.full,
+            request=request.echo,
+        )
+        match request.source:
+            case InlineSource() as source:
+                return await self._inline(source, assignment, request, collection)
+            case UploadSource() as source:
+                return await self._uploads(source, assignment, request, collection)
+            case DirectorySource() as source:
+                return await self._directory(source, assignment, request, collection)
+
+    async def _inline(
+        self, source: InlineSource, job: Assignment, request: ImportRequest, collection: Collection
+    ) -> Job:
+        _refuse_full(request)
+        specs = [_identified(document) for document in source.documents]
+        _check(specs, "inline.documents")
+        contents = [document.content for document in source.documents]
+        if request.validate_only:
+            return await self._estimated(job, collection, _known(specs, contents))
+        for content in contents:
+            await self._blobs.put(job.tenant, _whole(content))
+        return await self._submitted(job, specs, request)
+
+    async def _uploads(
+        self, source: UploadSource, job: Assignment, request: ImportRequest, collection: Collection
+    ) -> Job:
+        _refuse_full(request)
+        specs = list(source.documents)
+        _check(specs, "uploads.uploads")
+        for at, spec in enumerate(specs):
+            if not await self._blobs.exists(job.tenant, spec.content_hash):
+                raise UploadNotFound(
+                    f"uploads.uploads[{at}].content_hash: nothing with this hash was uploaded",
+                    violations=[
+                        Violation(f"uploads.uploads[{at}].content_hash", "nothing with this hash was uploaded")
+                    ],
+                )
+        if request.validate_only:
+            return await self._estimated(job, collection, self._uploaded(job.tenant, specs))
+        return await self._submitted(job, specs, request)
+
+    async def _directory(
+        self, source: DirectorySource, job: Assignment, request: ImportRequest, collection: Collection
+    ) -> Job:
+        _check_metadata(source.wanted.metadata, "directory.metadata")
+        directory, file = await self._resolved(source.wanted)
+        name = f"{directory.path}/{file}" if file and directory.path else file or directory.path
+        job = replace(job, directory=directory, source_key=f"directory:{name}")
+        # A file is an item known beforehand; what it was before does not vanish with it.
+        specs = [self._files.spec(directory, file)] if file else []
+        if file:
+            _refuse_full(request)
+        if request.validate_only:
+            found = _alone(specs[0].within(directory), self._reader(directory)) if file else self._listed(directory)
+            return await self._estimated(job, collection, found)
+        return await self._submitted(job, specs, request)
+
+    async def _resolved(self, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
+        """The directory, and the name of the one file in it where the path is a file's."""
+        try:
+            directory = await self._files.resolve(wanted.path, wanted.include_globs, wanted.exclude_globs)
+            return replace(directory, metadata=wanted.metadata), ""
+        except PathNotAllowed as error:
+            above, _, name = wanted.path.rstrip("/").rpartition("/")
+            if not name or ".." in wanted.path.split("/"):
+                raise _named(error) from None
+            try:
+                directory = await self._files.resolve(above or ("/" if wanted.path.startswith("/") else "."))
+                await self._files.read(directory, name)
+            except DocumentTooLarge:
+                pass  # the item will say so
+            except (PathNotAllowed, UnreadableDocument):
+                raise _named(error) from None
+            return replace(directory, metadata=wanted.metadata), name
+
+    async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
+        made = await self._store.submit(job, specs, request.key)
+        return await self._store.get(job.tenant, made)
+
+    async def _estimated(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Job:
+        estimate = await self._estimator.estimate(job, collection, found)
+        now = datetime.now(UTC)
+        return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate)
+
+    async def _uploaded(self, tenant: str, specs: Sequence[DocumentSpec]) -> AsyncIterator[Candidate]:
+        for spec in specs:
+            yield Candidate(spec, lambda spec=spec: self._blobs.read(tenant, spec.content_hash))  # type: ignore[misc]
+
+    async def _listed(self, directory: DirectoryImport) -> AsyncIterator[Candidate]:
+        read = self._reader(directory)
+        after: str | None = ""
+        while after is not None:
+            specs, after = await self._files.page(directory, after, 500)
+            for spec in specs:
+                async for candidate in _alone(spec.within(directory), read):
+                    yield candidate
+
+    def _reader(self, directory: DirectoryImport) -> "Read":
+        return lambda path: self._files.read(directory, path)
+
+
+class Read(Protocol):
+    async def __call__(self, path: str) -> bytes: ...
+
+
+def _identified(document: InlineDocument) -> DocumentSpec:
+    content_hash = hashlib.sha256(document.content).hexdigest()
+    document_id = document.spec.document_id or content_hash[:_ID_DIGITS]
+    return replace(document.spec, document_id=document_id, content_hash=content_hash)
+
+
+def _check(specs: Sequence[DocumentSpec], field: str) -> None:
+    """Each id once, all metadata within bounds; names the document at fault."""
+    seen: dict[str, int] = {}
+    for at, spec in enumerate(specs):
+        if spec.document_id in seen:
+            raise InvalidArgument.of(
+                f"{field}[{at}].document_id", f"{spec.document_id} is the id of document {seen[spec.document_id]} too"
+            )
+        seen[spec.document_id] = at
+        _check_metadata(spec.metadata, f"{field}[{at}].document.metadata")
+
+
+def _check_metadata(metadata: object, field: str) -> None:
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > _MAX_METADATA_BYTES:
+        raise InvalidArgument.of(field, f"{size} bytes as JSON are over the limit of {_MAX_METADATA_BYTES}")
+
+
+def _refuse_full(request: ImportRequest) -> None:
+    if request.full:
+        raise InvalidArgument.of("reconciliation_mode", "FULL needs a directory as its source")
+
+
+def _named(error: DomainError) -> PathNotAllowed:
+    return PathNotAllowed(f"directory.path: {error.message}", violations=[Violation("directory.path", error.message)])
+
+
+async def _known(specs: Sequence[DocumentSpec], contents: Sequence[bytes]) -> AsyncIterator[Candidate]:
+    for spec, content in zip(specs, contents, strict=True):
+
+        async def read(content: bytes = content) -> bytes:
+            return content
+
+        yield Candidate(spec, read)
+
+
+async def _alone(spec: DocumentSpec, read: Read) -> AsyncIterator[Candidate]:
+    if not spec.refused:
+        yield Candidate(spec, lambda: read(spec.path))
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -1,0 +1,107 @@
+"""Jobs as callers ask for them: read, listed, followed, cancelled."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from services.jobs.job import Event, Item, Job, RequestKey
+from services.jobs.listing import items_query, jobs_query
+from services.jobs.ports import JobStore
+from services.mesh.errors import DeadlineExceeded, DependencyUnavailable
+from services.mesh.lists import Page
+
+# A stream says how it ended this long before its time is up.
+_MARGIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a stream of events; with the error that ended it before the job did."""
+
+    sequence: int
+    error: Exception | None = None
+
+
+class Jobs:
+    """The jobs of each tenant; another tenant's do not exist."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._stopping = asyncio.Event()
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """Raises JobNotFound."""
+        return await self._store.get(tenant, job_id)
+
+    async def list_jobs(
+        self, tenant: str, *, filter: str, order_by: str, page_size: int, page_token: str, page: int
+    ) -> Page[Job]:
+        """Raises InvalidArgument, InvalidFilter, InvalidPageToken."""
+        query = jobs_query(filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page)
+        return await self._store.list_jobs(tenant, query)
+
+    async def list_items(
+        self, tenant: str, job_id: str, *, filter: str, order_by: str, page_size: int, page_token: str, page: int
+    ) -> tuple[Job, Page[Item]]:
+        """Raises JobNotFound, InvalidArgument, InvalidFilter, InvalidPageToken."""
+        query = items_query(
+            job_id, filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page
+        )
+        job = await self._store.get(tenant, job_id)
+        return job, await self._store.list_items(tenant, job_id, query)
+
+    async def cancel(self, tenant: str, job_id: str, key: RequestKey | None) -> Job:
+        """Raises JobNotFound, RequestIdReused, and FailedPrecondition where the job has ended otherwise."""
+        return await self._store.cancel(tenant, job_id, key)
+
+    async def watch(
+        self, tenant: str, job_id: str, after: int, timeout_s: float | None
+    ) -> AsyncIterator[Event | Ended]:
+        """The events after that sequence, as they come, then how it ended: with the job, or with an error to resume at.
+
+        Raises:
+            JobNotFound: there is no such job; before anything else.
+        """
+        await self._store.get(tenant, job_id)
+        events = self._store.events(tenant, job_id, after)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        loop = asyncio.get_running_loop()
+        until = None if timeout_s is None else loop.time() + timeout_s - _MARGIN_S
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(events, None))
+                try:
+                    left_s = None if until is None else max(0.0, until - loop.time())
+                    await asyncio.wait({coming, stopping}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                        await asyncio.wait({coming})
+                if coming.cancelled():
+                    yield Ended(after, self._interrupted())
+                    return
+                if (error := coming.exception()) is not None:
+                    if not isinstance(error, Exception):
+                        raise error
+                    yield Ended(after, error)
+                    return
+                event = coming.result()
+                if event is None:
+                    yield Ended(after)
+                    return
+                after = event.sequence
+                yield event
+        finally:
+            stopping.cancel()
+            await events.aclose()  # type: ignore[attr-defined]
+
+    def stop_watching(self) -> None:
+        """Ends every stream with UNAVAILABLE: this process is about to go; its callers resume elsewhere."""
+        self._stopping.set()
+
+    def _interrupted(self) -> Exception:
+        if self._stopping.is_set():
+            return DependencyUnavailable(
+                "this server is shutting down; resume after the last sequence", retry_after_s=1
+            )
+        return DeadlineExceeded("the stream has reached its longest life; resume after the last sequence")

@@ -1,0 +1,256 @@
+"""The worker: leases work, keeps the leases alive, and sees each piece of work to an end that is written down."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+import structlog
+
+from services.jobs.job import Assignment, Failure, ItemChange, Lease, Outcome
+from services.jobs.ports import Diagnose, Queue
+from services.jobs.work import DocumentBusy, JobCancelled, Work
+from services.mesh.errors import DependencyUnavailable, LeaseLost
+from services.mesh.identity import Caller, acting_for
+
+_INTERNAL = 13
+_LONGEST_BACKOFF_S = 60.0
+_BUSY_PAUSE_S = 0.5
+_STORE_PAUSE_S = 0.2
+# How long work that may have written gets to end when the worker is told to stop.
+_DRAIN_S = 5.0
+
+Begin = Callable[[Lease, Assignment], Work]
+_T = TypeVar("_T")
+
+
+class _Stop(StrEnum):
+    """Why a running piece of work is cancelled."""
+
+    LOST = "LOST"
+    CANCEL = "CANCEL"
+    SHUTDOWN = "SHUTDOWN"
+
+
+@dataclass(eq=False)
+class _Active:
+    """A lease and the task that works on it."""
+
+    lease: Lease
+    task: "asyncio.Task[None]" = field(init=False)
+    work: Work | None = None
+    why: _Stop | None = None
+
+    def stop(self, why: _Stop) -> None:
+        if self.why is None:
+            self.why = why
+            self.task.cancel()
+
+
+class Worker:
+    """Works on up to `slots` leases at a time, so that reading, extracting and cutting overlap with embedding.
+
+    Args:
+        begin: Makes the work of a lease.
+        heartbeat_s: Pause between two signs of life; well under the length of a lease.
+        attempts: Times an item is begun, deaths of workers included, before it has failed.
+        backoff_s: Pause after the first failed attempt; doubles with each.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        begin: Begin,
+        diagnose: Diagnose,
+        *,
+        slots: int,
+        heartbeat_s: float,
+        attempts: int,
+        backoff_s: float,
+    ) -> None:
+        self._queue = queue
+        self._begin = begin
+        self._diagnose = diagnose
+        self._slots = slots
+        self._heartbeat_s = heartbeat_s
+        self._attempts = attempts
+        self._backoff_s = backoff_s
+        self._active: set[_Active] = set()
+        self._changed = asyncio.Event()
+        self._broken: BaseException | None = None
+        self._log = structlog.get_logger("jobs.worker")
+
+    async def run(self) -> None:
+        """Until cancelled; then what may have written is ended, and the rest is put back."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._lease()
+        except asyncio.CancelledError:
+            await self._drain()
+            raise
+        finally:
+            for task in (beating, *(active.task for active in self._active)):
+                task.cancel()
+            await asyncio.gather(beating, *(active.task for active in self._active), return_exceptions=True)
+
+    async def _lease(self) -> None:
+        known = False  # whether all that is leased to us is being worked on
+        while True:
+            if self._broken:
+                raise self._broken
+            self._changed.clear()
+            try:
+                if not known:
+                    await self._queue.adopt([active.lease for active in self._active])
+                    known = True
+                free = self._slots - len(self._active)
+                leases = await self._queue.lease(free) if free else []
+                for lease in leases:
+                    self._start(lease)
+                if not free:
+                    await self._changed.wait()
+                elif not leases:
+                    await self._queue.wait(self._heartbeat_s)
+            except DependencyUnavailable as error:
+                known = False  # an answer with leases in it may have been lost
+                self._log.warning("no work to be had", reason=error.message)
+                await asyncio.sleep(_STORE_PAUSE_S)
+
+    def _start(self, lease: Lease) -> None:
+        active = _Active(lease)
+        self._active.add(active)
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._active.discard(active)
+            self._changed.set()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._broken = error
+
+        active.task = asyncio.create_task(self._work(active))
+        active.task.add_done_callback(ended)
+
+    async def _work(self, active: _Active) -> None:
+        try:
+            await self._to_its_end(active)
+        except LeaseLost:
+            pass  # logged where it was refused; who has the lease now does the work
+        except asyncio.CancelledError:
+            if active.why is None:
+                raise
+            if active.why is not _Stop.LOST:
+                await self._stopped(active.lease, active.why)
+
+    async def _to_its_end(self, active: _Active) -> None:
+        lease = active.lease
+        job = await self._written(lambda: self._queue.assignment(lease))
+        with acting_for(Caller(tenant=job.tenant, subject=job.subject)):
+            active.work = work = self._begin(lease, job)
+            if lease.attempt > self._attempts:
+                await self._fail(lease, work, _exhausted(lease))
+                return
+            try:
+                outcome = await work.run()
+            except JobCancelled:
+                outcome = Outcome(ItemChange.CANCEL)
+            except DocumentBusy:
+                await self._written(lambda: self._queue.put_back(lease, _BUSY_PAUSE_S))
+                return
+            except LeaseLost:
+                raise
+            except Exception as error:
+                await self._failed(lease, work, self._diagnose(error))
+                return
+        if outcome is not None:
+            await self._written(lambda: self._queue.finish(lease, outcome))
+
+    async def _failed(self, lease: Lease, work: Work, failure: Failure) -> None:
+        """Once more later, or never."""
+        if failure.transient and lease.attempt < self._attempts:
+            await self._later(lease, failure)
+        else:
+            await self._fail(lease, work, failure)
+
+    async def _later(self, lease: Lease, failure: Failure) -> None:
+        pause_s = min(self._backoff_s * 2 ** (lease.attempt - 1), _LONGEST_BACKOFF_S)
+        pause_s *= random.uniform(0.75, 1.25)  # noqa: S311  (spreads retries, guards nothing)
+        self._log.info("attempt failed", **_told(lease), reason=failure.reason, message=failure.message)
+        await self._written(lambda: self._queue.put_back(lease, pause_s, failure))
+
+    async def _fail(self, lease: Lease, work: Work, failure: Failure) -> None:
+        outcome = Outcome(ItemChange.FAIL, error=failure)
+        try:
+            outcome = await work.abandon(failure)
+        except JobCancelled:
+            await self._written(lambda: self._queue.finish(lease, Outcome(ItemChange.CANCEL)))
+            return
+        except LeaseLost:
+            raise
+        except Exception as error:
+            met = self._diagnose(error)
+            if met.transient:  # to leave things half done would be worse than to be late
+                await self._later(lease, met)
+                return
+            self._log.error("cannot be abandoned cleanly", **_told(lease), reason=met.reason, message=met.message)
+        self._log.info("failed", **_told(lease), reason=failure.reason, message=failure.message)
+        await self._written(lambda: self._queue.finish(lease, outcome))
+
+    async def _stopped(self, lease: Lease, why: _Stop) -> None:
+        try:
+            if why is _Stop.CANCEL:
+                await self._written(lambda: self._queue.finish(lease, Outcome(ItemChange.CANCEL)))
+            else:
+                await self._queue.put_back(lease)
+        except (LeaseLost, DependencyUnavailable):
+            pass  # it comes back when the lease runs out
+
+    async def _written(self, write: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeats what has to be written down until the store takes it, or gave the lease to another."""
+        while True:
+            try:
+                return await write()
+            except DependencyUnavailable:
+                await asyncio.sleep(_STORE_PAUSE_S)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            active = list(self._active)
+            if not active:
+                continue
+            try:
+                answers = await self._queue.heartbeat([each.lease for each in active])
+            except DependencyUnavailable:
+                continue
+            for each, answer in zip(active, answers, strict=True):
+                if each.task.done():
+                    continue
+                if answer == "LOST":
+                    self._log.warning("lease lost", **_told(each.lease))
+                    each.stop(_Stop.LOST)
+                elif answer == "CANCEL" and each.work is not None and not each.work.committing:
+                    each.stop(_Stop.CANCEL)
+
+    async def _drain(self) -> None:
+        for each in list(self._active):
+            if each.work is None or not each.work.committing:
+                each.stop(_Stop.SHUTDOWN)
+        if self._active:
+            await asyncio.wait({each.task for each in self._active}, timeout=_DRAIN_S)
+        for each in list(self._active):
+            each.stop(_Stop.SHUTDOWN)
+        if self._active:
+            await asyncio.wait({each.task for each in self._active}, timeout=_DRAIN_S)
+
+
+def _exhausted(lease: Lease) -> Failure:
+    what = lease.spec.source_uri or lease.spec.document_id if lease.spec else "the source"
+    times = lease.attempt - 1
+    return Failure(
+        _INTERNAL, "ATTEMPTS_EXHAUSTED", f"{what}: begun {times} times, and each time its worker ended over it"
+    )
+
+
+def _told(lease: Lease) -> dict[str, object]:
+    return {"tenant": lease.tenant, "job": lease.job_id, "item": lease.number, "attempt": lease.attempt}

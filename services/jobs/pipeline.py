@@ -1,0 +1,356 @@
+"""One document, from its bytes to its place in the index and the registry; each step may be the last before a kill."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from services.jobs.chunker import Chunk
+from services.jobs.cutting import Cutting, chunk_id, fields_hash
+from services.jobs.extraction import ExtractedText
+from services.jobs.job import Assignment, Failure, ItemChange, Lease, OnDuplicate, Outcome
+from services.jobs.patience import Patience
+from services.jobs.ports import (
+    Collection,
+    Diagnose,
+    DocumentFields,
+    EmbeddedChunk,
+    Embedding,
+    Files,
+    ImportedDocument,
+    Index,
+    KnownDocument,
+    Models,
+    Queue,
+    Registry,
+)
+from services.jobs.ports_content import BlobStore, Extractor
+from services.jobs.reading import media_type, text_version
+from services.jobs.work import DocumentBusy, JobCancelled
+from services.mesh.errors import (
+    CollectionNotFound,
+    DependencyUnavailable,
+    FailedPrecondition,
+    NoTextFound,
+    PathNotAllowed,
+    UnsupportedMediaType,
+)
+
+_CHUNKS_A_WRITE = 256
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What importing a document takes.
+
+    Attributes:
+        batch: Texts of one call to the embedding service.
+        embedding_turns: How many such calls this worker has under way.
+    """
+
+    queue: Queue
+    registry: Registry
+    index: Index
+    embedding: Embedding
+    models: Models
+    blobs: BlobStore
+    extractor: Extractor
+    files: Files
+    diagnose: Diagnose
+    patience: Patience
+    batch: int
+    embedding_turns: asyncio.Semaphore
+
+
+class DocumentImport:
+    """The work of one item: read, extract, chunk, embed; then write: chunks, retirement of older revisions, record.
+
+    Whatever has been read or computed is lost with the process and done again. The writes can be repeated: chunk ids
+    follow from the content, the record replaces itself. Each asks first whether the lease still holds.
+    """
+
+    def __init__(self, tools: Tools, lease: Lease, job: Assignment) -> None:
+        assert lease.spec is not None
+        self.committing = lease.committing
+        self._tools = tools
+        self._lease = lease
+        self._job = job
+        self._spec = lease.spec
+        self._size_bytes = 0
+        self._content_hash = ""
+        self._timings_ms: dict[str, float] = {}
+
+    async def run(self) -> Outcome:
+        """Raises what any step raises, where waiting for it did not help."""
+        try:
+            return await self._import()
+        except UnsupportedMediaType as error:
+            if self._job.directory is None or self._job.directory.include_globs or self.committing:
+                raise
+            # Nobody named the file: a directory is imported for what can be read in it.
+            return self._outcome(ItemChange.SKIP, error=self._tools.diagnose(error))
+
+    async def abandon(self, failure: Failure) -> Outcome:
+        """Takes back what was written of a revision that will not be, and records the failure with the document."""
+        if not self._spec.refused:
+            await self._record_failure(failure)
+        return self._outcome(ItemChange.FAIL, error=failure)
+
+    async def _record_failure(self, failure: Failure) -> None:
+        tools = self._tools
+        try:
+            collection = await self._collection()
+        except CollectionNotFound:
+            return
+        written = self.committing
+        await self._asked(0)
+        if written:
+            known = await self._known()
+            if known is not None and known.active:
+                await tools.patience(lambda: tools.index.retire(collection, self._id, known.revision_key, 0))
+            else:
+                await tools.patience(lambda: tools.index.delete(collection, [self._id]))
+        fields = DocumentFields(self._spec, self._titled(""), self._spec.mime_type, self._content_hash, 0)
+        document = ImportedDocument(fields, self._size_bytes, source_key=self._job.source_key, failure=failure)
+        await tools.patience(lambda: tools.registry.record(collection, document))
+
+    async def _import(self) -> Outcome:
+        tools = self._tools
+        collection = await self._collection()
+        if not await tools.queue.lock(self._lease, collection.uid, self._id):
+            raise DocumentBusy
+        with self._timed("read"):
+            content = await self._content()
+        cutting = await tools.patience(lambda: Cutting.of(collection, tools.models))
+        known = await self._known()
+        if known is not None and self._unchanged(known, cutting):
+            if known.fields_hash != self._fields_hash:
+                return await self._write_fields(collection, content, known)
+            if not self.committing:
+                return self._outcome(ItemChange.SKIP)
+            # An earlier attempt came as far as the record and was killed before it could say so.
+            revision = await tools.patience(lambda: tools.index.revision(collection))
+            return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
+        with self._timed("extract"):
+            text = await self._text(content)
+        with self._timed("chunk"):
+            chunks = await cutting.chunks(text, self._spec.title)
+        if not chunks:
+            raise NoTextFound(f"{self._name}: it holds no text")
+        with self._timed("embed"):
+            embedded = await self._embedded(chunks, cutting)
+        return await self._write(collection, cutting, known, text, embedded)
+
+    # Reading
+
+    async def _collection(self) -> Collection:
+        collection = await self._tools.patience(lambda: self._tools.registry.collection(self._job.collection_id))
+        if collection.uid != self._job.collection_uid:
+            raise CollectionNotFound(f"collections/{self._job.collection_id} was deleted after the import began")
+        return collection
+
+    async def _known(self) -> KnownDocument | None:
+        found = await self._tools.patience(lambda: self._tools.registry.lookup(self._job.collection_id, [self._id]))
+        return found.get(self._id)
+
+    async def _content(self) -> bytes:
+        spec = self._spec
+        if spec.refused:
+            raise PathNotAllowed(f"{spec.source_uri}: {spec.refused}")
+        if self._job.directory is not None and spec.path:
+            content = await self._tools.files.read(self._job.directory, spec.path)
+            self._content_hash = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+        else:
+            content = await self._tools.blobs.read(self._job.tenant, spec.content_hash)
+            self._content_hash = spec.content_hash
+        self._size_bytes = len(content)
+        return content
+
+    def _unchanged(self, known: KnownDocument, cutting: Cutting) -> bool:
+        """There is nothing to do but, perhaps, new fields. What this very item has written counts in any case."""
+        return (
+            (self._job.on_duplicate is OnDuplicate.SKIP or self.committing)
+            and known.active
+            and known.content_hash == self._content_hash
+            and known.revision_key == self._key(cutting)
+        )
+
+    async def _text(self, content: bytes) -> ExtractedText:
+        """The text as kept, else extracted and kept, together with the original."""
+        tools, tenant = self._tools, self._job.tenant
+        text = await tools.blobs.get_text(tenant, self._content_hash, self._text_version)
+        if text is not None:
+            return text
+        text = await tools.extractor.extract(content, name=self._name, media_type=media_type(self._spec))
+        if not await tools.blobs.exists(tenant, self._content_hash):
+            await tools.blobs.put(tenant, _whole(content))
+        await tools.blobs.put_text(tenant, self._content_hash, self._text_version, text)
+        return text
+
+    async def _embedded(self, chunks: Sequence[Chunk], cutting: Cutting) -> list[EmbeddedChunk]:
+        """The chunks with their vectors; the longest first, so that a call's texts are of about one length."""
+        order = sorted(range(len(chunks)), key=lambda at: -chunks[at].token_count)
+        size = self._tools.batch
+        vectors: dict[int, bytes] = {}
+
+        async def embed(batch: Sequence[int]) -> None:
+            async with self._tools.embedding_turns:
+                found = await self._vectors([chunks[at].embed_text for at in batch], cutting)
+            vectors.update(zip(batch, found, strict=True))
+
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(order), size):
+                group.create_task(embed(order[start : start + size]))
+        key = self._key(cutting)
+        return [EmbeddedChunk(chunk_id(key, at), chunk, vectors[at]) for at, chunk in enumerate(chunks)]
+
+    async def _vectors(self, texts: Sequence[str], cutting: Cutting) -> Sequence[bytes]:
+        tools, model = self._tools, cutting.model
+        found = await tools.patience(lambda: tools.embedding.embed(model.name, texts))
+        if found.model_revision != model.revision:
+            tools.models.forget(model.name)
+            raise DependencyUnavailable("the embedding model has changed; the document is embedded anew")
+        dimension = cutting.collection.dimension or model.dimension
+        for vector in found.vectors:
+            if len(vector) != dimension * _FLOAT_BYTES:
+                raise FailedPrecondition(
+                    f"{self._name}: the model gives vectors of {len(vector) // _FLOAT_BYTES} dimensions, the "
+                    f"collection holds vectors of {dimension}"
+                )
+        return found.vectors
+
+    # Writing
+
+    async def _write(
+        self,
+        collection: Collection,
+        cutting: Cutting,
+        known: KnownDocument | None,
+        text: ExtractedText,
+        chunks: Sequence[EmbeddedChunk],
+    ) -> Outcome:
+        tools, key = self._tools, self._key(cutting)
+        fields = self._fields(known, title=text.title, mime_type=text.mime_type)
+        with self._timed("index"):
+            for start in range(0, len(chunks), _CHUNKS_A_WRITE):
+                await self._asked(len(chunks))
+                batch = chunks[start : start + _CHUNKS_A_WRITE]
+                await tools.patience(lambda batch=batch: tools.index.upsert(collection, fields, key, batch))  # type: ignore[misc]
+            await self._asked(len(chunks))
+            revision = await self._retired(collection, key, len(chunks))
+        with self._timed("record"):
+            await self._record(
+                collection,
+                fields,
+                chunk_count=len(chunks),
+                token_count=sum(each.chunk.token_count for each in chunks),
+                revision_key=key,
+            )
+        return self._outcome(ItemChange.SUCCEED, chunks=len(chunks), index_revision=revision)
+
+    async def _write_fields(self, collection: Collection, content: bytes, known: KnownDocument) -> Outcome:
+        """The content is the same: what is shown and filtered by changes without embedding anything."""
+        tools = self._tools
+        with self._timed("extract"):
+            text = await self._text(content)
+        fields = self._fields(known, title=text.title, mime_type=text.mime_type)
+        await self._asked(self._lease.chunks)
+        with self._timed("index"):
+            revision = await tools.patience(lambda: tools.index.update_fields(collection, fields))
+        with self._timed("record"):
+            await self._record(
+                collection,
+                fields,
+                chunk_count=known.chunk_count,
+                token_count=known.token_count,
+                revision_key=known.revision_key,
+            )
+        return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
+
+    async def _retired(self, collection: Collection, key: str, count: int) -> int:
+        try:
+            return await self._tools.patience(lambda: self._tools.index.retire(collection, self._id, key, count))
+        except FailedPrecondition:
+            raise DependencyUnavailable(f"{self._name}: the index lost chunks; they are written anew") from None
+
+    async def _record(
+        self, collection: Collection, fields: DocumentFields, *, chunk_count: int, token_count: int, revision_key: str
+    ) -> None:
+        document = ImportedDocument(
+            fields,
+            self._size_bytes,
+            chunk_count,
+            token_count,
+            revision_key,
+            self._fields_hash,
+            self._job.source_key,
+        )
+        await self._asked(chunk_count)
+        await self._tools.patience(lambda: self._tools.registry.record(collection, document))
+
+    async def _asked(self, chunks: int) -> None:
+        """Before each write: is the work still ours? From the first yes on, it is seen through."""
+        before, self.committing = self.committing, True
+        if not await self._tools.queue.commit(self._lease, chunks):
+            self.committing = before
+            raise JobCancelled
+
+    # What is known of the document
+
+    @property
+    def _id(self) -> str:
+        return self._spec.document_id
+
+    @property
+    def _name(self) -> str:
+        """What errors name it by, and its type is told by where nothing else tells."""
+        return self._spec.source_uri or self._spec.document_id
+
+    @property
+    def _fields_hash(self) -> str:
+        return fields_hash(self._spec, self._job.source_key)
+
+    @property
+    def _text_version(self) -> str:
+        return text_version(self._tools.extractor, self._spec)
+
+    def _key(self, cutting: Cutting) -> str:
+        return cutting.revision_key(self._content_hash, self._text_version)
+
+    def _titled(self, found: str) -> str:
+        spec = self._spec
+        return spec.title or found or PurePosixPath(spec.source_uri).name or spec.document_id
+
+    def _fields(self, known: KnownDocument | None, *, title: str, mime_type: str) -> DocumentFields:
+        changed = known is None or not known.revision or known.content_hash != self._content_hash
+        before = known.revision if known is not None else 0
+        return DocumentFields(
+            spec=self._spec,
+            title=self._titled(title),
+            mime_type=self._spec.mime_type or mime_type,
+            content_hash=self._content_hash,
+            revision=before + 1 if changed else before,
+            create_time=known.create_time if known is not None else None,
+        )
+
+    def _outcome(
+        self, change: ItemChange, *, chunks: int = 0, index_revision: int = 0, error: Failure | None = None
+    ) -> Outcome:
+        return Outcome(change, chunks, self._size_bytes, index_revision, error, dict(self._timings_ms))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent_ms = (time.perf_counter() - started) * 1000
+            self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + spent_ms
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

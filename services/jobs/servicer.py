@@ -1,0 +1,81 @@
+"""The jobs service's methods: messages in, domain calls, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from ragweave.internal.v1 import upload_service_pb2 as upload_pb
+from ragweave.internal.v1 import upload_service_pb2_grpc as upload_grpc
+from ragweave.v1 import job_pb2
+from ragweave.v1 import job_service_pb2 as pb
+from ragweave.v1 import job_service_pb2_grpc as pb_grpc
+from services.jobs import convert
+from services.jobs.importer import Importer
+from services.jobs.jobs import Jobs
+from services.jobs.uploads import Uploads
+from services.mesh.calls import current_call
+from services.mesh.identity import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class JobServicer(pb_grpc.JobServiceServicer):
+    def __init__(self, importer: Importer, jobs: Jobs) -> None:
+        self._importer = importer
+        self._jobs = jobs
+
+    async def ImportDocuments(self, request: pb.ImportDocumentsRequest, context: Context) -> job_pb2.Job:
+        job = await self._importer.import_documents(convert.import_request_from(request), caller(context))
+        return convert.job_to(job)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:
+        return convert.job_to(await self._jobs.get(caller(context).tenant, _id(request.name)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        page = await self._jobs.list_jobs(
+            caller(context).tenant,
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert.jobs_to(page)
+
+    async def ListJobItems(self, request: pb.ListJobItemsRequest, context: Context) -> pb.ListJobItemsResponse:
+        job, page = await self._jobs.list_items(
+            caller(context).tenant,
+            _id(request.parent),
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert.items_to(job, page)
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+        call = current_call()
+        async for seen in self._jobs.watch(
+            caller(context).tenant, _id(request.name), request.after_sequence, call.remaining_s() if call else None
+        ):
+            yield convert.watched_to(seen)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> job_pb2.Job:
+        key = convert.request_key_from("CancelJob", request)
+        return convert.job_to(await self._jobs.cancel(caller(context).tenant, _id(request.name), key))
+
+
+class UploadServicer(upload_grpc.UploadServiceServicer):
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+
+    async def StoreUpload(
+        self, request_iterator: AsyncIterator[upload_pb.StoreUploadRequest], context: Context
+    ) -> upload_pb.StoreUploadResponse:
+        return convert.blob_to(await self._uploads.store(caller(context).tenant, convert.pieces_from(request_iterator)))
+
+
+def _id(name: str) -> str:
+    return name.rpartition("/")[2]

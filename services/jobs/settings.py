@@ -1,0 +1,76 @@
+"""Settings of the jobs service and of its workers."""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from services.jobs.adapters.xberg import ExtractionLimits
+from services.mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from RAGWEAVE_JOBS_* once, then frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_JOBS_", frozen=True, extra="ignore")
+
+    port: int = Field(50054, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
+    roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Directories imports may read, absolute, separated by commas; <data_dir>/import where empty."
+    )
+    blobs: Path | None = Field(None, description="Folder of originals and their text; <data_dir>/blobs where empty.")
+    max_document_bytes: int = Field(50 * 2**20, ge=1, le=2**31, description="Largest original, in bytes.")
+    extraction_s: float = Field(60.0, gt=0, le=3600, description="Seconds the text of one document may take.")
+    extraction_memory_bytes: int = Field(
+        2**30, ge=2**28, le=2**36, description="Address space of a process that extracts text."
+    )
+    retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
+
+    worker_name: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=128,
+        description="Name of this worker: the same after a restart, and of no other worker that runs.",
+    )
+    slots: int = Field(4, ge=1, le=256, description="Documents one worker has in work at a time.")
+    extractors: int = Field(1, ge=1, le=64, description="Processes that extract text for one worker.")
+    embed_batch: int = Field(32, ge=1, le=256, description="Texts of one call to the embedding service.")
+    embed_calls: int = Field(4, ge=1, le=64, description="Such calls one worker has under way.")
+    lease_s: float = Field(15.0, ge=0.2, le=3600, description="Seconds of silence after which a worker loses its work.")
+    heartbeat_s: float = Field(1.5, ge=0.05, le=600, description="Seconds between two signs of life of a worker.")
+    attempts: int = Field(5, ge=1, le=100, description="Times a document is begun before it has failed.")
+    backoff_s: float = Field(1.0, ge=0.01, le=600, description="Seconds after the first failed attempt; doubles.")
+    patience_s: float = Field(
+        30.0, ge=0, le=3600, description="Seconds an attempt waits for a service that cannot be reached."
+    )
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{root} is not absolute")
+        return roots
+
+    @property
+    def import_roots(self) -> tuple[Path, ...]:
+        return self.roots or (self.mesh.data_dir / "import",)
+
+    @property
+    def extraction(self) -> ExtractionLimits:
+        return ExtractionLimits(
+            max_document_bytes=self.max_document_bytes,
+            memory_bytes=self.extraction_memory_bytes,
+            timeout_s=self.extraction_s,
+        )
+
+    @property
+    def blob_folder(self) -> Path:
+        return self.blobs or self.mesh.data_dir / "blobs"

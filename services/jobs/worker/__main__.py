@@ -1,0 +1,62 @@
+"""Starts a worker of the jobs service: `python -m services.jobs.worker`; any number of them, each with its own name."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from services.jobs.adapters.diagnosis import diagnose
+from services.jobs.adapters.embedding import EmbeddingClient, ModelsClient
+from services.jobs.adapters.folder_blobs import FolderBlobStore
+from services.jobs.adapters.folders import Folders
+from services.jobs.adapters.index import IndexClient
+from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_queue import RedisQueue
+from services.jobs.adapters.registry import RegistryClient
+from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.leasing import Worker
+from services.jobs.patience import Patience
+from services.jobs.pipeline import Tools
+from services.jobs.settings import Settings
+from services.jobs.tasks import beginning
+from services.mesh.channels import open_channel
+from services.mesh.serve import serve_worker
+
+
+@asynccontextmanager
+async def wire(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async with (
+        XbergExtractor.open(settings.extraction, settings.extractors) as extractor,
+        FolderBlobStore.open_folder(settings.blob_folder) as blobs,
+        Redis.open(settings.mesh.redis_url) as redis,
+        open_channel(settings.mesh, settings.mesh.collections_target) as collections,
+        open_channel(settings.mesh, settings.mesh.retrieval_target) as retrieval,
+        open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
+    ):
+        tools = Tools(
+            queue=RedisQueue(redis, settings.worker_name, lease_s=settings.lease_s),
+            registry=RegistryClient(collections),
+            index=IndexClient(retrieval),
+            embedding=EmbeddingClient(embedding),
+            models=ModelsClient(embedding),
+            blobs=blobs,
+            extractor=extractor,
+            files=Folders.under(settings.import_roots, max_file_bytes=settings.max_document_bytes),
+            diagnose=diagnose,
+            patience=Patience(diagnose, settings.patience_s),
+            batch=settings.embed_batch,
+            embedding_turns=asyncio.Semaphore(settings.embed_calls),
+        )
+        worker = Worker(
+            tools.queue,
+            beginning(tools),
+            diagnose,
+            slots=settings.slots,
+            heartbeat_s=settings.heartbeat_s,
+            attempts=settings.attempts,
+            backoff_s=settings.backoff_s,
+        )
+        yield worker.run
+
+
+if __name__ == "__main__":
+    asyncio.run(serve_worker("worker", wire, Settings()))
