@@ -47,15 +47,20 @@ class CollectionsMirror:
         Raises:
             CollectionNotFound: The tenant has none.
         """
-        uid = self._by_name.get((tenant, collection_id))
-        view = None if uid is None else self._by_uid[uid]
-        if view is None or view.deleted:
-            view = await self._registry.get(collection_id)
-            if view is not None and view.tenant == tenant:
-                self.apply(view)
-        if view is None or view.deleted or view.tenant != tenant:
+        view = self._named(tenant, collection_id)
+        if view is None:
+            told = await self._registry.get(collection_id)
+            if told is not None:
+                self.apply(told)
+            view = self._named(tenant, collection_id)
+        if view is None:
             raise CollectionNotFound(f"no collection {collection_id!r}", collection=collection_id)
         return view
+
+    def _named(self, tenant: str, collection_id: str) -> CollectionView | None:
+        uid = self._by_name.get((tenant, collection_id))
+        view = None if uid is None else self._by_uid[uid]
+        return None if view is None or view.deleted else view
 
     async def by_uid(self, uid: IndexId) -> CollectionView:
         """The collection with that uid, deleted ones aside.

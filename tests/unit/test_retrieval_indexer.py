@@ -1,0 +1,144 @@
+"""Writes of the index, and sparse weights that follow its average length."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+
+from services.mesh.errors import CollectionNotFound, DependencyUnavailable, FailedPrecondition, InvalidArgument
+from services.retrieval.chunks import DocumentFields, IndexId, LengthStats
+from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.indexer import Indexer
+from services.retrieval.scaling import SparseScales
+from services.retrieval.sparse import scale_of
+from tests.retrieval_fakes import (
+    FakeRegistry,
+    FakeRevisions,
+    MemoryVectorStore,
+    chunk,
+    direction,
+    encoded,
+    vector,
+    view,
+)
+
+INDEX = IndexId("uid-docs")
+
+
+@dataclass
+class Parts:
+    store: MemoryVectorStore
+    collections: CollectionsMirror
+    revisions: FakeRevisions
+    scales: SparseScales
+    indexer: Indexer
+
+
+@asynccontextmanager
+async def parts(store: MemoryVectorStore | None = None) -> AsyncIterator[Parts]:
+    used = store or MemoryVectorStore()
+    collections = CollectionsMirror(FakeRegistry(), patience_s=0)
+    collections.apply(view())
+    revisions = FakeRevisions()
+    scales = SparseScales(used, collections.language_of)
+    running = asyncio.create_task(scales.run())
+    yield Parts(used, collections, revisions, scales, Indexer(used, collections, revisions, scales))
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_every_write_counts_the_revision_up() -> None:
+    async with parts() as made:
+        indexer = made.indexer
+        first = await indexer.upsert(INDEX, [(chunk(), vector(direction(1)))])
+        assert first == 1
+        assert await indexer.retire(INDEX, "d1", "r1", 1) == 2
+        assert await indexer.update_fields(INDEX, DocumentFields("d1", title="T")) == 3
+        assert (await indexer.stats(INDEX))[1] == 3
+        (listed,), total = await indexer.list_chunks(INDEX, "d1", 0, 10)
+        assert (listed.document.title, total) == ("T", 1)
+        assert await indexer.delete(INDEX, ["d1"]) == 4
+        assert (await indexer.stats(INDEX))[0].chunks == 0
+
+
+async def test_a_revision_that_is_not_whole_retires_nothing() -> None:
+    async with parts() as made:
+        await made.indexer.upsert(INDEX, [(chunk(revision_key="r1"), vector(direction(1)))])
+        await made.indexer.upsert(INDEX, [(chunk(ordinal=1, revision_key="r2"), vector(direction(2)))])
+        with pytest.raises(FailedPrecondition, match="1 chunks of revision 'r2', not 2"):
+            await made.indexer.retire(INDEX, "d1", "r2", 2)
+        assert await made.store.count(INDEX) == 2
+
+
+@pytest.mark.parametrize("values", [[1.0] * 3, [1.0, 2.0, float("nan"), 1.0], [1.0, float("inf"), 1.0, 1.0]])
+async def test_a_vector_of_another_model_is_refused_by_name(values: list[float]) -> None:
+    async with parts() as made:
+        good = (chunk(), vector(direction(1)))
+        with pytest.raises(InvalidArgument, match=r"chunks\[1\]\.vector"):
+            await made.indexer.upsert(INDEX, [good, (chunk(ordinal=1), vector(values))])
+        assert await made.store.count(INDEX) == 0
+
+
+async def test_chunks_of_a_deleted_collection_are_refused() -> None:
+    async with parts() as made:
+        made.collections.apply(view(deleted=True, sequence=2))
+        with pytest.raises((CollectionNotFound, DependencyUnavailable)):
+            await made.indexer.upsert(INDEX, [(chunk(), vector(direction(1)))])
+
+
+async def test_a_dropped_index_is_not_written_again() -> None:
+    async with parts() as made:
+        await made.indexer.upsert(INDEX, [(chunk(), vector(direction(1)))])
+        await made.store.drop(INDEX)  # by another replica
+        with pytest.raises(CollectionNotFound):
+            await made.indexer.upsert(INDEX, [(chunk(), vector(direction(1)))])
+        await made.indexer.drop(INDEX)
+
+
+async def test_weights_follow_the_average_length_both_ways() -> None:
+    async with parts() as made:
+        await made.indexer.upsert(INDEX, [(chunk("fox dog"), vector(direction(1)))])
+        await made.scales.settled()
+        assert set((await made.store.length_stats(INDEX)).scales) == {scale_of(2)}
+        long = [(chunk("fox " * 100, document="d2", ordinal=n), vector(direction(n))) for n in range(200)]
+        await made.indexer.upsert(INDEX, long)
+        await made.scales.settled()
+        stats = await made.store.length_stats(INDEX)
+        assert dict(stats.scales) == {scale_of(stats.total_length / stats.chunks): 201}
+        await made.indexer.delete(INDEX, ["d2"])
+        await made.scales.settled()
+        assert dict((await made.store.length_stats(INDEX)).scales) == {scale_of(2): 1}
+
+
+async def test_work_that_a_process_left_is_found_on_first_use() -> None:
+    left = MemoryVectorStore()
+    await left.ensure_index(INDEX, 4)
+    await left.upsert(INDEX, [encoded(chunk("fox dog"), scale=3)])
+    async with parts(left) as made:
+        await made.scales.noticed(INDEX)
+        await made.scales.settled()
+        assert set((await left.length_stats(INDEX)).scales) == {scale_of(2)}
+
+
+async def test_rescaling_waits_for_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flaky(MemoryVectorStore):
+        failures = 1
+
+        async def length_stats(self, index: IndexId) -> LengthStats:
+            if self.failures and made_ready.is_set():
+                self.failures -= 1
+                raise DependencyUnavailable("down")
+            return await super().length_stats(index)
+
+    monkeypatch.setattr("services.retrieval.scaling._RETRY_S", 0.0)
+    made_ready = asyncio.Event()
+    async with parts(Flaky()) as made:
+        await made.indexer.upsert(INDEX, [(chunk("fox dog"), vector(direction(1)))])
+        await made.scales.settled()
+        made_ready.set()
+        await made.indexer.upsert(INDEX, [(chunk("fox " * 50, document="d2"), vector(direction(2)))])
+        await made.scales.settled()
+        assert set((await made.store.length_stats(INDEX)).scales) == {scale_of(26)}

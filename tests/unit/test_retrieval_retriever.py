@@ -1,0 +1,302 @@
+"""Search, over fakes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from services.mesh.errors import (
+    CollectionDisabled,
+    CollectionNotFound,
+    DependencyUnavailable,
+    FailedPrecondition,
+    InvalidArgument,
+    InvalidFilter,
+    InvalidPageToken,
+)
+from services.mesh.filters import Comparison, Operator
+from services.mesh.identity import Caller
+from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
+from services.retrieval.collection import CollectionView, SearchDefaults
+from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.fusion import Dbsf, Rrf
+from services.retrieval.ports import QueryEmbedding
+from services.retrieval.retriever import Answer, Query, Retriever
+from services.retrieval.scaling import SparseScales
+from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, MemoryVectorStore, chunk, direction, encoded, view
+
+ANN = Caller(tenant="acme", subject="ann", principals=frozenset({"user:ann", "group:staff"}))
+ANONYMOUS = Caller(tenant="acme", subject="anonymous", anonymous=True)
+
+TEXTS = {
+    "foxes": "Foxes jump over lazy dogs",
+    "dogs": "dogs are friends of foxes",
+    "weather": "the weather in spring",
+    "apples": "apples and pears",
+}
+
+
+class RecordingStore(MemoryVectorStore):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries: list[VectorQuery] = []
+
+    async def search(self, index: IndexId, query: VectorQuery) -> Found:
+        self.queries.append(query)
+        return await super().search(index, query)
+
+
+class Searching:
+    """A retriever over documents of one sentence each."""
+
+    def __init__(self, *views: CollectionView) -> None:
+        self.store = RecordingStore()
+        self.embedder = FakeEmbedder()
+        self.collections = CollectionsMirror(FakeRegistry())
+        for each in views or (view(),):
+            self.collections.apply(each)
+        scales = SparseScales(self.store, self.collections.language_of)
+        self.retriever = Retriever(self.store, self.embedder, self.collections, scales)
+
+    async def holding(self, *collection_ids: str, **document_fields: dict[str, object]) -> "Searching":
+        for collection_id in collection_ids or ("docs",):
+            index = IndexId(f"uid-{collection_id}")
+            await self.store.ensure_index(index, 4)
+            await self.store.upsert(
+                index,
+                [
+                    encoded(chunk(text, document=name, document_fields=document_fields.get(name, {})), scale=70)
+                    for name, text in TEXTS.items()
+                ],
+            )
+        return self
+
+    async def search(self, text: str = "foxes", who: Caller = ANN, **fields: object) -> Answer:
+        asked = {"collection": "docs", **fields}
+        if "collections" in fields:
+            del asked["collection"]
+        return await self.retriever.search(Query(text=text, **asked), who)  # type: ignore[arg-type]
+
+
+def documents(answer: Answer) -> list[str]:
+    return [hit.found.chunk.document.document_id for hit in answer.hits]
+
+
+async def test_a_hybrid_search_finds_by_meaning_and_by_words() -> None:
+    searching = await Searching().holding()
+    answer = await searching.search()
+    assert answer.total == 4
+    stages = {hit.found.chunk.document.document_id: [stage.stage for stage in hit.found.stages] for hit in answer.hits}
+    assert stages["foxes"] == stages["dogs"] == ["dense", "sparse"]
+    assert stages["weather"] == ["dense"]
+    assert set(answer.timings_s) == {"authorize", "embed", "store", "total"}
+    assert answer.query_tokens == 1
+    assert searching.embedder.asked == [("models/fake", "foxes")]
+    (asked,) = searching.store.queries
+    assert (asked.depth, asked.limit, asked.fusion) == (200, 10, Rrf())
+
+
+async def test_a_search_by_words_embeds_nothing() -> None:
+    searching = await Searching().holding()
+    assert sorted(documents(await searching.search(mode=Mode.SPARSE))) == ["dogs", "foxes"]
+    assert searching.embedder.asked == []
+
+
+async def test_a_vector_takes_the_place_of_the_query() -> None:
+    searching = await Searching().holding()
+    answer = await searching.search("", vector=direction(TEXTS["apples"]))
+    assert documents(answer)[0] == "apples"
+    assert searching.store.queries[0].sparse is None
+    await searching.search("foxes", vector=direction(TEXTS["apples"]))
+    assert searching.store.queries[1].sparse is not None
+    assert searching.embedder.asked == []
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("query", {"text": ""}),
+        ("query", {"text": " \n"}),
+        ("query", {"text": "", "vector": [1.0] * 4, "mode": Mode.HYBRID}),
+        ("query", {"text": "", "vector": [1.0] * 4, "mode": Mode.SPARSE}),
+        ("query", {"text": "", "mode": Mode.DENSE}),
+        ("vector", {"vector": [1.0] * 3}),
+        ("vector", {"vector": [float("nan")] * 4}),
+        ("top_k", {"top_k": -1}),
+        ("top_k", {"top_k": 10_000}),
+        ("page_size", {"page_size": -1}),
+        ("collection", {"collection": ""}),
+        ("collection", {"collection": "collections/"}),
+        ("collection", {"collection": "a/b"}),
+        ("collections", {"collections": ["docs", "collections/a/b"]}),
+        ("mmr", {"features": frozenset({"mmr"})}),
+        ("facets", {"features": frozenset({"facets", "rerank"})}),
+    ],
+)
+async def test_a_field_at_fault_is_named(field: str, fields: dict[str, object]) -> None:
+    searching = await Searching().holding()
+    with pytest.raises(InvalidArgument) as raised:
+        await searching.search(**{"text": "foxes", **fields})  # type: ignore[arg-type]
+    assert raised.value.violations[0].field == field
+    assert raised.value.message.startswith(field)
+
+
+async def test_collection_and_collections_exclude_each_other() -> None:
+    with pytest.raises(InvalidArgument, match="not both"):
+        await Searching().retriever.search(Query(text="a", collection="docs", collections=["docs"]), ANN)
+
+
+async def test_a_filter_that_does_not_parse_is_refused() -> None:
+    searching = await Searching().holding()
+    with pytest.raises(InvalidFilter):
+        await searching.search(filter="nonsense = 1")
+
+
+async def test_a_filter_may_name_a_document_by_its_full_name() -> None:
+    searching = await Searching().holding()
+    for name in ("dogs", "collections/docs/documents/dogs"):
+        assert documents(await searching.search(filter=f'document = "{name}"')) == ["dogs"]
+        assert "dogs" not in documents(await searching.search(filter=f'NOT document = "{name}"'))
+
+
+async def test_both_filters_must_hold() -> None:
+    searching = await Searching().holding(dogs={"metadata": {"year": 2020.0}}, foxes={"metadata": {"year": 2021.0}})
+    typed = Comparison(("metadata", "year"), Operator.GE, 2020.0)
+    found = await searching.search(filter="metadata.year > 2020", typed_filter=typed)
+    assert documents(found) == ["foxes"]
+
+
+async def test_only_documents_the_caller_may_find_are_found() -> None:
+    searching = await Searching(view(public=True)).holding(
+        foxes={"principals": ("user:bob",)}, dogs={"principals": ("group:staff",)}
+    )
+    assert sorted(documents(await searching.search())) == ["apples", "dogs", "weather"]
+    assert sorted(documents(await searching.search(who=ANONYMOUS))) == ["apples", "weather"]
+    assert (await searching.search(who=ANONYMOUS)).total == 2
+
+
+async def test_a_private_collection_is_not_there_for_callers_without_a_token() -> None:
+    searching = await Searching(view(), view("open", public=True)).holding("docs", "open")
+    with pytest.raises(CollectionNotFound):
+        await searching.search(who=ANONYMOUS)
+    assert (await searching.search(who=ANONYMOUS, collection="open")).total == 4
+    assert (await searching.search(collection="collections/docs")).total == 4
+
+
+async def test_a_disabled_collection_refuses() -> None:
+    with pytest.raises(CollectionDisabled, match="docs"):
+        await Searching(view(disabled=True)).search()
+    with pytest.raises(CollectionNotFound):  # a private one does not even tell that it is disabled
+        await Searching(view(disabled=True)).search(who=ANONYMOUS)
+
+
+async def test_pages_make_up_the_whole_answer() -> None:
+    searching = await Searching().holding()
+    whole = documents(await searching.search(top_k=3))
+    seen: list[str] = []
+    token = ""
+    sizes = []
+    while True:
+        page = await searching.search(top_k=3, page_size=2, page_token=token)
+        assert page.total == 3
+        sizes.append(len(page.hits))
+        seen += documents(page)
+        token = page.next_page_token
+        if not token:
+            break
+    assert (seen, sizes) == (whole, [2, 1])
+
+
+@pytest.mark.parametrize("token", ["x", "!!!!", "WzEsInh4IiwyXQ", "bnVsbA", "WzEsInh4IiwtMV0"])
+async def test_a_page_token_made_up_is_refused(token: str) -> None:
+    searching = await Searching().holding()
+    with pytest.raises(InvalidPageToken, match="page_token"):
+        await searching.search(page_token=token)
+
+
+@pytest.mark.parametrize(
+    "other", [{"text": "dogs"}, {"top_k": 4}, {"filter": "page_number = 0"}, {"mode": Mode.DENSE}, {"fusion": Dbsf()}]
+)
+async def test_a_page_token_of_another_search_is_refused(other: dict[str, object]) -> None:
+    searching = await Searching().holding()
+    token = (await searching.search(top_k=3, page_size=1)).next_page_token
+    with pytest.raises(InvalidPageToken, match="another search"):
+        await searching.search(**{"text": "foxes", "top_k": 3, **other, "page_token": token})  # type: ignore[arg-type]
+
+
+async def test_a_collections_defaults_fill_what_is_unset() -> None:
+    defaults = SearchDefaults(top_k=60, mode=Mode.SPARSE, fusion=Dbsf(), min_score=0.1)
+    searching = await Searching(view(defaults=defaults)).holding()
+    await searching.search()
+    await searching.search(top_k=2, mode=Mode.HYBRID, fusion=Rrf(k=1), min_score=0.2)
+    first, second = searching.store.queries
+    assert (first.limit, first.depth, first.dense, first.fusion, first.min_score) == (60, 240, None, Dbsf(), 0.1)
+    assert (second.limit, second.dense is None, second.fusion, second.min_score) == (2, False, Rrf(k=1), 0.2)
+
+
+async def test_words_of_the_query_are_highlighted_where_asked_for() -> None:
+    searching = await Searching().holding()
+    answer = await searching.search("a fox and the dog", mode=Mode.SPARSE, highlight=True)
+    marked = {
+        hit.found.chunk.text: [hit.found.chunk.text[start:end] for start, end in hit.highlights] for hit in answer.hits
+    }
+    assert marked == {TEXTS["foxes"]: ["Foxes", "dogs"], TEXTS["dogs"]: ["dogs", "foxes"]}
+    assert not (await searching.search(mode=Mode.SPARSE)).hits[0].highlights
+
+
+async def test_several_collections_are_fused_by_rank() -> None:
+    searching = await Searching(view(), view("more", embedding_model="models/other")).holding("docs", "more")
+    answer = await searching.search(collections=["docs", "collections/more", "docs"], top_k=6)
+    assert answer.total == 6
+    assert [hit.found.score for hit in answer.hits] == sorted((hit.found.score for hit in answer.hits), reverse=True)
+    assert {hit.collection.collection_id for hit in answer.hits[:2]} == {"docs", "more"}
+    assert sorted(model for model, _ in searching.embedder.asked) == ["models/fake", "models/other"]
+    paged: list[str] = []
+    token = ""
+    while len(paged) < 6:
+        page = await searching.search(collections=["docs", "more"], top_k=6, page_size=4, page_token=token)
+        paged += [hit.collection.collection_id + documents(page)[place] for place, hit in enumerate(page.hits)]
+        token = page.next_page_token
+    assert paged == [hit.collection.collection_id + hit.found.chunk.document.document_id for hit in answer.hits]
+
+
+async def test_a_collection_without_an_index_has_no_hits() -> None:
+    answer = await Searching().search()
+    assert (list(answer.hits), answer.total, answer.next_page_token) == ([], 0, "")
+
+
+class DeadEmbedder:
+    async def embed(self, model: str, text: str) -> QueryEmbedding:
+        raise DependencyUnavailable("embedding is unavailable")
+
+
+async def test_without_embedding_a_hybrid_search_goes_on_by_words_and_says_so() -> None:
+    searching = await Searching().holding()
+    searching.retriever = Retriever(
+        searching.store,
+        DeadEmbedder(),
+        searching.collections,
+        SparseScales(searching.store, searching.collections.language_of),
+    )
+    answer = await searching.search()
+    assert sorted(documents(answer)) == ["dogs", "foxes"]
+    assert [(each.stage, each.reason) for each in answer.degraded] == [("embed", "embedding is unavailable")]
+    for fields in ({"require_all": True}, {"mode": Mode.DENSE}):
+        with pytest.raises(DependencyUnavailable):
+            await searching.search(**fields)  # type: ignore[arg-type]
+
+
+async def test_reranking_without_a_model_is_left_out_and_said_so() -> None:
+    searching = await Searching().holding()
+    answer = await searching.search(features=frozenset({"rerank"}))
+    assert [each.stage for each in answer.degraded] == ["rerank"]
+    with pytest.raises(FailedPrecondition, match="rerank"):
+        await searching.search(features=frozenset({"rerank"}), require_all=True)
+
+
+async def test_the_same_search_gives_the_same_answer() -> None:
+    searching = await Searching().holding()
+    answers: Sequence[Answer] = [await searching.search() for _ in range(2)]
+    assert replace(answers[0], timings_s={}) == replace(answers[1], timings_s={})
