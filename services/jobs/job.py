@@ -329,6 +329,7 @@ class Lease:
         entry: Its entry in the queue.
         fence: Counts the leases of this piece of work; writes under an older one are refused.
         attempt: Times it was begun, this one included.
+        deaths: Attempts in a row, before this one, that ended without a word: their worker was killed, perhaps by them.
         committing: An earlier attempt may have written to the index: this one must see it through.
         chunks: How many chunks that attempt was about to write.
         checkpoint: Where an EXPAND goes on; "" at the beginning.
@@ -341,6 +342,7 @@ class Lease:
     entry: str
     fence: int
     attempt: int
+    deaths: int
     committing: bool
     chunks: int = 0
     spec: DocumentSpec | None = None

@@ -52,6 +52,8 @@ class _Active:
 class Worker:
     """Works on up to `slots` leases at a time, so that reading, extracting and cutting overlap with embedding.
 
+    What a worker died over before is worked on alone: if it kills again, it takes nothing else with it.
+
     Args:
         begin: Makes the work of a lease.
         heartbeat_s: Pause between two signs of life; well under the length of a lease.
@@ -105,18 +107,19 @@ class Worker:
                 if not known:
                     await self._queue.adopt([active.lease for active in self._active])
                     known = True
-                free = self._slots - len(self._active)
-                leases = await self._queue.lease(free) if free else []
-                for lease in leases:
-                    self._start(lease)
-                if not free:
+                if not self._free():
                     await self._changed.wait()
-                elif not leases:
+                elif leases := await self._queue.lease(1):
+                    self._start(leases[0])
+                else:
                     await self._queue.wait(self._heartbeat_s)
             except DependencyUnavailable as error:
                 known = False  # an answer with leases in it may have been lost
                 self._log.warning("no work to be had", reason=error.message)
                 await asyncio.sleep(_STORE_PAUSE_S)
+
+    def _free(self) -> bool:
+        return len(self._active) < self._slots and not any(active.lease.deaths for active in self._active)
 
     def _start(self, lease: Lease) -> None:
         active = _Active(lease)
@@ -133,6 +136,8 @@ class Worker:
 
     async def _work(self, active: _Active) -> None:
         try:
+            if active.lease.deaths:
+                await self._alone(active)
             await self._to_its_end(active)
         except LeaseLost:
             pass  # logged where it was refused; who has the lease now does the work
@@ -141,6 +146,12 @@ class Worker:
                 raise
             if active.why is not _Stop.LOST:
                 await self._stopped(active.lease, active.why)
+
+    async def _alone(self, active: _Active) -> None:
+        """Until the others have ended; none is begun meanwhile."""
+        others = {each.task for each in self._active if each is not active}
+        if others:
+            await asyncio.wait(others)
 
     async def _to_its_end(self, active: _Active) -> None:
         lease = active.lease
@@ -246,9 +257,10 @@ class Worker:
 
 def _exhausted(lease: Lease) -> Failure:
     what = lease.spec.source_uri or lease.spec.document_id if lease.spec else "the source"
-    times = lease.attempt - 1
     return Failure(
-        _INTERNAL, "ATTEMPTS_EXHAUSTED", f"{what}: begun {times} times, and each time its worker ended over it"
+        _INTERNAL,
+        "ATTEMPTS_EXHAUSTED",
+        f"{what}: begun {lease.attempt - 1} times; its worker died over it {lease.deaths} times in a row",
     )
 
 

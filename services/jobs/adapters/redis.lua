@@ -103,19 +103,20 @@ local function forget_later(job)
   call('ZADD', key(job.tenant, 'purge'), job.purge, job.id)
 end
 
--- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing}
+-- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing, deaths}; `deaths` counts
+-- the leases in a row that ended without a word, as when a worker is killed
 
 local function load_item(job, number)
   local packed = call('HGET', key(job.tenant, 'items', job.id), number)
   if not packed then return nil end
   local r = cmsgpack.unpack(packed)
   return {number = number, state = r[1], attempts = r[2], fence = r[3], entry = r[4], create = r[5], ['end'] = r[6],
-    chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11]}
+    chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11], deaths = r[12]}
 end
 
 local function packed_item(item)
   return cmsgpack.pack({item.state, item.attempts, item.fence, item.entry, item.create, item['end'], item.chunks,
-    item.bytes, item.error, item.timings, item.committing})
+    item.bytes, item.error, item.timings, item.committing, item.deaths})
 end
 
 local function save_item(job, item)
@@ -124,7 +125,7 @@ end
 
 local function new_item(number)
   return {number = number, state = 'QUEUED', attempts = 0, fence = 0, entry = '', create = NOW, ['end'] = 0, chunks = 0,
-    bytes = 0, error = '', timings = '', committing = 0}
+    bytes = 0, error = '', timings = '', committing = 0, deaths = 0}
 end
 
 -- Saves the job and writes down what happened: to `item`, or to the job as a whole.
@@ -224,7 +225,7 @@ local function take(tenant, entry, id, number)
     end
     return nil
   end
-  if item.state == 'QUEUED' then job.running = job.running + 1 end
+  if item.state == 'QUEUED' then job.running = job.running + 1 else item.deaths = item.deaths + 1 end
   item.state = changed(ITEM, item.state, 'LEASE')
   item.entry = entry
   item.attempts = item.attempts + 1
@@ -238,8 +239,8 @@ local function take(tenant, entry, id, number)
     save_job(job)
   end
   local spec = number > 0 and call('HGET', key(tenant, 'specs', id), number) or ''
-  return {tenant, id, number, entry, item.fence, item.attempts, item.committing, item.chunks, spec,
-    job.checkpoint, job.total}
+  return {tenant, id, number, entry, item.fence, item.attempts, item.deaths, item.committing, item.chunks,
+    spec, job.checkpoint, job.total}
 end
 
 -- The next entry of a tenant: first one whose lease has run out, then one that nobody had.
@@ -528,7 +529,11 @@ function C.put_back(a)
   else
     leave(job, item, 'PUT_BACK')
     item.entry = ''
-    if a.counted == 1 then item.error = a.error else item.attempts = item.attempts - 1 end
+    if a.counted == 1 then
+      item.error, item.deaths = a.error, 0
+    else
+      item.attempts = item.attempts - 1
+    end
     if a.delay_ms > 0 then
       call('ZADD', P .. 'delayed', NOW + a.delay_ms, cmsgpack.pack({a.tenant, a.job, a.number}))
     else

@@ -1,0 +1,243 @@
+"""In-memory fulfilments of what importing needs, and a trap that kills at any one step."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from services.jobs.job import DirectoryImport, DocumentSpec
+from services.jobs.ports import (
+    Collection,
+    DocumentFields,
+    EmbeddedChunk,
+    EmbeddingModel,
+    ImportedDocument,
+    KnownDocument,
+    Vectors,
+)
+from services.mesh.errors import CollectionNotFound, FailedPrecondition, PathNotAllowed
+from tests.fake_content import WordTokenizer
+
+DIMENSION = 4
+
+
+class MemoryRegistry:
+    """Collections and documents in dictionaries; `records` is every record ever made."""
+
+    def __init__(self, *collections: Collection) -> None:
+        self.collections = {each.id: each for each in collections}
+        self.documents: dict[tuple[str, str], KnownDocument] = {}
+        self.sources: dict[tuple[str, str], str] = {}
+        self.records: list[ImportedDocument] = []
+        self.deleted: list[str] = []
+
+    async def collection(self, collection_id: str) -> Collection:
+        if collection_id not in self.collections:
+            raise CollectionNotFound(f"collections/{collection_id} does not exist")
+        return self.collections[collection_id]
+
+    async def lookup(self, collection_id: str, document_ids: Sequence[str]) -> dict[str, KnownDocument]:
+        return {
+            each: self.documents[collection_id, each]
+            for each in document_ids
+            if (collection_id, each) in self.documents
+        }
+
+    async def record(self, collection: Collection, document: ImportedDocument) -> None:
+        self.records.append(document)
+        key = collection.id, document.fields.spec.document_id
+        before = self.documents.get(key)
+        if document.failure is not None and before is not None and before.active:
+            return
+        self.sources[key] = document.source_key
+        self.documents[key] = KnownDocument(
+            active=document.failure is None,
+            content_hash=document.fields.content_hash,
+            revision_key=document.revision_key,
+            fields_hash=document.fields_hash,
+            revision=document.fields.revision,
+            title=document.fields.title,
+            mime_type=document.fields.mime_type,
+            chunk_count=document.chunk_count,
+            token_count=document.token_count,
+            create_time=before.create_time if before else datetime(2024, 1, 1, tzinfo=UTC),
+        )
+
+    async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
+        of_source = [id for (of, id), key in self.sources.items() if of == collection_id and key == source_key]
+        return sorted(id for id in of_source if id > after)[:limit]
+
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None:
+        for each in document_ids:
+            self.deleted.append(each)
+            self.documents.pop((collection_id, each), None)
+            self.sources.pop((collection_id, each), None)
+
+
+class MemoryIndex:
+    """Chunks by collection, document and id, each with the revision it is of."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[tuple[str, str, str], tuple[str, EmbeddedChunk, DocumentFields]] = {}
+        self.writes = 0
+
+    def of(self, document_id: str) -> list[tuple[str, EmbeddedChunk, DocumentFields]]:
+        """What a search could find of a document, in order."""
+        found = [value for (_, document, _), value in self.chunks.items() if document == document_id]
+        return sorted(found, key=lambda value: value[1].chunk.ordinal)
+
+    async def upsert(
+        self, collection: Collection, document: DocumentFields, revision_key: str, chunks: Sequence[EmbeddedChunk]
+    ) -> int:
+        for each in chunks:
+            self.chunks[collection.uid, document.spec.document_id, each.id] = revision_key, each, document
+        return self._written()
+
+    async def retire(self, collection: Collection, document_id: str, keep: str, expected_chunks: int) -> int:
+        mine = {key: value for key, value in self.chunks.items() if key[:2] == (collection.uid, document_id)}
+        if sum(value[0] == keep for value in mine.values()) < expected_chunks:
+            raise FailedPrecondition("the revision is not whole")
+        for key, value in mine.items():
+            if value[0] != keep:
+                del self.chunks[key]
+        return self._written()
+
+    async def revision(self, collection: Collection) -> int:
+        return self.writes
+
+    async def update_fields(self, collection: Collection, document: DocumentFields) -> int:
+        for key, (revision_key, chunk, _) in list(self.chunks.items()):
+            if key[:2] == (collection.uid, document.spec.document_id):
+                self.chunks[key] = revision_key, chunk, document
+        return self._written()
+
+    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int:
+        self.chunks = {
+            key: value for key, value in self.chunks.items() if key[0] != collection.uid or key[1] not in document_ids
+        }
+        return self._written()
+
+    def _written(self) -> int:
+        self.writes += 1
+        return self.writes
+
+
+class LengthEmbedding:
+    """A vector that tells the text's length; remembers what it was given. May be told to fail, or to wait."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.calls: list[int] = []
+        self.fails: Callable[[Sequence[str]], Exception | None] = lambda texts: None
+        self.gate: asyncio.Event | None = None
+        self.entered = asyncio.Event()
+        self.model_revision = "r1"
+        self.dimension = DIMENSION
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        error = self.fails(texts)
+        if error is not None:
+            raise error
+        self.texts += texts
+        self.calls.append(len(texts))
+        return Vectors([len(text).to_bytes(4, "little") * self.dimension for text in texts], self.model_revision)
+
+
+class OneModel:
+    """The model of every collection."""
+
+    def __init__(self, revision: str = "r1") -> None:
+        self.revision = revision
+        self.forgotten: list[str] = []
+
+    async def model(self, name: str) -> EmbeddingModel:
+        return EmbeddingModel("tiny", self.revision, 64, DIMENSION, WordTokenizer())
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
+
+
+@dataclass
+class MemoryFiles:
+    """One allowed directory, "docs", of files by path; those with a reason cannot be read."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
+
+    async def resolve(
+        self, path: str, include_globs: tuple[str, ...] = (), exclude_globs: tuple[str, ...] = ()
+    ) -> DirectoryImport:
+        if path != "docs" or self.gone:
+            raise PathNotAllowed(f"{path}: no such directory under an allowed root")
+        return DirectoryImport("/srv", path, include_globs, exclude_globs)
+
+    async def page(self, directory: DirectoryImport, after: str, limit: int) -> tuple[list[DocumentSpec], str | None]:
+        if self.gone:
+            raise PathNotAllowed("docs: the directory is gone")
+        names = [name for name in sorted({*self.files, *self.refused}) if name > after]
+        page = [self.spec(directory, name, self.refused.get(name, "")) for name in names[:limit]]
+        return page, names[limit - 1] if len(names) > limit else None
+
+    async def read(self, directory: DirectoryImport, path: str) -> bytes:
+        if path not in self.files:
+            raise PathNotAllowed(f"{path}: not a regular file")
+        return self.files[path]
+
+    def spec(self, directory: DirectoryImport, path: str, refused: str = "") -> DocumentSpec:
+        return DocumentSpec(path.replace("/", "."), path=path, refused=refused)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Trap:
+    """Counts the steps of trapped ports, before and after each call, and kills at one of them.
+
+    Attributes:
+        at: The step to kill at; -1 for none.
+        seen: Names of the steps so far.
+    """
+
+    def __init__(self, at: int = -1) -> None:
+        self.at = at
+        self.seen: list[str] = []
+
+    def on(self, port: Any, *names: str) -> Any:
+        """The port, with steps before and after each call of these methods."""
+        return _Trapped(port, self, names)
+
+    def step(self, name: str) -> None:
+        self.seen.append(name)
+        if len(self.seen) - 1 == self.at:
+            raise Killed(name)
+
+
+class _Trapped:
+    def __init__(self, port: Any, trap: Trap, names: Sequence[str]) -> None:
+        self._port, self._trap, self._names = port, trap, names
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._port, name)
+        if name not in self._names:
+            return found
+        assert inspect.iscoroutinefunction(found)
+
+        async def trapped(*args: Any, **kwargs: Any) -> Any:
+            self._trap.step(f"before {name}")
+            result = await found(*args, **kwargs)
+            self._trap.step(f"after {name}")
+            return result
+
+        return trapped
+
+
+def collection(**fields: Any) -> Collection:
+    """books, of the tiny model, in chunks of at most 40 words."""
+    return replace(Collection("books", "uid-1", "models/tiny", DIMENSION, max_tokens=40), **fields)

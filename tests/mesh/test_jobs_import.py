@@ -1,0 +1,482 @@
+"""Whole imports over the real queue, with the other services in memory."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from services.jobs import expansion
+from services.jobs.adapters.redis import Redis
+from services.jobs.job import ItemState, JobState, OnDuplicate
+from services.mesh.errors import DependencyUnavailable, TextTooLong
+from tests.jobs_fakes import Killed, Trap, collection
+from tests.jobs_rig import Rig, prose, until
+from tests.jobs_store import Store, store_in
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with store_in(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+async def redis(server: Store) -> AsyncIterator[Redis]:
+    async with Redis.open(server.url, f"{secrets.token_hex(4)}:") as redis:
+        yield redis
+
+
+@pytest.fixture
+def rig(redis: Redis) -> Rig:
+    return Rig(redis)
+
+
+async def test_a_document_is_cut_embedded_indexed_and_recorded(rig: Rig) -> None:
+    text = prose(120)
+    job = await rig.done(await rig.put(text, title="Words", metadata={"n": 1}, principals=("user:ann",)))
+    chunks = rig.index.of("a.txt")
+    assert (job.state, job.progress.succeeded, job.progress.chunks) == (JobState.SUCCEEDED, 1, len(chunks))
+    assert len(chunks) > 2
+    assert rig.text_of("a.txt").split() == text.split()
+    assert [chunk.chunk.ordinal for _, chunk, _ in chunks] == list(range(len(chunks)))
+    assert all(chunk.vector == len(chunk.chunk.embed_text).to_bytes(4, "little") * 4 for _, chunk, _ in chunks)
+    [record] = rig.registry.records
+    assert (record.chunk_count, record.fields.title, record.fields.revision) == (len(chunks), "Words", 1)
+    assert (record.fields.mime_type, record.size_bytes) == ("text/plain", len(text))
+    assert job.index_revision == rig.index.writes
+    [item] = await rig.items(job)
+    assert set(item.timings_ms) == {"read", "extract", "chunk", "embed", "index", "record"}
+
+
+async def test_the_same_content_again_is_skipped_and_nothing_is_embedded(rig: Rig) -> None:
+    spec = await rig.put(prose(60))
+    await rig.done(spec)
+    embedded, writes = list(rig.embedding.texts), rig.index.writes
+    job = await rig.done(spec)
+    assert (job.state, job.progress.skipped, job.progress.succeeded) == (JobState.SUCCEEDED, 1, 0)
+    assert (rig.embedding.texts, rig.index.writes, len(rig.registry.records)) == (embedded, writes, 1)
+
+
+async def test_new_fields_of_the_same_content_are_written_without_embedding(rig: Rig) -> None:
+    await rig.done(await rig.put(prose(60), title="Old"))
+    embedded = list(rig.embedding.texts)
+    job = await rig.done(await rig.put(prose(60), title="New", metadata={"n": 2}))
+    assert job.progress.succeeded == 1
+    assert rig.embedding.texts == embedded
+    assert {fields.title for _, _, fields in rig.index.of("a.txt")} == {"New"}
+    assert rig.registry.records[-1].fields.revision == 1
+    assert rig.registry.records[-1].chunk_count == rig.registry.records[0].chunk_count
+
+
+async def test_changed_content_replaces_all_of_the_older_revision(rig: Rig) -> None:
+    await rig.done(await rig.put(prose(120)))
+    job = await rig.done(await rig.put(prose(60, "other")))
+    assert rig.text_of("a.txt").split() == prose(60, "other").split()
+    assert len({revision for revision, _, _ in rig.index.of("a.txt")}) == 1
+    assert job.progress.chunks == len(rig.index.of("a.txt"))
+    assert rig.registry.records[-1].fields.revision == 2
+
+
+async def test_replace_does_everything_again(rig: Rig) -> None:
+    spec = await rig.put(prose(60))
+    await rig.done(spec)
+    count = len(rig.embedding.texts)
+    job = await rig.done(spec, on_duplicate=OnDuplicate.REPLACE)
+    assert (job.progress.succeeded, len(rig.embedding.texts)) == (1, 2 * count)
+    assert rig.registry.records[-1].fields.revision == 1
+
+
+async def test_another_chunking_is_another_revision(rig: Rig) -> None:
+    spec = await rig.put(prose(120))
+    await rig.done(spec)
+    before = len(rig.index.of("a.txt"))
+    rig.registry.collections["books"] = collection(max_tokens=60)
+    job = await rig.done(spec)
+    assert job.progress.succeeded == 1
+    assert len(rig.index.of("a.txt")) < before
+    assert rig.text_of("a.txt").split() == prose(120).split()
+
+
+async def test_one_bad_document_fails_alone_and_says_why(rig: Rig) -> None:
+    good = [await rig.put(prose(40, f"w{at}"), f"good-{at}.txt") for at in range(4)]
+    empty = await rig.put("", "empty.txt")
+    job = await rig.done(*good[:2], empty, *good[2:])
+    assert job.state is JobState.PARTIALLY_SUCCEEDED
+    assert (job.progress.succeeded, job.progress.failed) == (4, 1)
+    assert job.error is not None
+    assert "empty.txt" in job.error.message
+    failed = (await rig.items(job))[2]
+    assert (failed.state, failed.attempts) == (ItemState.FAILED, 1)
+    assert failed.error is not None
+    assert failed.error.reason == "EMPTY_DOCUMENT"
+    assert [record.failure.reason for record in rig.registry.records if record.failure] == ["EMPTY_DOCUMENT"]
+
+
+async def test_a_failed_reimport_leaves_the_older_revision_searchable(rig: Rig) -> None:
+    await rig.done(await rig.put(prose(60)))
+    rig.embedding.fails = lambda texts: TextTooLong("a text is too long")
+    job = await rig.done(await rig.put(prose(60, "other")))
+    assert job.state is JobState.FAILED
+    assert rig.text_of("a.txt").split() == prose(60).split()
+
+
+async def test_what_is_down_for_a_while_costs_attempts_not_documents(rig: Rig) -> None:
+    failures = iter([DependencyUnavailable("embedding is unavailable")] * 2)
+    rig.embedding.fails = lambda texts: next(failures, None)
+    rig.slots = 1
+    job = await rig.done(await rig.put(prose(8)))
+    assert job.state is JobState.SUCCEEDED
+    [item] = await rig.items(job)
+    assert (item.attempts, item.error) == (3, None)
+
+
+async def test_waiting_for_what_is_down_costs_no_attempt(rig: Rig) -> None:
+    failures = iter([DependencyUnavailable("embedding is unavailable")] * 3)
+    rig.embedding.fails = lambda texts: next(failures, None)
+    rig.patience_s = 20
+    job = await rig.done(await rig.put(prose(60)))
+    [item] = await rig.items(job)
+    assert (job.state, item.attempts) == (JobState.SUCCEEDED, 1)
+
+
+async def test_a_document_that_fails_every_time_is_given_up(rig: Rig) -> None:
+    rig.embedding.fails = lambda texts: RuntimeError("a defect")
+    job = await rig.done(await rig.put(prose(8)))
+    [item] = await rig.items(job)
+    assert (job.state, item.attempts) == (JobState.FAILED, rig.attempts)
+    assert item.error is not None
+    assert (item.error.reason, item.error.message) == ("INTERNAL", "internal error")
+
+
+async def test_a_document_that_kills_its_worker_every_time_is_given_up(rig: Rig) -> None:
+    rig.embedding.fails = lambda texts: next(deaths) if any("poison" in text for text in texts) else None
+
+    def kill() -> Iterator[Exception]:
+        raise Killed
+        yield
+
+    deaths = kill()
+    job_id = await rig.submit(await rig.put("poison", "bad.txt"), await rig.put(prose(8), "good.txt"))
+    died = 0
+    while not (await rig.store.get("acme", job_id)).state.ended:
+        deaths = kill()
+        worker = asyncio.create_task(rig.worker().run())
+        ended = asyncio.create_task(rig.ended(job_id))
+        await asyncio.wait({worker, ended}, return_when=asyncio.FIRST_COMPLETED)
+        died += worker.done()
+        for task in (worker, ended):
+            task.cancel()
+        await asyncio.gather(worker, ended, return_exceptions=True)
+    job = await rig.store.get("acme", job_id)
+    assert died == rig.attempts
+    assert job.state is JobState.PARTIALLY_SUCCEEDED
+    bad, good = await rig.items(job)
+    assert bad.error is not None
+    assert (bad.error.reason, good.state) == ("ATTEMPTS_EXHAUSTED", ItemState.SUCCEEDED)
+
+
+async def test_a_model_exchanged_in_between_is_noticed(rig: Rig) -> None:
+    rig.embedding.model_revision = "r2"
+    real_forget = rig.models.forget
+
+    def forget(name: str) -> None:
+        real_forget(name)
+        rig.models.revision = "r2"
+
+    rig.models.forget = forget  # type: ignore[method-assign]
+    job = await rig.done(await rig.put(prose(8)))
+    assert job.state is JobState.SUCCEEDED
+    assert rig.models.forgotten
+
+
+async def test_vectors_of_the_wrong_length_never_reach_the_index(rig: Rig) -> None:
+    rig.embedding.dimension = 3
+    job = await rig.done(await rig.put(prose(8)))
+    assert job.error is not None
+    assert "3 dimensions" in job.error.message
+    assert rig.index.chunks == {}
+
+
+async def test_a_collection_made_anew_is_another_one(rig: Rig) -> None:
+    rig.registry.collections["books"] = collection(uid="uid-2")
+    job = await rig.done(await rig.put(prose(8)))
+    assert job.error is not None
+    assert (job.state, job.error.reason) == (JobState.FAILED, "COLLECTION_NOT_FOUND")
+    assert rig.index.chunks == {}
+
+
+async def test_two_jobs_of_one_document_take_turns(rig: Rig) -> None:
+    rig.embedding.gate = asyncio.Event()
+    first = await rig.submit(await rig.put(prose(60, "first")))
+    async with rig.working():
+        await rig.embedding.entered.wait()
+        second = await rig.submit(await rig.put(prose(60, "second")))
+        await until(lambda: _deferred(rig, second))
+        rig.embedding.gate.set()
+        assert (await rig.ended(first)).state is JobState.SUCCEEDED
+        assert (await rig.ended(second)).state is JobState.SUCCEEDED
+    assert rig.text_of("a.txt").split() == prose(60, "second").split()
+    [item] = await rig.items(second)
+    assert item.attempts == 1
+
+
+async def _deferred(rig: Rig, job_id: str) -> bool:
+    [item] = await rig.items(job_id)
+    job = await rig.store.get("acme", job_id)
+    return job.state is JobState.RUNNING and item.state is ItemState.QUEUED
+
+
+async def test_a_directory_is_imported_file_by_file(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expansion, "_ITEMS_A_PAGE", 2)
+    rig.files.files = {f"{at}.md": prose(16, f"f{at}").encode() for at in range(5)}
+    rig.files.files["sub/6.bin"] = b"\x00\xff"
+    rig.files.refused["link.md"] = "it is a symbolic link"
+    job_id = await rig.submit_directory()
+    async with rig.working():
+        job = await rig.ended(job_id)
+    assert (job.progress.total, job.progress.succeeded) == (7, 5)
+    assert (job.progress.skipped, job.progress.failed) == (1, 1)
+    by_state = {item.spec.source_uri: (item.state, item.error and item.error.message) for item in await rig.items(job)}
+    assert by_state["docs/link.md"] == (ItemState.FAILED, "docs/link.md: it is a symbolic link")
+    assert by_state["docs/sub/6.bin"][0] is ItemState.SKIPPED
+    assert await rig.blobs.exists("acme", rig.registry.documents["books", "1.md"].content_hash)
+    assert {record.source_key for record in rig.registry.records} == {"directory:docs"}
+
+
+async def test_a_file_asked_for_by_a_glob_that_cannot_be_read_fails(rig: Rig) -> None:
+    rig.files.files = {"a.bin": b"\x00\xff"}
+    job_id = await rig.submit_directory(include_globs=("*.bin",))
+    async with rig.working():
+        job = await rig.ended(job_id)
+    assert job.state is JobState.FAILED
+
+
+async def test_only_the_changed_file_of_a_directory_is_embedded_again(rig: Rig) -> None:
+    rig.files.files = {f"{at}.md": prose(16, f"f{at}").encode() for at in range(5)}
+    async with rig.working():
+        await rig.ended(await rig.submit_directory())
+        rig.files.files["3.md"] = prose(16, "new").encode()
+        rig.embedding.texts.clear()
+        job = await rig.ended(await rig.submit_directory())
+    assert (job.progress.succeeded, job.progress.skipped) == (1, 4)
+    assert all("new" in text for text in rig.embedding.texts)
+
+
+async def test_a_full_import_deletes_what_vanished_and_nothing_else(rig: Rig) -> None:
+    rig.files.files = {f"{at}.md": prose(16, f"f{at}").encode() for at in range(4)}
+    async with rig.working():
+        await rig.ended(await rig.submit_directory())
+        await rig.ended(await rig.submit(await rig.put(prose(8), "inline.txt")))
+        del rig.files.files["2.md"]
+        incremental = await rig.ended(await rig.submit_directory())
+        assert rig.registry.deleted == []
+        job = await rig.ended(await rig.submit_directory(full=True))
+    assert (incremental.progress.total, job.progress.total, job.state) == (3, 3, JobState.SUCCEEDED)
+    assert rig.registry.deleted == ["2.md"]
+
+
+async def test_a_directory_that_is_gone_fails_the_job_and_deletes_nothing(rig: Rig) -> None:
+    rig.files.files = {"a.md": prose(8).encode()}
+    async with rig.working():
+        await rig.ended(await rig.submit_directory())
+        rig.files.gone = True
+        job = await rig.ended(await rig.submit_directory(full=True))
+    assert (job.state, rig.registry.deleted) == (JobState.FAILED, [])
+    assert job.error is not None
+    assert job.error.reason == "PATH_NOT_ALLOWED"
+
+
+async def test_a_cancel_stops_work_in_flight_within_a_heartbeat(rig: Rig) -> None:
+    rig.embedding.gate = asyncio.Event()
+    job_id = await rig.submit(*[await rig.put(prose(8, f"w{at}"), f"{at}.txt") for at in range(6)])
+    async with rig.working():
+        await rig.embedding.entered.wait()
+        await rig.store.cancel("acme", job_id)
+        job = await rig.ended(job_id)
+    assert (job.state, rig.index.chunks) == (JobState.CANCELLED, {})
+    assert {item.state for item in await rig.items(job)} == {ItemState.CANCELLED}
+
+
+async def test_a_worker_told_to_stop_gives_its_work_back_uncounted(rig: Rig) -> None:
+    rig.embedding.gate = asyncio.Event()
+    job_id = await rig.submit(await rig.put(prose(8)))
+    async with rig.working():
+        await rig.embedding.entered.wait()
+    [item] = await rig.items(job_id)
+    assert (item.state, item.attempts) == (ItemState.QUEUED, 0)
+    rig.embedding.gate.set()
+    async with rig.working("two"):
+        assert (await rig.ended(job_id)).state is JobState.SUCCEEDED
+
+
+async def test_a_worker_that_slept_past_its_lease_writes_nothing(rig: Rig) -> None:
+    rig.lease_s = 0.2
+    rig.embedding.gate = asyncio.Event()
+    job_id = await rig.submit(await rig.put(prose(60)))
+    async with rig.working("sleeper", heartbeat_s=3600, slots=1):
+        await rig.embedding.entered.wait()
+        async with rig.working("other", slots=1):
+            await until(lambda: _attempts(rig, job_id, 2))
+            rig.embedding.gate.set()
+            job = await rig.ended(job_id)
+    assert (job.state, job.progress.succeeded) == (JobState.SUCCEEDED, 1)
+    assert len(rig.registry.records) == 1
+    assert rig.index.writes == len(rig.index.of("a.txt")) // 256 + 2
+
+
+async def _attempts(rig: Rig, job_id: str, count: int) -> bool:
+    return (await rig.items(job_id))[0].attempts >= count
+
+
+async def test_a_job_ten_times_longer_than_the_lease_runs_once(rig: Rig) -> None:
+    rig.lease_s = 0.2
+    rig.embedding.gate = asyncio.Event()
+    job_id = await rig.submit(await rig.put(prose(8)))
+    async with rig.working("one"), rig.working("two"):
+        await rig.embedding.entered.wait()
+        asyncio.get_running_loop().call_later(10 * rig.lease_s, rig.embedding.gate.set)
+        job = await rig.ended(job_id)
+    [item] = await rig.items(job)
+    assert (item.attempts, len(rig.embedding.calls)) == (1, 1)
+
+
+async def test_the_death_of_the_store_only_delays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with store_in(tmp_path_factory.mktemp("s")) as server:
+        async with Redis.open(server.url) as redis:
+            rig = Rig(redis)
+            rig.embedding.gate = asyncio.Event()
+            job_id = await rig.submit(*[await rig.put(prose(8, f"w{at}"), f"{at}.txt") for at in range(6)])
+            async with rig.working():
+                await rig.embedding.entered.wait()
+                server.kill()
+                rig.embedding.gate.set()
+                server.start()
+                job = await rig.ended(job_id)
+            assert (job.state, job.progress.succeeded) == (JobState.SUCCEEDED, 6)
+            assert [item.attempts for item in await rig.items(job)] == [1] * 6
+
+
+async def _kill_everywhere(server: Store, prepare, check, most: int = 400) -> None:  # type: ignore[no-untyped-def]
+    """Runs an import once for each of its steps, killed at that step, taken up by a worker of the same name."""
+    for at in range(most):
+        async with Redis.open(server.url, f"{secrets.token_hex(4)}:") as redis:
+            rig = Rig(redis, slots=1, attempts=5)
+            job_id = await prepare(rig)
+            rig.trap.seen.clear()
+            rig.trap.at = at
+            try:
+                async with rig.working() as worker:
+                    ended = asyncio.create_task(rig.ended(job_id))
+                    await asyncio.wait({worker, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    ended.cancel()
+                    await asyncio.gather(ended, return_exceptions=True)
+                where = "nowhere"
+            except (Killed, BaseExceptionGroup) as death:
+                where = repr(death)
+            rig.trap.at = -1
+            async with rig.working():
+                job = await rig.ended(job_id)
+            try:
+                await check(rig, job)
+            except AssertionError as error:
+                raise AssertionError(f"killed at step {at}, {where}: {error}") from error
+            if where == "nowhere":
+                assert at > 10
+                return
+    raise AssertionError("more steps than expected")
+
+
+async def test_a_kill_between_any_two_steps_of_an_import_loses_and_doubles_nothing(server: Store) -> None:
+    async def prepare(rig: Rig) -> str:
+        await rig.done(await rig.put(prose(100, "old"), "changed.txt"))
+        rig.registry.records.clear()
+        return await rig.submit(
+            await rig.put(prose(60, "new"), "changed.txt"), await rig.put(prose(40, "fresh"), "fresh.txt")
+        )
+
+    async def check(rig: Rig, job) -> None:  # type: ignore[no-untyped-def]
+        assert rig.text_of("changed.txt").split() == prose(60, "new").split()
+        assert rig.text_of("fresh.txt").split() == prose(40, "fresh").split()
+        assert len({revision for revision, _, _ in rig.index.of("changed.txt")}) == 1
+        assert rig.registry.documents["books", "changed.txt"].revision == 2
+        assert rig.registry.documents["books", "fresh.txt"].revision == 1
+        assert (job.state, job.progress.succeeded, job.progress.processed) == (JobState.SUCCEEDED, 2, 2)
+        assert job.progress.chunks == len(rig.index.chunks)
+        assert job.index_revision == rig.index.writes
+        assert max(item.attempts for item in await rig.items(job)) <= 2
+
+    await _kill_everywhere(server, prepare, check)
+
+
+async def test_a_kill_between_any_two_steps_of_a_listing_or_a_sweep_does_not_either(
+    server: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expansion, "_ITEMS_A_PAGE", 2)
+
+    async def prepare(rig: Rig) -> str:
+        rig.files.files = {"gone.md": prose(8, "gone").encode(), "0.md": prose(8, "f0").encode()}
+        async with rig.working():
+            await rig.ended(await rig.submit_directory())
+        rig.files.files = {f"{at}.md": prose(8, f"f{at}").encode() for at in range(3)}
+        return await rig.submit_directory(full=True)
+
+    async def check(rig: Rig, job) -> None:  # type: ignore[no-untyped-def]
+        assert (job.state, job.progress.total, job.progress.succeeded) == (JobState.SUCCEEDED, 3, 2)
+        assert [item.spec.path for item in await rig.items(job)] == [f"{at}.md" for at in range(3)]
+        assert set(rig.registry.deleted) == {"gone.md"}
+
+    await _kill_everywhere(server, prepare, check)
+
+
+async def test_a_kill_in_a_cancelled_import_leaves_no_half_written_document(server: Store) -> None:
+    async def prepare(rig: Rig) -> str:
+        await rig.done(await rig.put(prose(100, "old")))
+        job_id = await rig.submit(await rig.put(prose(60, "new")))
+        upsert = rig.index.upsert
+
+        async def cancelled_meanwhile(*args):  # type: ignore[no-untyped-def]
+            await rig.store.cancel("acme", job_id)
+            return await upsert(*args)
+
+        rig.index.upsert = cancelled_meanwhile  # type: ignore[method-assign]
+        return job_id
+
+    async def check(rig: Rig, job) -> None:  # type: ignore[no-untyped-def]
+        assert job.state is JobState.CANCELLED
+        assert rig.text_of("a.txt").split() == prose(60, "new").split()
+        [item] = await rig.items(job)
+        assert item.state is ItemState.SUCCEEDED
+
+    await _kill_everywhere(server, prepare, check)
+
+
+async def test_a_kill_while_a_document_is_given_up_leaves_its_older_revision(server: Store) -> None:
+    async def prepare(rig: Rig) -> str:
+        await rig.done(await rig.put(prose(100, "old")))
+
+        async def refuse(*args):  # type: ignore[no-untyped-def]
+            raise TextTooLong("refused")
+
+        retire = rig.index.retire
+
+        async def refuse_new(collection, document_id, keep, expected):  # type: ignore[no-untyped-def]
+            if expected:
+                raise TextTooLong("refused")
+            return await retire(collection, document_id, keep, expected)
+
+        rig.index.retire = refuse_new  # type: ignore[method-assign]
+        return await rig.submit(await rig.put(prose(60, "new")))
+
+    async def check(rig: Rig, job) -> None:  # type: ignore[no-untyped-def]
+        assert job.state is JobState.FAILED
+        assert rig.text_of("a.txt").split() == prose(100, "old").split()
+
+    await _kill_everywhere(server, prepare, check)
+
+
+def test_the_trap_kills_where_it_is_told() -> None:
+    trap = Trap(1)
+    trap.step("one")
+    with pytest.raises(Killed):
+        trap.step("two")
