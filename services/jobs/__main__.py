@@ -52,7 +52,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
                 UploadServicer(Uploads(blobs, max_bytes=settings.max_document_bytes)), server
             )
 
-        yield Wiring(register, checks={"redis": redis.ping})
+        yield Wiring(register, checks={"redis": redis.ping}, stopping=jobs.stop_watching)
 
 
 if __name__ == "__main__":

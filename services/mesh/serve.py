@@ -42,10 +42,12 @@ class Wiring:
     Attributes:
         register: Adds the servicers to the server.
         checks: What the service cannot work without, by name; each raises while its dependency cannot be used.
+        stopping: Told once no new calls should come: ends streams that would otherwise outlast the grace.
     """
 
     register: Callable[[grpc.aio.Server], None]
     checks: Mapping[str, Check] = field(default_factory=dict)
+    stopping: Callable[[], None] = lambda: None
 
 
 class CannotStart(SystemExit):
@@ -155,6 +157,7 @@ async def running(
         async def drain() -> None:
             await readiness.drain()
             await asyncio.sleep(settings.mesh.drain_s)
+            wiring.stopping()
             await server.stop(settings.mesh.grace_s)
 
         yield Running(port, drain)
