@@ -12,7 +12,8 @@ from ragweave.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to
 from services.collections.adapters.embedding import EmbeddingModels
 from services.collections.adapters.jobs import GrpcJobs
 from services.collections.adapters.retrieval import RetrievalIndex
-from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.adapters.sql import SqlStore
+from services.collections.adapters.sql_databases import sqlite_url
 from services.collections.documents import Documents
 from services.collections.registry import Registry
 from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer

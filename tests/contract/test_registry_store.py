@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from services.collections.adapters.memory import MemoryStore
-from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.adapters.sql import SqlStore
+from services.collections.adapters.sql_databases import sqlite_url
 from services.collections.ports import RegistryStore
 from services.collections.records import (
     COLLECTIONS,

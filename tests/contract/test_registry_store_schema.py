@@ -10,9 +10,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.collections.adapters.sql import SqlStore, sqlite_url
+from services.collections.adapters.sql import SqlStore
+from services.collections.adapters.sql_databases import Mode, sqlite_url
 from services.collections.adapters.sql_schema import UnknownSchema
 from services.collections.adapters.sql_tables import METADATA
 from services.mesh.errors import DependencyUnavailable
@@ -29,22 +29,19 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
             yield made
 
 
-def engine_of(store: SqlStore) -> AsyncEngine:
-    return store._engine
-
-
 async def test_the_steps_lead_to_the_tables_the_store_uses(url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, METADATA))
 
-    async with SqlStore.open(url) as store, engine_of(store).begin() as connection:
-        assert await connection.run_sync(differences) == []
+    async with SqlStore.open(url) as store:
+        assert await store._run(differences, Mode.READ) == []
 
 
 async def test_a_database_of_a_newer_version_is_refused_by_name(url: str) -> None:
-    async with SqlStore.open(url) as store, engine_of(store).begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    async with SqlStore.open(url) as store:
+        await store._run(lambda connection: connection.execute(newer), Mode.WRITE)
     with pytest.raises(UnknownSchema, match=r"schema 9999.*up to 0001"):
         async with SqlStore.open(url):
             pass
@@ -79,14 +76,12 @@ async def test_what_was_written_is_there_after_a_restart(url: str) -> None:
 
 
 async def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:
-    async with (
-        SqlStore.open(sqlite_url(tmp_path / "registry.db")) as store,
-        engine_of(store).connect() as connection,
-    ):
-        found = {
-            pragma: await connection.scalar(text(f"PRAGMA {pragma}"))
-            for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
+    def pragmas(connection: Connection) -> dict[str, object]:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        return {name: connection.scalar(text(f"PRAGMA {name}")) for name in names}
+
+    async with SqlStore.open(sqlite_url(tmp_path / "registry.db")) as store:
+        found = await store._run(pragmas, Mode.ONE_READ)
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 
 

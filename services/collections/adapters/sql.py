@@ -1,20 +1,31 @@
 """The registry in SQL: a SQLite file, or PostgreSQL by URL."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Select, Text, delete, event, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Select,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy import exc as sql_errors
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.engine import URL
 
-from services.collections.adapters.sql_filter import Columns, add_functions
+from services.collections.adapters.sql_databases import Database, Mode, database
+from services.collections.adapters.sql_filter import Columns
 from services.collections.adapters.sql_lists import paged
 from services.collections.adapters.sql_rows import (
     collection_from,
@@ -42,30 +53,17 @@ from services.mesh.lists import ListQuery, Page
 
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_S: Final = 10.0
 _COUNTS: Final = ("revision", "document_count", "chunk_count", "size_bytes")
 # What the database says of a statement of ours; every other error is the database's own state.
 _DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_errors.DataError)
-# Execution option that says how SQLite begins: IMMEDIATE takes the write lock at once, so that nothing read before a
-# write can have changed by then (a deferred transaction fails there instead, whatever the busy timeout).
-_BEGIN: Final = "ragweave_begin"
-
-
-def sqlite_url(path: Path) -> URL:
-    """The URL of a SQLite file."""
-    return URL.create("sqlite+aiosqlite", database=str(path))
 
 
 class SqlStore:
-    """Fulfils RegistryStore. On PostgreSQL a row lock, on SQLite the database's write lock orders writers."""
+    """Fulfils RegistryStore. On PostgreSQL row locks, on SQLite the database's one write lock orders writers."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._sqlite = engine.dialect.name == "sqlite"
-        # SQLite has one writer at a time: waiting here costs no polling.
-        self._writer: AbstractAsyncContextManager[Any] = asyncio.Lock() if self._sqlite else nullcontext()
-        self._reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
-        self._glancing = engine.execution_options(**{_BEGIN: ""})
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._dialect = database.dialect
         self._log = structlog.get_logger("collections.sql")
 
     @classmethod
@@ -75,56 +73,59 @@ class SqlStore:
 
         Args:
             url: sqlite:///path or postgresql://user:password@host/database.
+            pool_size: Most pieces of work, and connections, at a time.
 
         Raises:
             UnknownSchema: The database was written by a newer version.
             DependencyUnavailable: The database does not answer.
         """
-        engine = _engine(make_url(url), pool_size)
-        store = cls(engine)
+        store = cls(database(url, pool_size=pool_size))
         try:
-            async with store._transaction(writing=True) as connection:
-                await connection.run_sync(upgrade)
+            await store._run(upgrade, Mode.WRITE)
             yield store
         finally:
-            await engine.dispose()
+            await store._database.close()
 
     async def find_collection(self, tenant: str, collection_id: str) -> Collection | None:
-        row = await self._glance(_live_collections().where(*_named(tenant, collection_id)))
-        return row and collection_from(row)
+        named = {"tenant": tenant, "collection_id": collection_id}
+        row = await self._run(lambda connection: connection.execute(_BY_NAME, named).one_or_none(), Mode.ONE_READ)
+        return None if row is None else collection_from(row)
 
     async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]:
-        columns = _columns(COLLECTIONS, COLLECTIONS.c.collection_id, "collections/", self._engine)
+        columns = _columns(COLLECTIONS, COLLECTIONS.c.collection_id, "collections/", self._dialect)
         found = _live_collections().where(COLLECTIONS.c.tenant == tenant, columns.where(query.filter))
-        async with self._transaction() as connection:
-            rows = await _page(connection, found, query, COLLECTIONS, COLLECTIONS.c.collection_id)
-            total = int((await connection.execute(_counted(found))).scalar_one())
+
+        def read(connection: Connection) -> tuple[Sequence[Any], int]:
+            rows = _page(connection, found, query, COLLECTIONS, COLLECTIONS.c.collection_id)
+            return rows, connection.execute(_counted(found)).scalar_one()
+
+        rows, total = await self._run(read, Mode.READ)
         collections = [collection_from(row) for row in rows]
         return query.page(collections, total, lambda each: collection_values(each) | {"name": each.name})
 
     async def write_collection(
         self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
     ) -> Collection:
-        async def write(connection: AsyncConnection) -> Collection:
-            if receipt and (answered := await _recalled(connection, receipt, Collection)):
+        def write(connection: Connection) -> Collection:
+            if receipt and (answered := _recalled(connection, receipt, Collection)):
                 return answered
-            sequence = await _next_sequence(connection)
+            sequence = _next_sequence(connection)
             locked = _live_collections().where(*_named(tenant, collection_id)).with_for_update()
-            row = (await connection.execute(locked)).one_or_none()
-            current = row and collection_from(row)
+            row = connection.execute(locked).one_or_none()
+            current = None if row is None else collection_from(row)
             changed = change(current)
             if changed != current:
                 changed = replace(changed, sequence=sequence)
-                await _put_collection(connection, current, changed)
-            await _remember(connection, receipt, changed)
+                _put_collection(connection, current, changed)
+            _remember(connection, receipt, changed)
             return changed
 
         return await self._write(write)
 
     async def purge_collection(self, uid: str) -> None:
-        async def write(connection: AsyncConnection) -> None:
+        def write(connection: Connection) -> None:
             deleted = COLLECTIONS.c.delete_time.is_not(None)
-            await connection.execute(delete(COLLECTIONS).where(COLLECTIONS.c.uid == uid, deleted))
+            connection.execute(delete(COLLECTIONS).where(COLLECTIONS.c.uid == uid, deleted))
 
         await self._write(write)
 
@@ -153,7 +154,7 @@ class SqlStore:
         return [decode(Collection, row.payload) for row in await self._read(found)]
 
     async def last_sequence(self) -> int:
-        row = await self._glance(select(func.coalesce(func.max(OUTBOX.c.sequence), 0).label("last")))
+        (row,) = await self._read(select(func.coalesce(func.max(OUTBOX.c.sequence), 0).label("last")))
         return int(row.last)
 
     async def find_documents(
@@ -164,14 +165,17 @@ class SqlStore:
         return [document_from(row, collection) for row in rows]
 
     async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
-        columns = _columns(DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._engine)
+        columns = _columns(DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._dialect)
         found = _live_documents(collection).where(columns.where(query.filter))
         counted = _counted(found)
         if query.filter == EVERYTHING:
             counted = select(COLLECTIONS.c.document_count).where(COLLECTIONS.c.uid == collection.uid)
-        async with self._transaction() as connection:
-            rows = await _page(connection, found, query, DOCUMENTS, DOCUMENTS.c.document_id)
-            total = int((await connection.execute(counted)).scalar_one())
+
+        def read(connection: Connection) -> tuple[Sequence[Any], int]:
+            rows = _page(connection, found, query, DOCUMENTS, DOCUMENTS.c.document_id)
+            return rows, connection.execute(counted).scalar_one()
+
+        rows, total = await self._run(read, Mode.READ)
         documents = [document_from(row, collection) for row in rows]
         return query.page(documents, total, lambda each: document_values(each) | {"name": each.name})
 
@@ -182,22 +186,22 @@ class SqlStore:
         change: ChangeDocuments,
         receipt: Receipt | None = None,
     ) -> tuple[Document, ...]:
-        async def write(connection: AsyncConnection) -> tuple[Document, ...]:
-            if receipt and (answered := await _recalled(connection, receipt, tuple[Document, ...])):
+        def write(connection: Connection) -> tuple[Document, ...]:
+            if receipt and (answered := _recalled(connection, receipt, tuple[Document, ...])):
                 return answered
             locked = _live_collections().where(COLLECTIONS.c.uid == collection.uid).with_for_update()
-            row = (await connection.execute(locked)).one_or_none()
+            row = connection.execute(locked).one_or_none()
             if row is None:
                 raise CollectionNotFound(f"{collection.name} was deleted", collection=collection.name)
-            rows = (await connection.execute(_named_documents(collection, document_ids))).all()
+            rows = connection.execute(_named_documents(collection, document_ids)).all()
             before = {row.document_id: document_from(row, collection) for row in rows}
             changed = change(before)
             after = {**before, **changed}
-            await _put_documents(connection, before, changed)
+            _put_documents(connection, before, changed)
             delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
-            await _count(connection, collection_from(row), delta)
+            _count(connection, collection_from(row), delta)
             result = tuple(document for each in document_ids if (document := after.get(each)))
-            await _remember(connection, receipt, result)
+            _remember(connection, receipt, result)
             return result
 
         return await self._write(write)
@@ -213,15 +217,18 @@ class SqlStore:
         since = func.coalesce(DOCUMENTS.c.delete_time, DOCUMENTS.c.unsettled_time)
         unfinished = DOCUMENTS.c.delete_time.is_not(None) | DOCUMENTS.c.unsettled_time.is_not(None)
         found = select(DOCUMENTS).where(unfinished, since < before).limit(limit)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(found)).all()
+
+        def read(connection: Connection) -> list[tuple[Collection, Document]]:
+            rows = connection.execute(found).all()
             of = _live_collections().where(COLLECTIONS.c.uid.in_({row.collection_uid for row in rows}))
-            collections = {row.uid: collection_from(row) for row in await connection.execute(of)}
-        return [
-            (collection, document_from(row, collection))
-            for row in rows
-            if (collection := collections.get(row.collection_uid))
-        ]
+            collections = {row.uid: collection_from(row) for row in connection.execute(of)}
+            return [
+                (collection, document_from(row, collection))
+                for row in rows
+                if (collection := collections.get(row.collection_uid))
+            ]
+
+        return await self._run(read, Mode.READ)
 
     async def totals(self, collection: Collection) -> DocumentTotals:
         counted = _live_documents(collection).with_only_columns(
@@ -243,57 +250,36 @@ class SqlStore:
         )
 
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
-        async with self._transaction() as connection:
-            return await _recalled(connection, receipt, kind)
+        return await self._run(lambda connection: _recalled(connection, receipt, kind), Mode.ONE_READ)
 
     async def forget(self, receipt: Receipt) -> None:
-        async def write(connection: AsyncConnection) -> None:
-            await connection.execute(delete(RECEIPTS).where(*_of(receipt)))
+        def write(connection: Connection) -> None:
+            connection.execute(delete(RECEIPTS).where(*_of(receipt)))
 
         await self._write(write)
 
     async def prune_receipts(self, at: datetime) -> None:
-        async def write(connection: AsyncConnection) -> None:
-            await connection.execute(delete(RECEIPTS).where(RECEIPTS.c.expire_time <= at))
+        def write(connection: Connection) -> None:
+            connection.execute(delete(RECEIPTS).where(RECEIPTS.c.expire_time <= at))
 
         await self._write(write)
 
     async def check(self) -> None:
-        await self._glance(select(SEQUENCES.c.value))
-
-    async def _glance(self, statement: Select[Any]) -> Any:
-        """The one row of a statement, or None; without a transaction around it."""
-        async with self._answering(), self._glancing.connect() as connection:
-            return (await connection.execute(statement)).one_or_none()
+        await self._read(select(SEQUENCES.c.value))
 
     async def _read(self, statement: Select[Any]) -> Sequence[Any]:
-        async with self._answering(), self._glancing.connect() as connection:
-            rows: Sequence[Any] = (await connection.execute(statement)).all()
-            return rows
+        return await self._run(lambda connection: connection.execute(statement).all(), Mode.ONE_READ)
 
-    async def _write(self, write: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _write(self, write: Callable[[Connection], T]) -> T:
         """What `write` returns, committed. Of two writers with one receipt, the second is given the first's answer."""
         try:
-            async with self._transaction(writing=True) as connection:
-                return await write(connection)
+            return await self._run(write, Mode.WRITE)
         except sql_errors.IntegrityError:
-            async with self._transaction(writing=True) as connection:
-                return await write(connection)
+            return await self._run(write, Mode.WRITE)
 
-    @asynccontextmanager
-    async def _transaction(self, *, writing: bool = False) -> AsyncIterator[AsyncConnection]:
-        async with self._answering():
-            if not writing:
-                async with self._reading.begin() as connection:
-                    yield connection
-                return
-            async with self._writer, self._engine.begin() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
+    async def _run(self, work: Callable[[Connection], T], mode: Mode) -> T:
         try:
-            yield
+            return await self._database.run(work, mode)
         except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
             if isinstance(error, _DEFECTS):
                 raise
@@ -301,45 +287,13 @@ class SqlStore:
             raise DependencyUnavailable("the registry's database does not answer", retry_after_s=1.0) from None
 
 
-def _engine(url: URL, pool_size: int) -> AsyncEngine:
-    if url.get_backend_name() == "postgresql":
-        return create_async_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_size=pool_size,
-            pool_pre_ping=True,
-            pool_timeout=_BUSY_TIMEOUT_S,
-            connect_args={"connect_timeout": int(_BUSY_TIMEOUT_S), "options": "-c timezone=UTC"},
-        )
-    assert url.database
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(
-        url.set(drivername="sqlite+aiosqlite"),
-        pool_size=pool_size,
-        pool_timeout=_BUSY_TIMEOUT_S,
-        connect_args={"timeout": _BUSY_TIMEOUT_S, "isolation_level": None},
-    )
-    event.listen(engine.sync_engine, "connect", _configure_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    add_functions(engine.sync_engine)
-    return engine
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """The driver is told not to begin by itself (isolation_level None): it would do so too late for reads."""
-    mode = connection.get_execution_options().get(_BEGIN, "IMMEDIATE")
-    if mode:
-        connection.exec_driver_sql(f"BEGIN {mode}")
-
-
 def _live_collections() -> Select[Any]:
     return select(COLLECTIONS).where(COLLECTIONS.c.delete_time.is_(None))
+
+
+_BY_NAME: Final = _live_collections().where(
+    COLLECTIONS.c.tenant == bindparam("tenant"), COLLECTIONS.c.collection_id == bindparam("collection_id")
+)
 
 
 def _named(tenant: str, collection_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -356,14 +310,14 @@ def _named_documents(collection: Collection, document_ids: Sequence[str]) -> Sel
     )
 
 
-def _columns(table: Any, id_column: ColumnElement[Any], prefix: str, engine: AsyncEngine) -> Columns:
+def _columns(table: Any, id_column: ColumnElement[Any], prefix: str, dialect: Dialect) -> Columns:
     """The table's columns by field; `name` is what callers see."""
     fields = {column.name: column for column in table.c}
-    return Columns({**fields, "name": literal(prefix, Text) + id_column}, engine.dialect)
+    return Columns({**fields, "name": literal(prefix, Text) + id_column}, dialect)
 
 
-async def _page(
-    connection: AsyncConnection, found: Select[Any], query: ListQuery, table: Any, id_column: ColumnElement[Any]
+def _page(
+    connection: Connection, found: Select[Any], query: ListQuery, table: Any, id_column: ColumnElement[Any]
 ) -> Sequence[Any]:
     """The query's rows. Names of one parent order as their ids do, and the ids have an index."""
     columns = Columns({**{column.name: column for column in table.c}, "name": id_column}, connection.dialect)
@@ -371,7 +325,7 @@ async def _page(
         values = zip(query.order, query.cursor, strict=True)
         bare = tuple(str(value).rpartition("/")[2] if key.field == "name" else value for key, value in values)
         query = replace(query, cursor=bare)
-    rows: Sequence[Any] = (await connection.execute(paged(found, query, columns))).all()
+    rows: Sequence[Any] = connection.execute(paged(found, query, columns)).all()
     return rows
 
 
@@ -379,18 +333,18 @@ def _counted(found: Select[Any]) -> Select[Any]:
     return found.with_only_columns(func.count())
 
 
-async def _next_sequence(connection: AsyncConnection) -> int:
+def _next_sequence(connection: Connection) -> int:
     counted = update(SEQUENCES).values(value=SEQUENCES.c.value + 1).returning(SEQUENCES.c.value)
-    return int((await connection.execute(counted)).scalar_one())
+    return int(connection.execute(counted).scalar_one())
 
 
-async def _put_collection(connection: AsyncConnection, before: Collection | None, after: Collection) -> None:
+def _put_collection(connection: Connection, before: Collection | None, after: Collection) -> None:
     values = collection_values(after)
     if before is None:
-        await connection.execute(insert(COLLECTIONS), values)
+        connection.execute(insert(COLLECTIONS), values)
         kind = "collection.created"
     else:
-        await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == before.uid).values(values))
+        connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == before.uid).values(values))
         kind = "collection.deleted" if after.delete_time else "collection.updated"
     recorded = {
         "sequence": after.sequence,
@@ -399,28 +353,28 @@ async def _put_collection(connection: AsyncConnection, before: Collection | None
         "payload": encode(after),
         "event_time": now(),
     }
-    await connection.execute(insert(OUTBOX), recorded)
+    connection.execute(insert(OUTBOX), recorded)
 
 
-async def _put_documents(connection: AsyncConnection, before: dict[str, Document], changed: Any) -> None:
+def _put_documents(connection: Connection, before: dict[str, Document], changed: Any) -> None:
     removed = [before[each].uid for each, document in changed.items() if document is None and each in before]
     if removed:
-        await connection.execute(delete(DOCUMENTS).where(DOCUMENTS.c.uid.in_(removed)))
+        connection.execute(delete(DOCUMENTS).where(DOCUMENTS.c.uid.in_(removed)))
     added = [document_values(each) for name, each in changed.items() if each is not None and name not in before]
     if added:
-        await connection.execute(insert(DOCUMENTS), added)
+        connection.execute(insert(DOCUMENTS), added)
     for document_id, document in changed.items():
         if document is not None and document_id in before and document != before[document_id]:
             row = DOCUMENTS.c.uid == before[document_id].uid
-            await connection.execute(update(DOCUMENTS).where(row).values(document_values(document)))
+            connection.execute(update(DOCUMENTS).where(row).values(document_values(document)))
 
 
-async def _count(connection: AsyncConnection, collection: Collection, delta: Delta) -> None:
+def _count(connection: Connection, collection: Collection, delta: Delta) -> None:
     if delta == Delta():
         return
     counted = delta.added_to(collection)
     values = {name: getattr(counted, name) for name in _COUNTS}
-    await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == collection.uid).values(values))
+    connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == collection.uid).values(values))
 
 
 def _of(receipt: Receipt) -> tuple[ColumnElement[bool], ...]:
@@ -431,8 +385,8 @@ def _of(receipt: Receipt) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-async def _recalled(connection: AsyncConnection, receipt: Receipt, kind: type[T]) -> T | None:
-    row = (await connection.execute(select(RECEIPTS).where(*_of(receipt)))).one_or_none()
+def _recalled(connection: Connection, receipt: Receipt, kind: type[T]) -> T | None:
+    row = connection.execute(select(RECEIPTS).where(*_of(receipt))).one_or_none()
     if row is None or row.expire_time <= now():
         return None
     if row.digest != receipt.digest:
@@ -440,7 +394,7 @@ async def _recalled(connection: AsyncConnection, receipt: Receipt, kind: type[T]
     return decode(kind, row.result)
 
 
-async def _remember(connection: AsyncConnection, receipt: Receipt | None, result: object) -> None:
+def _remember(connection: Connection, receipt: Receipt | None, result: object) -> None:
     if receipt is None:
         return
     answered = {
@@ -451,5 +405,5 @@ async def _remember(connection: AsyncConnection, receipt: Receipt | None, result
         "result": encode(result),
         "expire_time": now() + REQUEST_TTL,
     }
-    await connection.execute(delete(RECEIPTS).where(*_of(receipt), RECEIPTS.c.expire_time <= now()))
-    await connection.execute(insert(RECEIPTS), answered)
+    connection.execute(delete(RECEIPTS).where(*_of(receipt), RECEIPTS.c.expire_time <= now()))
+    connection.execute(insert(RECEIPTS), answered)

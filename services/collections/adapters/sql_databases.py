@@ -1,0 +1,152 @@
+"""How work gets to a database: SQLite in threads of this process, PostgreSQL over the network without any."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from sqlalchemy import Connection, Dialect, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from services.collections.adapters.sql_filter import add_functions
+
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_S: Final = 10.0
+_BEGIN: Final = "ragweave_begin"
+
+
+class Mode(StrEnum):
+    """What kind of transaction a piece of work wants; the values are SQLite's."""
+
+    ONE_READ = ""  # a single statement: none
+    READ = "DEFERRED"
+    # Takes SQLite's write lock at once, so that nothing read before a write can have changed by then; a deferred
+    # transaction fails there instead, whatever the busy timeout.
+    WRITE = "IMMEDIATE"
+
+
+class Database(Protocol):
+    """Runs work that is written once, for a plain SQLAlchemy connection."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        """What `work` returns, committed; nothing of it stays where it raises."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file."""
+    return URL.create("sqlite", database=str(path))
+
+
+def database(url: str | URL, *, pool_size: int) -> Database:
+    """The database at `sqlite:///path` or `postgresql://user:password@host/database`; nothing is opened yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return PostgresDatabase(parsed, pool_size)
+    return SqliteDatabase(parsed, pool_size)
+
+
+class SqliteDatabase:
+    """A file. Each piece of work runs whole in a thread; an async driver switches threads for every statement, which
+    costs more than the statements.
+    """
+
+    def __init__(self, url: URL, pool_size: int) -> None:
+        assert url.database
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = create_engine(
+            url.set(drivername="sqlite"),
+            pool_size=pool_size,
+            pool_timeout=_BUSY_TIMEOUT_S,
+            connect_args={"timeout": _BUSY_TIMEOUT_S, "isolation_level": None},
+        )
+        event.listen(self._engine, "connect", _configure_sqlite)
+        event.listen(self._engine, "begin", _begin_sqlite)
+        add_functions(self._engine)
+        self._threads = ThreadPoolExecutor(pool_size, "sqlite")
+        # One writer at a time is all SQLite has: waiting here costs no polling, and no thread.
+        self._writing = asyncio.Lock()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._engine.dialect
+
+    async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        if mode is Mode.WRITE:
+            async with self._writing:
+                return await self._in_thread(work, mode)
+        return await self._in_thread(work, mode)
+
+    async def close(self) -> None:
+        self._threads.shutdown()
+        self._engine.dispose()
+
+    async def _in_thread(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        """Once begun, work is seen through: who is cancelled meanwhile is so when it has ended."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._run, work, mode))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
+
+    def _run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        with self._engine.connect() as connection:
+            connection.execution_options(**{_BEGIN: mode})
+            with connection.begin():
+                return work(connection)
+
+
+class PostgresDatabase:
+    """A server, spoken to asynchronously; the work's statements wait without holding a thread."""
+
+    def __init__(self, url: URL, pool_size: int) -> None:
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            pool_pre_ping=True,
+            pool_timeout=_BUSY_TIMEOUT_S,
+            connect_args={"connect_timeout": int(_BUSY_TIMEOUT_S), "options": "-c timezone=UTC"},
+        )
+        self._modes = {
+            Mode.ONE_READ: self._engine.execution_options(isolation_level="AUTOCOMMIT"),
+            # Lists read a page and their total: both of one moment.
+            Mode.READ: self._engine.execution_options(isolation_level="REPEATABLE READ"),
+            # Each statement sees what was committed before it: what a row lock waited for.
+            Mode.WRITE: self._engine.execution_options(isolation_level="READ COMMITTED"),
+        }
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._engine.dialect
+
+    async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        async with self._modes[mode].begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """The driver is told not to begin by itself (isolation_level None): it would do so too late for reads."""
+    mode = connection.get_execution_options()[_BEGIN]
+    if mode:
+        connection.exec_driver_sql(f"BEGIN {mode}")
