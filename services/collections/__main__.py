@@ -43,7 +43,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents), server)
 
         async with Upkeep(store, registry, documents, interval_s=settings.upkeep_interval_s).running():
-            yield Wiring(register, checks={"database": store.check})
+            yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 
 
 if __name__ == "__main__":

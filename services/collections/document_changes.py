@@ -134,9 +134,15 @@ def as_deleted(found: Sequence[Document], etag: str) -> dict[str, Document]:
 
 
 def after_import(given: Document, current: Document | None) -> Document:
-    """The document after an import; the same object where nothing changes. Raises InvalidArgument for another state."""
+    """The document after an import; the same object where nothing changes.
+
+    Raises:
+        InvalidArgument: The state is none of an import's, or a field holds what no store takes.
+    """
     if given.state not in STATES:
         raise InvalidArgument.of("document.state", f"must be one of {', '.join(STATES)}")
+    for text in (given.title, given.source_uri, given.mime_type, *given.principals, *_texts(given.metadata)):
+        checked("document", text)
     if current is None:
         active = given.state == "ACTIVE"
         recorded_at = now()

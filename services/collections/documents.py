@@ -40,6 +40,7 @@ from services.mesh.errors import (
     DomainError,
     EmptyDocument,
     InvalidArgument,
+    RequestIdReused,
 )
 from services.mesh.filters import all_of
 from services.mesh.identity import Caller
@@ -109,11 +110,17 @@ class Documents:
             if await self._store.find_documents(collection, [made.document_id]):
                 raise _taken(made)
             return made, await self._jobs.import_document(made, content, validate_only=True)
-        (document,) = await self._write(collection, made.document_id, lambda found: _unless_taken(made, found), receipt)
+        document = made
         try:
+            (document,) = await self._write(
+                collection, made.document_id, lambda found: _unless_taken(made, found), receipt
+            )
             return document, await self._jobs.import_document(document, content)
+        except (AlreadyExists, RequestIdReused, CollectionNotFound):
+            raise  # nothing was recorded
         except BaseException:  # cancelled too: a document nobody imports would stay PENDING for ever
-            await asyncio.shield(self._take_back(collection, made, receipt))
+            if document.uid == made.uid:
+                await asyncio.shield(self._take_back(collection, made, receipt))
             raise
 
     async def upload(
@@ -388,12 +395,15 @@ class Documents:
     async def _take_back(self, collection: Collection, made: Document, receipt: Receipt | None) -> None:
         """Removes a document whose import could not be queued, unless an import has had it meanwhile."""
 
+        removed: list[str] = []
+
         def remove(found: Mapping[str, Document]) -> Mapping[str, None]:
-            return {name: None for name, each in found.items() if each.uid == made.uid and each.state == "PENDING"}
+            removed[:] = [name for name, each in found.items() if each.uid == made.uid and each.state == "PENDING"]
+            return dict.fromkeys(removed)
 
         with suppress(CollectionNotFound):
             await self._store.write_documents(collection, [made.document_id], remove)
-        if receipt:
+        if receipt and removed:
             await self._store.forget(receipt)
 
     async def _bounded(self, parts: AsyncIterator[bytes], sha256: str) -> AsyncIterator[bytes]:

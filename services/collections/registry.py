@@ -95,6 +95,7 @@ class Registry:
         self._models = models
         self._poll_s = poll_s
         self._changed = asyncio.Event()
+        self._stopping = False
 
     async def create(
         self,
@@ -239,6 +240,9 @@ class Registry:
         """Every collection of every tenant once, or the changes since `after`; then each change as it happens.
 
         A collection may come twice; of two, the one with the lower sequence is older.
+
+        Raises:
+            DependencyUnavailable: This process stops; another knows as much.
         """
         last = await self._store.last_sequence()
         if not 0 < after <= last:  # a follower of a registry that began anew starts anew too
@@ -249,6 +253,8 @@ class Registry:
         complete = False
         while True:
             changed = self._changed
+            if self._stopping:
+                raise DependencyUnavailable("collections is stopping", retry_after_s=1.0, service="collections")
             while batch := await self._store.changes(after, _BATCH):
                 yield Followed(tuple(batch))
                 after = batch[-1].sequence
@@ -258,6 +264,11 @@ class Registry:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_s):
                     await changed.wait()
+
+    def stop_following(self) -> None:
+        """Ends every follower's stream, which would otherwise outlast the process's grace."""
+        self._stopping = True
+        self._announce()
 
     def _announce(self) -> None:
         """Wakes the followers in this process."""

@@ -204,6 +204,11 @@ async def test_lists_are_filtered_ordered_and_paged(store: RegistryStore) -> Non
     page = await store.list_collections("acme", newest)
     assert [each.collection_id for each in page.items] == ["a_3", "a.2"]
     assert page.total_size == 3
+    older = COLLECTIONS.query(filter='labels.n = "0"', order_by="create_time desc", page_token=page.next_page_token)
+    assert [each.collection_id for each in (await store.list_collections("acme", older)).items] == ["b"]
+    since = COLLECTIONS.query(filter=f'create_time >= "{(LONG_AGO + timedelta(3)).isoformat()}"')
+    found = await store.list_collections("acme", since)
+    assert [each.collection_id for each in found.items] == ["C", "a_3"]
     named = await store.list_collections("acme", COLLECTIONS.query(filter='name = "collections/C"'))
     assert [each.collection_id for each in named.items] == ["C"]
 

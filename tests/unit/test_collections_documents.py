@@ -115,6 +115,9 @@ async def test_where_the_import_cannot_be_queued_nothing_is_recorded(
     jobs.down = False
     made, _ = await documents.create("docs", NewDocument("a"), "text", ANN, receipt=receipt())
     assert await documents.get(A, ANN) == made
+    with pytest.raises(AlreadyExists):
+        await documents.create("docs", NewDocument("a"), "text", ANN)
+    assert await documents.get(A, ANN) == made, "who comes second takes nothing back"
 
 
 async def test_a_repeated_creation_is_answered_as_the_first(
@@ -275,6 +278,8 @@ async def test_an_import_of_a_collection_made_anew_is_refused(
 async def test_an_import_with_no_state_is_refused(documents: Documents, docs: Collection) -> None:
     with pytest.raises(InvalidArgument, match=r"document\.state"):
         await documents.record(document("a", of=docs, state="STATE_UNSPECIFIED"), ANN)
+    with pytest.raises(InvalidArgument, match="document: holds a NUL character"):
+        await imported(documents, docs, title="a\0b")
 
 
 async def test_a_change_reaches_the_index_before_it_is_answered(

@@ -336,6 +336,16 @@ async def test_a_follower_that_knows_more_than_there_is_begins_anew(registry: Re
     assert await followed(registry.follow(99), 0) == ["restored@1", "complete"]
 
 
+async def test_a_followers_stream_ends_when_the_process_stops(registry: Registry) -> None:
+    stream = registry.follow(0)
+    await followed(stream, 0)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    registry.stop_following()
+    with pytest.raises(DependencyUnavailable, match="stopping"):
+        await waiting
+
+
 async def test_a_follower_sees_what_another_process_wrote(registry: Registry, store: MemoryStore) -> None:
     stream = registry.follow(0)
     await followed(stream, 0)
