@@ -36,7 +36,7 @@ class MemoryVectorStore:
     """Fulfils VectorStore by looking at every chunk."""
 
     def __init__(self) -> None:
-        self._indexes: dict[IndexId, tuple[int, Distance, dict[str, EncodedChunk]]] = {}
+        self._indexes: dict[IndexId, tuple[int, Distance, dict[int, EncodedChunk]]] = {}
 
     async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
         known = self._indexes.setdefault(index, (dimension, distance, {}))
@@ -109,18 +109,18 @@ class MemoryVectorStore:
 
     async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
         others = [(key, each) for key, each in self._chunks(index).items() if each.scale != scale]
-        return [UnscaledChunk(key, each.chunk.searched_text) for key, each in others[:limit]]
+        return [UnscaledChunk(str(key), each.chunk.searched_text) for key, each in others[:limit]]
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
         chunks = self._chunks(index)
-        for key, vector in vectors.items():
-            if key in chunks:
+        for name, vector in vectors.items():
+            if (key := int(name)) in chunks:
                 chunks[key] = replace(chunks[key], sparse=vector, scale=scale)
 
     async def check(self) -> None:
         """Always answers."""
 
-    def _chunks(self, index: IndexId) -> dict[str, EncodedChunk]:
+    def _chunks(self, index: IndexId) -> dict[int, EncodedChunk]:
         return self._indexes.get(index, (0, Distance.COSINE, {}))[2]
 
     def _keep(self, index: IndexId, wanted: Any) -> None:
@@ -228,8 +228,8 @@ def view(collection_id: str = "docs", **fields: Any) -> CollectionView:
     return CollectionView(collection_id=collection_id, **{**defaults, **fields})
 
 
-def _key(each: EncodedChunk) -> str:
-    return str(point_id(each.chunk.document.document_id, each.chunk.chunk_id))
+def _key(each: EncodedChunk) -> int:
+    return point_id(each.chunk.document.document_id, each.chunk.chunk_id)
 
 
 def _cosine(asked: "np.ndarray[Any, Any]", kept: bytes) -> float:
@@ -250,7 +250,7 @@ def _bm25(query: SparseVector, kept: SparseVector, corpus: Any) -> float:
     return score
 
 
-def _stages(key: str, **rankings: Any) -> tuple[StageScore, ...]:
+def _stages(key: int, **rankings: Any) -> tuple[StageScore, ...]:
     return tuple(
         StageScore(stage, score, rank)
         for stage, ranking in rankings.items()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
 # The sort needs ids that compare; Python has no type for that.
@@ -32,7 +33,8 @@ DEFAULT_FUSION: Final = Rrf()
 
 def ranked(scores: Sequence[tuple[Id, float]]) -> Ranking[Id]:
     """`scores` with the best first; ties by id, so that equal stores answer alike."""
-    return sorted(scores, key=lambda hit: (-hit[1], hit[0]))
+    by_id = sorted(scores, key=itemgetter(0))
+    return sorted(by_id, key=itemgetter(1), reverse=True)  # equal scores keep their order
 
 
 def fuse(rankings: Sequence[Ranking[Id]], *, k: int = 60, weights: Sequence[float] | None = None) -> Ranking[Id]:

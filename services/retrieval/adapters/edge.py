@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 
@@ -249,7 +248,7 @@ class EdgeVectorStore:
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
         into = self._indexes.get(index)
         if into is not None:
-            sent = [(UUID(key).bytes, *_packed(vector)) for key, vector in vectors.items()]
+            sent = [(int(key), *_packed(vector)) for key, vector in vectors.items()]
             await self._write(into, "rescale", scale, sent)
 
     async def check(self) -> None:
@@ -525,9 +524,9 @@ def _of_document(document_id: str) -> Filter:
     return Comparison(("document",), Operator.EQ, document_id)
 
 
-def _point(encoded: EncodedChunk) -> tuple[bytes, bytes, bytes, bytes, dict[str, Any]]:
+def _point(encoded: EncodedChunk) -> tuple[int, bytes, bytes, bytes, dict[str, Any]]:
     id_ = point_id(encoded.chunk.document.document_id, encoded.chunk.chunk_id)
-    return id_.bytes, encoded.vector, *_packed(encoded.sparse), payload_of(encoded)
+    return id_, encoded.vector, *_packed(encoded.sparse), payload_of(encoded)
 
 
 def _packed(vector: SparseVector) -> tuple[bytes, bytes]:

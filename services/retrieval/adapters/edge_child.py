@@ -15,7 +15,6 @@ from array import array
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import qdrant_edge as edge
 
@@ -30,7 +29,7 @@ _POINTS_A_FLUSH: Final = 1000
 _REPLAYED_AT_A_TIME: Final = 2**20
 _READS: Final = frozenset({"search", "scroll", "count", "facet", "info", "ping"})
 
-Point = tuple[bytes, bytes, bytes, bytes, dict[str, Any]]
+Point = tuple[int, bytes, bytes, bytes, dict[str, Any]]
 Recipe = dict[str, Any]
 
 
@@ -161,11 +160,11 @@ class Engine:
         shard.edge.update(edge.UpdateOperation.set_payload_by_filter(built(chosen), payload))
         shard.wrote(1)
 
-    def do_rescale(self, folder: str, scale: int, vectors: list[tuple[bytes, bytes, bytes]]) -> None:
+    def do_rescale(self, folder: str, scale: int, vectors: list[tuple[int, bytes, bytes]]) -> None:
         """Replaces sparse vectors, then notes their scale: between the two, a point is merely rescaled again."""
         shard = self._shard(folder)
-        sent = {UUID(bytes=id_): (indices, values) for id_, indices, values in vectors}
-        known: list[Any] = [UUID(str(record.id)) for record in shard.edge.retrieve(list(sent), False, False)]
+        sent: dict[Any, tuple[bytes, bytes]] = {id_: (indices, values) for id_, indices, values in vectors}
+        known = [record.id for record in shard.edge.retrieve(list(sent), False, False)]
         if known:
             changed = [edge.PointVectors(id=id_, vector={SPARSE: _sparse(*sent[id_])}) for id_ in known]
             shard.edge.update(edge.UpdateOperation.update_vectors(changed))
@@ -197,29 +196,22 @@ class Engine:
         requests = [edge.QueryRequest(depth, query=query, filter=filter_, params=params) for query in stages.values()]
         answers = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
         rankings = {
-            stage: ranked([(point.id.int, point.score) for point in points])  # type: ignore[union-attr]  # all ids are UUIDs
+            stage: ranked([(point.id, point.score) for point in points])
             for stage, points in zip(stages, answers, strict=True)
         }
         if sparse is not None:
             rankings.setdefault(SPARSE, [])
         fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE))
         hits = [hit for hit in fused if min_score is None or hit[1] >= min_score][:limit]
-        page = [(UUID(int=id_), score) for id_, score in hits[start:stop]]
-        records = (
-            {record.id: record for record in shard.retrieve([id_ for id_, _ in page], True, False)} if page else {}
-        )
-        places = {
-            stage: {id_: (score, rank) for rank, (id_, score) in enumerate(ranking, start=1)}
-            for stage, ranking in rankings.items()
-        }
-        found = [
-            (
-                score,
-                records[id_].payload or {},
-                [(stage, *place[id_.int]) for stage, place in places.items() if id_.int in place],
-            )
-            for id_, score in page
-        ]
+        page = hits[start:stop]
+        ids = [id_ for id_, _ in page]
+        payloads = {record.id: record.payload or {} for record in shard.retrieve(ids, True, False)} if ids else {}
+        places: dict[Any, list[tuple[str, float, int]]] = {id_: [] for id_ in ids}
+        for stage, ranking in rankings.items():
+            for rank, (id_, score) in enumerate(ranking, start=1):
+                if id_ in places:
+                    places[id_].append((stage, score, rank))
+        found = [(score, payloads[id_], places[id_]) for id_, score in page]
         return len(hits), len(fused), found
 
     def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
@@ -318,7 +310,7 @@ def _point(point: Point) -> edge.Point:
     vector: dict[str, Any] = {DENSE: _floats(dense)}
     if indices:
         vector[SPARSE] = _sparse(indices, values)
-    return edge.Point(id=UUID(bytes=id_), vector=vector, payload=payload)
+    return edge.Point(id=id_, vector=vector, payload=payload)
 
 
 def _sparse(indices: bytes, values: bytes) -> edge.SparseVector:
@@ -338,8 +330,9 @@ def _append(file: int, data: bytes) -> None:
 def main() -> None:
     descriptor, parent, max_open = map(int, sys.argv[1:4])
     die_with_parent(parent)
-    # The service decides when its engines stop; a terminal's Ctrl-C reaches the whole group.
+    # The service decides when its engines stop, after its last call; a supervisor's signal may reach the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     engine = Engine(max_open)
     with socket.socket(fileno=descriptor) as connection:
         try:

@@ -126,7 +126,7 @@ class QdrantVectorStore:
                 if page
                 else []
             )
-        payloads = {str(record.id): record.payload or {} for record in records}
+        payloads = {int(record.id): record.payload or {} for record in records}
         places = {
             stage: {id_: StageScore(stage, score, rank) for rank, (id_, score) in enumerate(ranking, start=1)}
             for stage, ranking in rankings.items()
@@ -186,11 +186,11 @@ class QdrantVectorStore:
         with _told():
             if not await self._exists(index):
                 return
-            records = await self._client.retrieve(self._name(index), list(vectors), False, False)
-            known = [str(record.id) for record in records]
+            records = await self._client.retrieve(self._name(index), [int(key) for key in vectors], False, False)
+            known = [int(record.id) for record in records]
             if not known:
                 return
-            changed = [models.PointVectors(id=id_, vector={SPARSE: _sparse(vectors[id_])}) for id_ in known]
+            changed = [models.PointVectors(id=id_, vector={SPARSE: _sparse(vectors[str(id_)])}) for id_ in known]
             noted = models.SetPayload(payload={"scale": scale}, points=known)
             operations: list[models.UpdateOperation] = [
                 models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=changed)),
@@ -233,7 +233,7 @@ class QdrantVectorStore:
                 selector = models.FilterSelector(filter=_FILTERS.compile(chosen))
                 await self._client.delete(self._name(index), selector, **_WRITE)
 
-    async def _rankings(self, index: IndexId, query: VectorQuery) -> dict[str, Ranking[str]]:
+    async def _rankings(self, index: IndexId, query: VectorQuery) -> dict[str, Ranking[int]]:
         stages: dict[str, Any] = {}
         if query.dense is not None:
             stages[DENSE] = array("f", query.dense).tolist()
@@ -252,7 +252,7 @@ class QdrantVectorStore:
         ]
         answers = await self._client.query_batch_points(self._name(index), requests, **self._read) if requests else []
         rankings = {
-            stage: ranked([(str(point.id), point.score) for point in answer.points])
+            stage: ranked([(int(point.id), point.score) for point in answer.points])
             for stage, answer in zip(stages, answers, strict=True)
         }
         if query.sparse is not None:
@@ -294,7 +294,7 @@ def _point(encoded: EncodedChunk) -> models.PointStruct:
     vector: dict[str, Any] = {DENSE: array("f", encoded.vector).tolist()}
     if encoded.sparse.indices:
         vector[SPARSE] = _sparse(encoded.sparse)
-    return models.PointStruct(id=str(id_), vector=vector, payload=payload_of(encoded))
+    return models.PointStruct(id=id_, vector=vector, payload=payload_of(encoded))
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:

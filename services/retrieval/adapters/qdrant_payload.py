@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
 
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
 
@@ -12,9 +11,13 @@ FIELDS: Final = {"title": "title", "source_uri": "source_uri", "metadata": "meta
 """Payload key of each document field that can be replaced."""
 
 
-def point_id(document_id: str, chunk_id: str) -> UUID:
-    """The point of a chunk; chunk ids are unique inside their document only."""
-    return UUID(bytes=hashlib.blake2b(f"{document_id}\0{chunk_id}".encode(), digest_size=16).digest())
+def point_id(document_id: str, chunk_id: str) -> int:
+    """The point of a chunk; chunk ids are unique inside their document only.
+
+    64 bits of BLAKE2b: a million chunks of a collection hold two of the same with a chance of 3 in 10^8. Edge makes an
+    object of each UUID it returns, which cost a third of a search.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{document_id}\0{chunk_id}".encode(), digest_size=8).digest(), "little")
 
 
 def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
