@@ -29,7 +29,7 @@ def struct_from(struct: Struct, field: str) -> dict[str, Any]:
     """Raises InvalidArgument for what JSON has no number for, naming the field."""
     try:
         return MessageToDict(struct)
-    except SerializeToJsonError:
+    except (ValueError, SerializeToJsonError):
         raise InvalidArgument.of(field, "holds a number that is not finite, or a value without a kind") from None
 
 
