@@ -224,7 +224,7 @@ async def test_documents_are_listed_by_what_callers_see_of_them(store: RegistryS
     )
 
     async def ids(**asked: str | int) -> list[str]:
-        page = await store.list_documents(parent, DOCUMENTS.query(**asked))  # type: ignore[arg-type]
+        page = await store.list_documents(parent, DOCUMENTS.query(**asked))
         return [each.document_id for each in page.items]
 
     assert await ids(order_by="title") == ["c", "a", "b"]

@@ -2,8 +2,11 @@
 
 import asyncio
 import multiprocessing
+import multiprocessing.connection
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,38 @@ async def test_what_was_written_is_there_after_a_restart(url: str) -> None:
         written = await store.write_collection("acme", "docs", lambda found: collection())
     async with SqlStore.open(url) as store:
         assert await store.find_collection("acme", "docs") == written
+
+
+def _write_until_killed(url: str, written: "multiprocessing.connection.Connection") -> None:
+    async def write() -> None:
+        async with SqlStore.open(url) as store:
+            for number in count():
+                made = collection(f"c{number}")
+                await store.write_collection("acme", made.collection_id, lambda found, made=made: made)
+                written.send(number)
+
+    asyncio.run(write())
+
+
+async def test_what_was_acknowledged_survives_a_kill(url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    read, write = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_write_until_killed, args=(url, write))
+    process.start()
+    write.close()
+    acknowledged = -1
+    while acknowledged < 20:
+        acknowledged = await asyncio.to_thread(read.recv)
+    process.kill()
+    with suppress(EOFError):
+        while True:
+            acknowledged = read.recv()
+    process.join()
+    read.close()
+    async with SqlStore.open(url) as store:
+        last = await store.last_sequence()
+        assert last in (acknowledged + 1, acknowledged + 2), "one more may have been written and not yet said so"
+        assert [each.collection_id for each in await store.changes(0, 10_000)] == [f"c{n}" for n in range(last)]
 
 
 async def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:

@@ -523,9 +523,7 @@ async def test_imports_look_up_record_list_and_delete(mesh: Mesh) -> None:
 async def test_the_registrys_own_methods_are_for_services_only(mesh: Mesh) -> None:
     async with mesh.world.channel(mesh.port) as channel:
         request = registry_service_pb2.GetCollectionRecordRequest(collection_id="docs")
-        code, _, _ = await refused(
-            RegistryServiceStub(channel).GetCollectionRecord(request, metadata=mesh.as_())  # type: ignore[no-untyped-call]
-        )
+        code, _, _ = await refused(RegistryServiceStub(channel).GetCollectionRecord(request, metadata=mesh.as_()))
     assert code is grpc.StatusCode.PERMISSION_DENIED
 
 

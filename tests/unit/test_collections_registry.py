@@ -268,9 +268,13 @@ async def test_a_repeated_request_gets_the_first_answer(registry: Registry, inde
     assert await registry.create("", {}, ANN, receipt=receipt("r1", method="Create")) == made
     with pytest.raises(RequestIdReused):
         await registry.create("", {}, ANN, receipt=receipt("r1", "other body", method="Create"))
-    once = {"given": {"description": "x"}, "paths": [], "etag": made.etag, "receipt": receipt("r2", method="Update")}
-    changed = await registry.update(made.name, who=ANN, **once)
-    assert await registry.update(made.name, who=ANN, **once) == changed
+
+    async def describe() -> Collection:
+        once = receipt("r2", method="Update")
+        return await registry.update(made.name, {"description": "x"}, [], ANN, etag=made.etag, receipt=once)
+
+    changed = await describe()
+    assert await describe() == changed
     deleted = await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete"))
     assert await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete")) == deleted
 
@@ -316,7 +320,7 @@ async def test_a_follower_gets_all_there_is_then_each_change(registry: Registry)
     await registry.delete("gone", ANN)
     stream = registry.follow(0)
     assert await followed(stream, 0) == ["two@2", "one changed@3", "complete"]
-    watching = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+    watching = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     await registry.delete("docs", EVE)
     (deleted,) = (await watching).collections
