@@ -279,6 +279,7 @@ def chunk_from(chunk: index_service_pb2.IndexChunk) -> Chunk:
         token_count=chunk.token_count,
         section=chunk.section,
         page_number=chunk.page_number,
+        context=chunk.context,
     )
 
 
@@ -294,6 +295,7 @@ def chunks_to(document: Document, page: Page[Chunk]) -> document_service_pb2.Lis
             section=chunk.section,
             page_number=chunk.page_number,
             revision=document.revision,
+            context=chunk.context,
         )
         for chunk in page.items
     ]

@@ -175,6 +175,7 @@ class Chunk:
     token_count: int
     section: str
     page_number: int
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
