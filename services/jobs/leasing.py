@@ -112,6 +112,7 @@ class Worker:
                 elif leases := await self._queue.lease(1):
                     self._start(leases[0])
                 else:
+                    known = False  # nothing else to do: look whether an answer was lost without our noticing
                     await self._queue.wait(self._heartbeat_s)
             except DependencyUnavailable as error:
                 known = False  # an answer with leases in it may have been lost

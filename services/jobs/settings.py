@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.jobs.adapters.xberg import ExtractionLimits
@@ -74,3 +74,15 @@ class Settings(ServiceSettings):
     @property
     def blob_folder(self) -> Path:
         return self.blobs or self.mesh.data_dir / "blobs"
+
+
+class WorkerSettings(Settings):
+    """Those of a worker, which runs beside the service: its metrics have a port of their own."""
+
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("metrics_port", "RAGWEAVE_WORKER_METRICS_PORT"),
+        description="Loopback port of Prometheus metrics; 0 turns them off.",
+    )

@@ -178,6 +178,30 @@ async def test_how_items_end_decides_how_the_job_ends(
     assert ended.error == (CORRUPT if ItemChange.FAIL in changes else None)
 
 
+async def test_a_running_job_tells_its_rate_and_when_it_will_end(store: RedisJobStore, queue: RedisQueue) -> None:
+    job_id = await store.submit(job(), specs(10))
+    for lease in await queue.lease(4):
+        await queue.finish(lease, done())
+    running = await store.get("acme", job_id)
+    assert running.progress.items_per_second > 0
+    assert running.estimated_end_time is not None
+    assert running.estimated_end_time > running.read_time
+    await drained(queue)
+    assert (await store.get("acme", job_id)).progress.items_per_second == 0
+
+
+async def test_an_item_whose_worker_died_says_how_often(store: RedisJobStore, redis: Redis) -> None:
+    queue = RedisQueue(redis, "one", lease_s=60)
+    await store.submit(job(), specs(1))
+    assert (await only(queue)).deaths == 0
+    for deaths in (1, 2):
+        await queue.adopt([])
+        lease = await only(queue)
+        assert (lease.deaths, lease.attempt) == (deaths, deaths + 1)
+    await queue.put_back(lease, 0.01, DOWN)
+    assert (await only(queue)).deaths == 0
+
+
 async def test_an_item_is_leased_to_one_worker_only(store: RedisJobStore, queue: RedisQueue, other: RedisQueue) -> None:
     await store.submit(job(), specs(40))
     taken = await asyncio.gather(*(worker.lease(5) for worker in (queue, other) for _ in range(4)))

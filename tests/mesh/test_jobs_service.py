@@ -20,7 +20,7 @@ from ragweave.v1.job_pb2 import Job, JobItem
 from ragweave.v1.job_service_pb2_grpc import JobServiceStub
 from services.jobs.__main__ import wire
 from services.jobs.adapters.redis import Redis
-from services.jobs.settings import Settings
+from services.jobs.settings import Settings, WorkerSettings
 from services.jobs.worker.__main__ import wire as wire_worker
 from services.mesh.channels import opening_as
 from services.mesh.consistency import written_at
@@ -54,7 +54,8 @@ class Running:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         with opening_as("worker"):
-            wired = wire_worker(self.settings)
+            fields = {name: getattr(self.settings, name) for name in Settings.model_fields}
+            wired = wire_worker(WorkerSettings(**fields))
             work = await wired.__aenter__()
         task = asyncio.ensure_future(work())
         try:
@@ -360,6 +361,9 @@ async def test_a_reader_may_not_import(jobs: Running) -> None:
 def test_settings_read_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAGWEAVE_JOBS_ROOTS", f"{tmp_path}/a, {tmp_path}/b")
     monkeypatch.setenv("RAGWEAVE_JOBS_WORKER_NAME", "w-7")
+    monkeypatch.setenv("RAGWEAVE_JOBS_METRICS_PORT", "9001")
+    monkeypatch.setenv("RAGWEAVE_WORKER_METRICS_PORT", "9002")
+    assert (Settings().metrics_port, WorkerSettings().metrics_port) == (9001, 9002)
     settings = Settings()
     assert (settings.import_roots, settings.worker_name) == ((tmp_path / "a", tmp_path / "b"), "w-7")
     monkeypatch.setenv("RAGWEAVE_JOBS_ROOTS", "relative")

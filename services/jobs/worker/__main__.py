@@ -16,14 +16,14 @@ from services.jobs.adapters.xberg import XbergExtractor
 from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
-from services.jobs.settings import Settings
+from services.jobs.settings import WorkerSettings
 from services.jobs.tasks import beginning
 from services.mesh.channels import open_channel
 from services.mesh.serve import serve_worker
 
 
 @asynccontextmanager
-async def wire(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     async with (
         XbergExtractor.open(settings.extraction, settings.extractors) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
@@ -59,4 +59,4 @@ async def wire(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[None]
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_worker("worker", wire, Settings()))
+    asyncio.run(serve_worker("worker", wire, WorkerSettings()))
