@@ -9,6 +9,7 @@ import typer
 from google.protobuf import json_format
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -69,7 +70,7 @@ def import_(
         ended = [follow(client, job) for job in jobs]
         failed = [item for job in ended for item in failed_items(client, job)]
     for item in failed:
-        err.print(f"[red]failed[/red] {item.source_uri or item.document}: {item.error.message}")
+        _tell_failed(item)
     if failed:
         raise typer.Exit(1)
 
@@ -118,7 +119,7 @@ def watch(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its ba
     with connect() as client:
         ended = follow(client, job if job.startswith("jobs/") else f"jobs/{job}")
         for item in failed_items(client, ended):
-            err.print(f"[red]failed[/red] {item.source_uri or item.document}: {item.error.message}")
+            _tell_failed(item)
     if ended.state != job_pb2.Job.SUCCEEDED:
         raise typer.Exit(1)
 
@@ -151,7 +152,8 @@ def follow(client: Client, job: str) -> job_pb2.Job:
     done = with_end.progress
     out.print(
         f"{job} {job_pb2.Job.State.Name(with_end.state)}: {done.succeeded} imported, {done.skipped} unchanged, "
-        f"{done.failed} failed, {done.chunks} chunks"
+        f"{done.failed} failed, {done.chunks} chunks",
+        soft_wrap=True,
     )
     return with_end  # type: ignore[no-any-return]
 
@@ -169,16 +171,22 @@ def failed_items(client: Client, job: job_pb2.Job) -> Iterator[job_pb2.JobItem]:
             return
 
 
+def _tell_failed(item: job_pb2.JobItem) -> None:
+    err.print(
+        f"[red]failed[/red] {escape(item.source_uri or item.document)}: {escape(item.error.message)}", soft_wrap=True
+    )
+
+
 def show(found: search_pb2.SearchResponse) -> None:
     """Prints hits for people: score, source, passage."""
     for rank, hit in enumerate(found.hits, 1):
-        where = f" > {hit.section}" if hit.section else ""
+        where = f"  {hit.section}" if hit.section else ""
         out.print(
             f"[bold]{rank}. {hit.score:.4f}[/bold]  [cyan]{hit.title or hit.document}[/cyan]{where}", soft_wrap=True
         )
         text = " ".join(hit.text.split())
         out.print(f"   {text[:240]}{'...' if len(text) > 240 else ''}", markup=False)
-        out.print(f"   [dim]{hit.chunk}{'  ' + hit.source_uri if hit.source_uri else ''}[/dim]", soft_wrap=True)
+        out.print(f"   [dim]{hit.chunk}  {escape(hit.source_uri)}[/dim]", soft_wrap=True)
     if not found.hits:
         out.print("no hits")
     for stage in found.degraded_stages:

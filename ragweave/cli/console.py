@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import grpc
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ragweave.client import Client
 from ragweave.errors import RagweaveError
@@ -46,7 +47,7 @@ def connect() -> Client:
 
 def fail(message: str) -> NoReturn:
     """Prints what is wrong and ends with status 1."""
-    err.print(f"[red]error:[/red] {message}", markup=True)
+    err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
     raise typer.Exit(1)
 
 

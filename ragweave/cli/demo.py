@@ -53,7 +53,7 @@ def documents() -> list[dict[str, Any]]:
                 "document_id": topic,
                 "text": text,
                 "document": {
-                    "title": sections[0].replace('"', "") if sections else topic,
+                    "title": f"{topic}: {sections[0]}" if sections else topic,
                     "source_uri": f"pydoc:{topic}",
                     "mime_type": "text/x-rst",
                     "metadata": {"topic": topic, "sections": sections},

@@ -29,7 +29,7 @@ def test_the_first_hit_answers_the_question(mesh: Mesh, question: str) -> None:
 def test_the_demo_prints_hits_sources_and_how_to_repeat_them(mesh: Mesh) -> None:
     printed = mesh.demo.stdout  # type: ignore[attr-defined]
     assert "SUCCEEDED: 7" in printed, printed
-    assert re.search(r"1\. 0\.\d{4}  The try statement", printed), printed
+    assert re.search(r"1\. 0\.\d{4}  try: The \"try\" statement", printed), printed
     assert "pydoc:try" in printed
     assert "curl -s http://" in printed
     assert "ragweave.v1.RetrievalService/Search" in printed

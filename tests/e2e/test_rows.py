@@ -1,6 +1,5 @@
 """Every row of the contract: REST and gRPC through the edge and gRPC on the service's own port say the same."""
 
-import base64
 import hashlib
 import json
 import struct
@@ -138,6 +137,8 @@ def _message(method: str, answer: Any) -> Message:
 def test_a_read_answers_the_same_over_rest_and_grpc_at_the_edge_and_at_the_service(
     mesh: Mesh, job: str, row: Row
 ) -> None:
+    if row.method == "EmbeddingService/Embed":
+        mesh.rest(row.verb, PREFIX + row.path, row.body)  # from now on it is cached, and says so
     rest = mesh.rest(row.verb, PREFIX + row.path, row.body)
     assert rest.status == 200, rest
     assert rest.headers["x-api-version"] == "v1"
@@ -186,7 +187,7 @@ def test_documents_are_created_uploaded_changed_and_deleted_over_rest(mesh: Mesh
     created = mesh.rest("POST", base, {"documentId": "c", "text": "Owls hunt at night.", "document": {"title": "Owls"}})
     assert created.status == 200, created
     assert created.body["document"]["state"] == "PENDING"
-    content = b"# Whales\n\nWhales eat krill.\n" * 20
+    content = b"# Whales\n\nWhales eat krill, which they filter from sea water.\n"
     query = urllib.parse.urlencode(
         {"documentId": "d", "filename": "whales.md", "sha256": hashlib.sha256(content).hexdigest()}
     )
@@ -254,12 +255,12 @@ def test_grpc_web_answers_as_rest_does(mesh: Mesh, job: str) -> None:
     answer = mesh.rest(
         "POST",
         "/ragweave.v1.CollectionService/GetCollection",
-        base64.b64encode(frame),
-        content_type="application/grpc-web-text",
+        frame,
+        content_type="application/grpc-web+proto",
         headers={"x-grpc-web": "1"},
     )
     assert answer.status == 200, answer
-    raw = base64.b64decode(answer.body)
+    raw = answer.body
     length = struct.unpack(">I", raw[1:5])[0]
     assert collection_pb2.Collection.FromString(raw[5 : 5 + length]).name == f"collections/{C}"
 
