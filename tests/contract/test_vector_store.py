@@ -9,10 +9,11 @@ from uuid import uuid4
 import pytest
 
 from services.mesh.errors import FailedPrecondition
-from services.mesh.filters import AllOf, AnyOf, Comparison, Has, Not, Operator
+from services.mesh.filters import AllOf, AnyOf, Comparison, Has, Not, Operator, evaluate, parse
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.chunks import Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
+from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import VectorStore
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
@@ -220,6 +221,33 @@ async def test_replaced_fields_hold_in_hits_and_filters(store: VectorStore) -> N
     assert (document.title, document.source_uri, document.metadata) == ("New", "x:y", {"z": 1.0})
     assert document.principals == ("user:ann",)
     assert hit.chunk.text == TEXTS["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metadata.v = true",
+        "metadata.v = false",
+        "metadata.v != true",
+        'metadata.v = "true"',
+        "metadata.v = 2",
+        "metadata.v >= 1.5",
+        "metadata.v = null",
+        "metadata.v:*",
+        'metadata.v = "tr*"',
+        'metadata.v = "2024-05-01T00:00:00Z"',
+        'metadata.v > "2024-04-30T00:00:00Z"',
+        "NOT metadata.v:2",
+    ],
+)
+async def test_metadata_of_every_kind_is_filtered_as_the_reference_says(store: VectorStore, text: str) -> None:
+    values = {"a": True, "b": False, "c": "true", "d": 2.0, "e": None, "f": [1.0, 2.0], "g": "2024-05-01T00:00:00Z"}
+    await store.ensure_index(INDEX, 4)
+    chunks = [chunk("fox", document=name, document_fields={"metadata": {"v": v}}) for name, v in values.items()]
+    await store.upsert(INDEX, [encoded(each, scale=80) for each in chunks])
+    tree = parse(text, SCHEMA)
+    found = await store.search(INDEX, asking(text=None, filter=tree))
+    assert sorted(found_ids(found)) == [name for name, v in values.items() if evaluate(tree, {"metadata": {"v": v}})]
 
 
 async def test_the_acl_is_a_filter_like_any_other(store: VectorStore) -> None:

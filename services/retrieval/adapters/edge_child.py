@@ -47,6 +47,10 @@ def built(recipe: Any) -> Any:
             return getattr(edge, name)(**{key: built(value) for key, value in fields.items()})
         case list():
             return [built(part) for part in recipe]
+        case bool():
+            import numpy  # not at the top: most engines never meet a boolean, and numpy takes 15 MB
+
+            return numpy.bool_(recipe)  # qdrant_edge takes Python's bool for the integer it also is
     return recipe
 
 

@@ -3,6 +3,8 @@
 from types import ModuleType
 from typing import Any, Final, cast
 
+import numpy
+
 from services.mesh.filters import Filter
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
 
@@ -11,7 +13,11 @@ class _Recipes:
     """Stands for qdrant_edge's module: each class, called, says what to call."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda **fields: {"type": name, "fields": fields}
+        return lambda **fields: {"type": name, "fields": {key: _plain(value) for key, value in fields.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return bool(value) if isinstance(value, numpy.bool_) else value
 
 
 _filters: Final = QdrantFilters(cast(ModuleType, _Recipes()))
