@@ -78,8 +78,12 @@ class Method:
 
     @property
     def retried(self) -> bool:
-        """Whether a client may send it again without asking: it changes nothing."""
-        return self.idempotency == "NO_SIDE_EFFECTS"
+        """Whether a channel may send it again without asking: it changes nothing and is no stream.
+
+        A stream is resumed by who reads it. grpcio 1.85 also hangs on one whose retries are used up before its first
+        message: the status never reaches the reader.
+        """
+        return self.idempotency == "NO_SIDE_EFFECTS" and not (self.client_streaming or self.server_streaming)
 
 
 @cache

@@ -103,7 +103,12 @@ def test_only_methods_without_side_effects_are_retried_and_only_when_unavailable
     config = json.loads(contract.service_config())
     (entry,) = config["methodConfig"]
     retried = {f"/{name['service']}/{name['method']}" for name in entry["name"]}
-    assert retried == {path for path, each in contract.methods().items() if each.idempotency == "NO_SIDE_EFFECTS"}
+    assert retried == {
+        path
+        for path, each in contract.methods().items()
+        if each.idempotency == "NO_SIDE_EFFECTS" and not each.client_streaming and not each.server_streaming
+    }
+    assert "/ragweave.v1.JobService/WatchJob" not in retried, "streams are resumed, not retried"
     assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
     assert entry["retryPolicy"]["maxAttempts"] == 4
     assert {"initialBackoff", "maxBackoff", "backoffMultiplier"} <= set(entry["retryPolicy"])
