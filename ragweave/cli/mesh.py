@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ragweave.cli.console import command, err, fail, layout, out
@@ -126,7 +127,8 @@ def doctor() -> None:
     here = layout()
     findings = [*_look_at_machine(here), *_look_at_mesh(here)]
     for good, sentence in findings:
-        out.print(f"[{'green' if good else 'red'}]{'ok  ' if good else 'FAIL'}[/] {sentence}")
+        mark = "[green]ok  [/]" if good else "[red]FAIL[/]"
+        out.print(f"{mark} {escape(sentence)}", soft_wrap=True)
     if not all(good for good, _ in findings):
         raise typer.Exit(1)
 
@@ -146,7 +148,8 @@ def _look_at_machine(here: Layout) -> list[tuple[bool, str]]:
         path = here.keys / private
         if path.exists():
             mode = path.stat().st_mode & 0o777
-            found.append((mode == 0o600, f"{path} has mode {mode:o} (wanted: 600; mend with `chmod 600`)"))
+            mend = "" if mode == 0o600 else f"; mend it with `chmod 600 {path}`"
+            found.append((mode == 0o600, f"{path} has mode {mode:o}{mend}"))
         else:
             found.append((False, f"{path} is missing; `ragweave up` makes it"))
     return found

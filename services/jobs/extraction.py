@@ -76,9 +76,12 @@ _EXTENSIONS = {
 _SOURCE_EXTENSIONS = """
     py pyi pyx js mjs cjs jsx ts tsx java kt kts scala go rs c h cc cpp cxx hpp hh cs swift rb php pl pm lua r jl hs
     ml mli ex exs erl clj dart zig nim sh bash zsh fish ps1 sql proto graphql css scss less vue svelte xml xsd xsl
-    yaml yml toml ini cfg conf properties mk cmake gradle tf dockerfile makefile diff patch
+    yaml yml toml ini cfg conf properties mk cmake gradle tf diff patch
 """
 _EXTENSIONS |= dict.fromkeys(_SOURCE_EXTENSIONS.split(), CODE)
+
+# Names that tell without an extension.
+_WHOLE_NAMES = dict.fromkeys(("dockerfile", "makefile"), CODE)
 
 _DECLARED = {
     **dict.fromkeys((PDF, DOCX, PPTX, XLSX, EPUB, HTML, MARKDOWN, RST, CSV, TSV, JSON, JSON_LINES, CODE, TEXT)),
@@ -201,7 +204,8 @@ def _told(told: str, name: str) -> str:
 
 def _by_name(name: str) -> str:
     path = PurePosixPath(name)
-    return _EXTENSIONS.get(path.suffix[1:].lower() or path.name.lower(), "")
+    extension = path.suffix[1:].lower()
+    return _EXTENSIONS.get(extension, "") if extension else _WHOLE_NAMES.get(path.name.lower(), "")
 
 
 def _by_look(content: bytes) -> str:

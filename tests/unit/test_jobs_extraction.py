@@ -332,3 +332,10 @@ async def test_the_child_has_nothing_of_ours_in_its_environment(monkeypatch: pyt
 def test_an_extracted_text_without_pages_or_metadata_is_whole() -> None:
     assert ExtractedText("x", TEXT).pages == ()
     assert Page(1, 0, 1).label == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("c", "text/plain"), ("Makefile", "text/x-source"), ("a.c", "text/x-source")]
+)
+def test_an_extension_is_what_follows_a_dot(name: str, kind: str) -> None:
+    assert media_type_of(b"Owls hunt at night.", name).name == kind
