@@ -1,0 +1,71 @@
+"""The `ragweave` command as people use it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import PREFIX, Mesh
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five files about animals, one below another folder, and a hidden one."""
+    for name in ("otters", "owls", "whales", "bears"):
+        (tmp_path / f"{name}.md").write_text(f"# {name.title()}\n\nAll about {name} and what {name} eat.\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "foxes.txt").write_text("Foxes dig dens.")
+    (tmp_path / ".secret.md").write_text("hidden")
+    return tmp_path
+
+
+def test_changing_one_file_imports_that_file_alone(mesh: Mesh, folder: Path) -> None:
+    first = mesh.ragweave("import", str(folder), "--collection", "animals").stdout
+    assert "SUCCEEDED: 5 imported, 0 unchanged, 0 failed" in first
+    before = {d["name"]: d for d in mesh.rest("GET", f"{PREFIX}/collections/animals/documents").body["documents"]}
+    (folder / "owls.md").write_text("# Owls\n\nOwls hunt at night and swallow mice whole.\n")
+    second = mesh.ragweave("import", str(folder), "--collection", "animals").stdout
+    assert "SUCCEEDED: 1 imported, 4 unchanged, 0 failed" in second
+    after = {d["name"]: d for d in mesh.rest("GET", f"{PREFIX}/collections/animals/documents").body["documents"]}
+    assert [name for name in after if after[name] != before[name]] == ["collections/animals/documents/owls.md"]
+    assert after["collections/animals/documents/owls.md"]["revision"] == 2
+
+    shown = mesh.ragweave("search", "who swallows mice", "-c", "animals", "-k", "1").stdout
+    assert "swallow mice whole" in shown
+    found = json.loads(mesh.ragweave("search", "what otters eat", "-c", "animals", "--json").stdout)
+    assert {hit["document"] for hit in found["hits"]} == set(after), "the older revision is gone, everything else stays"
+
+
+def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Path) -> None:
+    done = mesh.ragweave("import", str(folder / "bears.md"), "-c", "bears").stdout
+    (job,) = re.findall(r"jobs/\w+", done)
+    assert job in mesh.ragweave("jobs", "-f", 'collection = "collections/bears"').stdout
+    assert "SUCCEEDED: 1 imported" in mesh.ragweave("watch", job).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "x", "-c", "nowhere"], "nowhere"),
+        (["search", "x", "-c", "python-reference", "--mode", "FUZZY"], "FUZZY"),
+        (["search", "x", "-c", "python-reference", "-f", "titel = 1"], "titel"),
+        (["import", "/no/such/folder", "-c", "a"], "/no/such/folder"),
+        (["token", "--role", "king"], "king"),
+        (["watch", "nothing"], "nothing"),
+        (["logs", "nobody"], "nobody"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else value,
+)
+def test_a_mistake_is_told_in_one_sentence(mesh: Mesh, arguments: list[str], said: str) -> None:
+    done = mesh.ragweave(*arguments, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_second_up_finds_the_mesh_running_and_doctor_finds_nothing_wrong(mesh: Mesh) -> None:
+    assert "ready after" in mesh.ragweave("up").stdout
+    assert "FAIL" not in mesh.ragweave("doctor").stdout
+    assert "collections" in mesh.ragweave("logs", "-n", "1").stdout
