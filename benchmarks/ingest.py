@@ -65,7 +65,7 @@ def _through_the_mesh(client: Client, number: int) -> tuple[int, float, list[str
         )
         while True:
             page = client.documents.ListChunks(request)
-            texts += [f"{document['document']['title']} > {c.section}\n{c.text}" for c in page.chunks]
+            texts += [f"{chunk.context}\n{chunk.text}" if chunk.context else chunk.text for chunk in page.chunks]
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
