@@ -16,6 +16,10 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "protos"
 VENDORED = ROOT / "third_party" / "protos"
+# Beside this Python, whatever PATH says.
+PLUGINS = [
+    f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+]
 GENERATED = ("ragweave/v1", "ragweave/internal", "ragweave/third_party")
 
 
@@ -27,6 +31,7 @@ def generate(out: Path) -> None:
         code = protoc.main(
             [
                 "protoc",
+                *PLUGINS,
                 f"-I{SOURCES}",
                 f"-I{VENDORED}",
                 f"-I{files('grpc_tools') / '_proto'}",
@@ -40,6 +45,7 @@ def generate(out: Path) -> None:
         code = code or protoc.main(
             [
                 "protoc",
+                *PLUGINS,
                 f"-I{VENDORED}",
                 f"-I{files('grpc_tools') / '_proto'}",
                 f"--python_out={made}",
