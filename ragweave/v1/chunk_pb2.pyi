@@ -45,7 +45,7 @@ class Chunk(_message.Message):
     end_offset: _builtins.int
     """Where it ends, exclusive."""
     token_count: _builtins.int
-    """Tokens of the passage, by the collection's embedding model."""
+    """Tokens the collection's embedding model is shown: passage, context and special tokens."""
     section: _builtins.str
     """Headings the passage stands under, outermost first, joined by " > "."""
     page_number: _builtins.int

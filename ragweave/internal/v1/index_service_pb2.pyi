@@ -110,7 +110,7 @@ class IndexChunk(_message.Message):
     end_offset: _builtins.int
     """Where it ends, exclusive."""
     token_count: _builtins.int
-    """Its tokens, context aside."""
+    """Tokens the model is shown of it, context and special tokens included."""
     section: _builtins.str
     """Headings it stands under, joined by " > "."""
     page_number: _builtins.int
