@@ -47,6 +47,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         highlight=request.highlight,
         features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
+        consistency_token=request.consistency_token,
     )
 
 

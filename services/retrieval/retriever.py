@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from services.mesh.consistency import written_at
 from services.mesh.errors import (
     CollectionDisabled,
     CollectionNotFound,
@@ -72,6 +73,7 @@ class Query:
     highlight: bool = False
     features: frozenset[str] = frozenset()
     require_all: bool = False
+    consistency_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Retriever:
         with _timed(timings_s, "total"):
             with _timed(timings_s, "authorize"):
                 views = await self._views(query, who)
+            _check_consistency(query, views)
             plan = _plan(query, views, who)
             degraded = _degraded(query)
             with _timed(timings_s, "embed"):
@@ -223,6 +226,14 @@ class Retriever:
                 min_score=plan.min_score,
             ),
         )
+
+
+def _check_consistency(query: Query, views: Sequence[CollectionView]) -> None:
+    """Refuses a token of another collection. Nothing waits: this process shows a write before it is acknowledged."""
+    if query.consistency_token:
+        uid, _ = written_at(query.consistency_token)
+        if uid not in {view.uid for view in views}:
+            raise InvalidArgument.of("consistency_token", "it is from a job on a collection that is not searched here")
 
 
 def _plan(query: Query, views: Sequence[CollectionView], who: Caller) -> _Plan:

@@ -163,6 +163,13 @@ def test_a_job_and_its_items_read_the_same_everywhere(mesh: Mesh, job: str) -> N
             assert _message(method, answer) == rest
 
 
+def test_a_search_takes_the_token_of_the_job_it_follows(mesh: Mesh, job: str) -> None:
+    token = mesh.rest("GET", f"{PREFIX}/{job}").body["consistencyToken"]
+    found = mesh.rest("POST", f"{PREFIX}/search", {"query": "fish", "collection": C, "consistencyToken": token})
+    assert found.status == 200, found
+    assert found.body["hits"]
+
+
 def test_a_watch_streams_the_same_events_over_rest_and_grpc_and_ends_with_a_status(mesh: Mesh, job: str) -> None:
     rest = mesh.rest("GET", f"{PREFIX}/{job}:watch")
     text = rest.body if isinstance(rest.body, bytes) else json.dumps(rest.body).encode()
