@@ -271,7 +271,7 @@ async def test_a_callers_shorter_deadline_is_what_the_handler_has_left(server: S
 
     server.servicer.script = script
     await responses_of(server.start(kind, timeout=2.0))
-    assert 0 < left[0] <= 2.0
+    assert 0 < left[0] < 3  # the method's own bound is 5 s or more; gRPC rounds what it sends
 
 
 @each_kind
