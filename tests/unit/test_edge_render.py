@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from ragweave import contract
 from services.mesh import edge
-from services.mesh.edge import OWNERS, EdgeSettings, cluster_of, command, main, origin_pattern, render, validate
+from services.mesh.edge import OWNERS, command, main, origin_pattern, render, validate
+from services.mesh.edge_clusters import cluster_of
+from services.mesh.edge_settings import EdgeSettings
 from services.mesh.settings import MeshSettings
 from tests.mesh.harness import World
 

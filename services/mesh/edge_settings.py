@@ -1,0 +1,62 @@
+"""How the edge is rendered and run, from RAGWEAVE_EDGE_*."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.mesh.settings import MeshSettings
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class EdgeSettings(BaseSettings):
+    """How the edge is rendered and run. Read from RAGWEAVE_EDGE_* once, then frozen; lists are separated by commas."""
+
+    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_EDGE_", frozen=True, extra="ignore")
+
+    mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address the edge listens on. Loopback unless meant.")
+    port: int = Field(8080, ge=1, le=65535, description="Port of REST, gRPC and gRPC-Web.")
+    admin_host: str = Field("127.0.0.1", min_length=1, description="Address of Envoy's admin page: it can stop Envoy.")
+    admin_port: int = Field(9901, ge=1, le=65535, description="Port of Envoy's admin page, /ready and /stats.")
+    concurrency: int = Field(2, ge=1, le=256, description="Worker threads.")
+
+    collections_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    embedding_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    jobs_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    retrieval_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    health_interval_s: float = Field(0.5, ge=0.1, le=60, description="Seconds between two health checks of a replica.")
+
+    cors_origins: Names = Field(
+        ("http://localhost:*", "http://127.0.0.1:*"),
+        description="Origins whose pages may call the edge; `*` stands for one host label or port. Empty: none.",
+    )
+    trusted_hops: int = Field(0, ge=0, le=10, description="Proxies in front of the edge whose x-forwarded-for counts.")
+    max_json_bytes: int = Field(
+        16 * 2**20, ge=2**10, le=256 * 2**20, description="Longest JSON body, in bytes; held in memory while checked."
+    )
+    max_upload_bytes: int = Field(
+        256 * 2**20, ge=2**10, le=2**36, description="Longest raw upload that declares its length, in bytes."
+    )
+    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of clients, in all.")
+    stream_idle_s: int = Field(60, ge=1, le=3600, description="Seconds without a byte that end a call.")
+    trusted_ca: Path = Field(
+        Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."
+    )
+    access_log: str = Field("/dev/stdout", min_length=1, description="File that gets one JSON line a call.")
+    drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
+
+    @field_validator(
+        "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "cors_origins",
+        mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+
+    def endpoints(self, owner: str) -> tuple[str, ...]:
+        """host:port of each replica of a service."""
+        own: tuple[str, ...] = getattr(self, f"{owner}_endpoints")
+        return own or tuple(getattr(self.mesh, f"{owner}_target").split(","))
