@@ -13,7 +13,6 @@ from services.collections.adapters.embedding import EmbeddingModels
 from services.collections.adapters.jobs import GrpcJobs
 from services.collections.adapters.retrieval import RetrievalIndex
 from services.collections.adapters.sql import SqlStore
-from services.collections.adapters.sql_databases import sqlite_url
 from services.collections.documents import Documents
 from services.collections.registry import Registry
 from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer
@@ -21,6 +20,7 @@ from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
 from services.mesh.channels import open_channel
 from services.mesh.serve import Wiring, serve
+from services.mesh.sql import sqlite_url
 
 
 @asynccontextmanager

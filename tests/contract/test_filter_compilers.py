@@ -12,8 +12,8 @@ from qdrant_client.conversions.conversion import RestToGrpc
 from sqlalchemy import JSON, Boolean, Column, DateTime, Engine, Integer, MetaData, Table, Text, create_engine, select
 from sqlalchemy.types import TypeDecorator
 
-from services.collections.adapters.sql_filter import Columns, add_functions
 from services.mesh.filters import EVERYTHING, Comparison, Filter, Operator, evaluate
+from services.mesh.sql.filters import Columns, add_functions
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
 from tests.filter_trees import SCHEMA, TEXTS, TREES, documents
 

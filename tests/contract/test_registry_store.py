@@ -13,7 +13,6 @@ import pytest
 
 from services.collections.adapters.memory import MemoryStore
 from services.collections.adapters.sql import SqlStore
-from services.collections.adapters.sql_databases import sqlite_url
 from services.collections.ports import RegistryStore
 from services.collections.records import (
     COLLECTIONS,
@@ -29,6 +28,7 @@ from services.collections.records import (
     readable_by,
 )
 from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, RequestIdReused
+from services.mesh.sql import sqlite_url
 from tests.collections_records import LONG_AGO, collection, document, receipt
 
 _numbers = count()

@@ -15,10 +15,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from services.collections.adapters.sql import SqlStore
-from services.collections.adapters.sql_databases import Mode, sqlite_url
-from services.collections.adapters.sql_schema import UnknownSchema
 from services.collections.adapters.sql_tables import METADATA
 from services.mesh.errors import DependencyUnavailable
+from services.mesh.schemas import UnknownSchema
+from services.mesh.sql import Mode, sqlite_url
 from tests.collections_records import collection
 from tests.contract.test_registry_store import database
 

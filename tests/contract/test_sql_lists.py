@@ -21,10 +21,10 @@ from sqlalchemy import (
     select,
 )
 
-from services.collections.adapters.sql_filter import Columns
-from services.collections.adapters.sql_lists import paged
 from services.mesh.filters import Field, FieldType, Schema
 from services.mesh.lists import Listing, ListQuery, Page, paginate
+from services.mesh.sql.filters import Columns
+from services.mesh.sql.lists import paged
 from tests.filter_trees import documents
 
 LISTING = Listing(

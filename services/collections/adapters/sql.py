@@ -24,17 +24,14 @@ from sqlalchemy import (
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import URL
 
-from services.collections.adapters.sql_databases import Database, Mode, database
-from services.collections.adapters.sql_filter import Columns
-from services.collections.adapters.sql_lists import paged
 from services.collections.adapters.sql_rows import (
     collection_from,
     collection_values,
     document_from,
     document_values,
 )
-from services.collections.adapters.sql_schema import upgrade
 from services.collections.adapters.sql_tables import COLLECTIONS, DOCUMENTS, OUTBOX, RECEIPTS, SEQUENCES
+from services.collections.migrations import REGISTRY
 from services.collections.ports import ChangeCollection, ChangeDocuments
 from services.collections.records import (
     REQUEST_TTL,
@@ -50,6 +47,7 @@ from services.collections.records import (
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, RequestIdReused
 from services.mesh.filters import EVERYTHING
 from services.mesh.lists import ListQuery, Page
+from services.mesh.sql import Columns, Database, Mode, database, paged
 
 T = TypeVar("T")
 
@@ -81,7 +79,7 @@ class SqlStore:
         """
         store = cls(database(url, pool_size=pool_size))
         try:
-            await store._run(upgrade, Mode.WRITE)
+            await store._run(REGISTRY.upgrade, Mode.WRITE)
             yield store
         finally:
             await store._database.close()

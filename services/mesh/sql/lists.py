@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, or_
 
-from services.collections.adapters.sql_filter import Columns, Condition, bound
 from services.mesh.lists import CursorValue, ListQuery, Order
+from services.mesh.sql.filters import Columns, Condition, bound
 
 
 def paged(statement: Select[Any], query: ListQuery, columns: Columns) -> Select[Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Dialect, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.collections.adapters.sql_filter import add_functions
+from services.mesh.sql.filters import add_functions
 
 T = TypeVar("T")
 

@@ -1,1 +1,0 @@
-"""Steps, in the order of their down_revision."""
