@@ -17,8 +17,9 @@ PORTS = {
     "retrieval": ("RAGWEAVE_RETRIEVAL_PORT", 50052),
     "collections": ("RAGWEAVE_COLLECTIONS_PORT", 50053),
     "jobs": ("RAGWEAVE_JOBS_PORT", 50054),
+    "system": ("RAGWEAVE_SYSTEM_PORT", 50055),
 }
-SERVICES = ("embedding", "retrieval", "collections", "jobs")
+SERVICES = ("embedding", "retrieval", "collections", "jobs", "system")
 
 
 class BadSetting(Exception):

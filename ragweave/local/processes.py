@@ -37,7 +37,7 @@ def processes(layout: Layout) -> list[Process]:
     made = []
     if store:
         made.append(Process("redis", _redis_command(layout, store)))
-    for name in ("collections", "retrieval", "embedding", "jobs"):
+    for name in ("collections", "retrieval", "embedding", "jobs", "system"):
         made.append(Process(name, [python, "-m", f"services.{name}"], after=store, address=layout.address(name)))
     made.append(
         Process(

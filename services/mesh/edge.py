@@ -31,11 +31,13 @@ from services.mesh.tokens import ROLES
 # Which service serves what; architecture.md, "The house".
 OWNERS: Mapping[str, str] = {
     "ragweave.v1.CollectionService": "collections",
+    "ragweave.v1.DirectoryService": "collections",
     "ragweave.v1.DocumentService": "collections",
     "ragweave.v1.EmbeddingService": "embedding",
     "ragweave.v1.JobService": "jobs",
     "ragweave.v1.ModelService": "embedding",
     "ragweave.v1.RetrievalService": "retrieval",
+    "ragweave.v1.SystemService": "system",
 }
 # Answers health and reflection at the edge: every service lists the whole public contract.
 OPEN_OWNER = "collections"

@@ -27,6 +27,7 @@ class EdgeSettings(BaseSettings):
     embedding_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     jobs_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     retrieval_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    system_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     health_interval_s: float = Field(0.5, ge=0.1, le=60, description="Seconds between two health checks of a replica.")
 
     cors_origins: Names = Field(
@@ -49,7 +50,8 @@ class EdgeSettings(BaseSettings):
     drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
 
     @field_validator(
-        "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "cors_origins",
+        "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "system_endpoints",
+        "cors_origins",
         mode="before",
     )  # fmt: skip
     @classmethod

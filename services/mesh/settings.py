@@ -25,6 +25,7 @@ class MeshSettings(BaseSettings):
     retrieval_target: str = Field("127.0.0.1:50052", min_length=1, description="gRPC target of retrieval.")
     collections_target: str = Field("127.0.0.1:50053", min_length=1, description="gRPC target of collections.")
     jobs_target: str = Field("127.0.0.1:50054", min_length=1, description="gRPC target of jobs.")
+    system_target: str = Field("127.0.0.1:50055", min_length=1, description="gRPC target of system.")
 
     jwks: str = Field("", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty.")
     issuer: str = Field("ragweave", min_length=1, description="`iss` a user token must carry.")

@@ -37,7 +37,7 @@ def test_the_demo_prints_hits_sources_and_how_to_repeat_them(mesh: Mesh) -> None
 
 def test_status_lists_every_process_as_serving(mesh: Mesh) -> None:
     shown = mesh.ragweave("status").stdout
-    for name in ("redis", "embedding", "retrieval", "collections", "jobs", "worker", "envoy"):
+    for name in ("redis", "embedding", "retrieval", "collections", "jobs", "worker", "system", "envoy"):
         assert re.search(rf"^{name} +serving", shown, re.MULTILINE), shown
 
 

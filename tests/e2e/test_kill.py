@@ -26,7 +26,9 @@ def whole(doomed: Mesh) -> Counter[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["worker", "jobs", "retrieval", "embedding", "collections", "redis", "envoy"])
+@pytest.mark.parametrize(
+    "name", ["worker", "jobs", "retrieval", "embedding", "collections", "redis", "envoy", "system"]
+)
 def test_a_process_killed_during_an_import_comes_back_and_nothing_is_lost(
     doomed: Mesh, whole: Counter[str], name: str
 ) -> None:

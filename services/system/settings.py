@@ -1,0 +1,17 @@
+"""Settings of the system service."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from RAGWEAVE_SYSTEM_* once, then frozen."""
+
+    # Errors do not show what was given: the URL holds a password.
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_SYSTEM_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    port: int = Field(50055, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
