@@ -33,7 +33,10 @@ class CreateCollectionRequest(_message.Message):
     collection_id: _builtins.str
     """The last part of its name: letters, digits, `-`, `_`, `.`; at most 128. Made up where empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -181,7 +184,10 @@ class UpdateCollectionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -226,7 +232,10 @@ class DeleteCollectionRequest(_message.Message):
     force: _builtins.bool
     """Deletes the documents of the collection too."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     def __init__(

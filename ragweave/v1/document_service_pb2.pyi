@@ -45,7 +45,10 @@ class CreateDocumentRequest(_message.Message):
     data: _builtins.bytes
     """The file as it is."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -117,6 +120,7 @@ class UploadDocumentRequest(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The collection: `collections/{collection}` or the bare id."""
     document_id: _builtins.str
@@ -132,7 +136,14 @@ class UploadDocumentRequest(_message.Message):
     sha256: _builtins.str
     """Lower-case hex SHA-256 of the whole file; refused when it differs from what arrived."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
+    validate_only: _builtins.bool
+    """Checks everything, the file to its last byte, and keeps nothing; the answer has no job. Over gRPC in the first
+    message.
+    """
     @_builtins.property
     def file(self) -> _httpbody_pb2.HttpBody:
         """The file, or its next part. content_type counts in the first message only."""
@@ -148,10 +159,11 @@ class UploadDocumentRequest(_message.Message):
         metadata_json: _builtins.str = ...,
         sha256: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "file", b"file", "filename", b"filename", "metadata_json", b"metadata_json", "parent", b"parent", "request_id", b"request_id", "sha256", b"sha256", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "file", b"file", "filename", b"filename", "metadata_json", b"metadata_json", "parent", b"parent", "request_id", b"request_id", "sha256", b"sha256", "title", b"title", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,7 +358,10 @@ class UpdateDocumentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -388,7 +403,10 @@ class DeleteDocumentRequest(_message.Message):
     etag: _builtins.str
     """Refuses with ABORTED when the resource has changed since this etag was read."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     def __init__(
@@ -417,15 +435,25 @@ class BatchDeleteDocumentsRequest(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAGS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The collection: `collections/{collection}` or the bare id."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`collections/{collection}/documents/{document}` each; all of `parent`."""
+
+    @_builtins.property
+    def etags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Refuses all with ABORTED when one of the documents has changed since its etag was read: one for each of `names`, in
+        their order, an empty one where it does not matter. None at all: none matters.
+        """
 
     def __init__(
         self,
@@ -434,10 +462,11 @@ class BatchDeleteDocumentsRequest(_message.Message):
         names: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        etags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etags", b"etags", "names", b"names", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -221,6 +221,7 @@ class Job(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     PURGE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     type: Global___Job.Type.ValueType
@@ -233,6 +234,8 @@ class Job(_message.Message):
     """Counts from 1; a retry counts up."""
     consistency_token: _builtins.str
     """Set when ended: a search given it sees everything the job wrote."""
+    etag: _builtins.str
+    """Changes with the job's state and attempt, not with its progress."""
     @_builtins.property
     def progress(self) -> Global___Job.Progress:
         """How far it is."""
@@ -292,10 +295,11 @@ class Job(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         purge_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "estimated_end_time", b"estimated_end_time", "progress", b"progress", "purge_time", b"purge_time", "request", b"request", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "collection", b"collection", "consistency_token", b"consistency_token", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "estimated_end_time", b"estimated_end_time", "name", b"name", "progress", b"progress", "purge_time", b"purge_time", "request", b"request", "start_time", b"start_time", "state", b"state", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "collection", b"collection", "consistency_token", b"consistency_token", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "estimated_end_time", b"estimated_end_time", "etag", b"etag", "name", b"name", "progress", b"progress", "purge_time", b"purge_time", "request", b"request", "start_time", b"start_time", "state", b"state", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -266,7 +266,10 @@ class ImportDocumentsRequest(_message.Message):
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     @_builtins.property
     def inline(self) -> Global___ImportDocumentsRequest.InlineSource:
         """In this request."""
@@ -552,19 +555,30 @@ class CancelJobRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
+    etag: _builtins.str
+    """Refuses with ABORTED when the job has entered another state since this etag was read."""
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,8 @@ class JobServiceServicer:
 
     def ImportDocuments(self, request, context):
         """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
-        answers. With validate_only, the job carries an estimate and is not stored.
+        answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
+        with the job as it now is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +111,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays.
+        """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
+        cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,8 @@ class JobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     ImportDocuments: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ImportDocumentsRequest, _job_pb2.Job]
     """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
-    answers. With validate_only, the job carries an estimate and is not stored.
+    answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
+    with the job as it now is.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads a job."""
@@ -49,7 +50,9 @@ class JobServiceStub:
     `final_status`.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_pb2.Job]
-    """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays."""
+    """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
+    cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -58,7 +61,8 @@ class JobServiceAsyncStub(JobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportDocuments: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ImportDocumentsRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
-    answers. With validate_only, the job carries an estimate and is not stored.
+    answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
+    with the job as it now is.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads a job."""
@@ -71,7 +75,9 @@ class JobServiceAsyncStub(JobServiceStub):
     `final_status`.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
-    """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays."""
+    """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
+    cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Long-running work: importing documents, and how far it is."""
@@ -83,7 +89,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
-        answers. With validate_only, the job carries an estimate and is not stored.
+        answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
+        with the job as it now is.
         """
 
     @_abc_1.abstractmethod
@@ -126,6 +133,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
-        """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays."""
+        """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
+        cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

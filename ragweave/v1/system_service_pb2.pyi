@@ -59,7 +59,10 @@ class UpdateQuotaRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -166,7 +169,10 @@ class CreateRevocationRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     @_builtins.property
@@ -273,7 +279,10 @@ class DeleteRevocationRequest(_message.Message):
     etag: _builtins.str
     """Refuses with ABORTED when the resource has changed since this etag was read."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     def __init__(
@@ -326,7 +335,10 @@ class DeleteTenantRequest(_message.Message):
     name: _builtins.str
     """`tenants/{tenant}`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     def __init__(
@@ -356,7 +368,10 @@ class RestoreTenantRequest(_message.Message):
     name: _builtins.str
     """`tenants/{tenant}`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
     validate_only: _builtins.bool
     """Checks everything and changes nothing."""
     def __init__(
