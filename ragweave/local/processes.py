@@ -50,7 +50,7 @@ def processes(layout: Layout) -> list[Process]:
     made.append(
         Process(
             "envoy",
-            [python, "-m", "services.mesh.edge", "--out", str(layout.edge), "--run"],
+            [python, "-m", "services.mesh.edge_run", "--out", str(layout.edge)],
             address=layout.address("edge"),
         )
     )

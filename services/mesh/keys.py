@@ -1,20 +1,24 @@
 """The public keys tokens are verified with: a JWKS file, or a URL that serves one."""
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import structlog
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
-# How long fetched keys serve before they are fetched again, and how soon an unknown key id may cause another look.
-_FRESH_S = 30.0
+# How often a file is looked at; how soon after one fetch an unknown key id, or a URL that failed, may cause another.
 _LOOK_AGAIN_S = 2.0
 _FETCH_TIMEOUT_S = 5.0
+
+
+PublicKey = ECKey | RSAKey | OKPKey
 
 
 class KeysUnavailable(Exception):
@@ -22,13 +26,15 @@ class KeysUnavailable(Exception):
 
 
 class Keys:
-    """A key set kept current: a file is read anew when it changes, a URL every 30 s and never on the event loop's time.
+    """A key set kept current: a file is read anew when it changes, a URL when its keys are `fresh_s` old.
 
-    Keys read earlier go on serving while the source cannot be read.
+    Keys read earlier go on serving while the source cannot be read. Of a URL whose keys are twice as old, since nobody
+    asked for long, the first to ask waits for new ones: a key removed meanwhile opens nothing.
 
     Args:
         source: A path, or an http or https URL.
         on_change: Called when the keys have changed, so that what was concluded from the old ones can be dropped.
+        fresh_s: Seconds fetched keys serve before they are fetched again.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class Keys:
         source: str,
         on_change: Callable[[], None] = lambda: None,
         *,
+        fresh_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         fetch: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
@@ -43,10 +50,9 @@ class Keys:
         self._on_change = on_change
         self._clock = clock
         self._remote = source.startswith(("http://", "https://"))
-        self._fresh_s = _FRESH_S if self._remote else _LOOK_AGAIN_S
+        self._fresh_s = fresh_s if self._remote else _LOOK_AGAIN_S
         self._fetch = fetch or _fetch
-        self._keys: KeySet | None = None
-        self._ids: frozenset[str] = frozenset()
+        self._keys: tuple[PublicKey, ...] = ()
         self._version: object = None
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
@@ -54,29 +60,34 @@ class Keys:
         self._failing = False
         self._log = structlog.get_logger("mesh.keys")
 
-    async def current(self) -> KeySet:
-        """The keys, at most 2 s (file) or about 30 s (URL) behind their source. Raises KeysUnavailable."""
+    async def current(self) -> Sequence[PublicKey]:
+        """The keys, at most 2 s (file) or about `fresh_s` (URL) behind their source. Raises KeysUnavailable."""
         await self.keep_current()
-        if self._keys is None:
+        if not self._keys:
             raise KeysUnavailable(self._source)
         return self._keys
 
-    async def with_id(self, kid: str | None) -> KeySet:
-        """The keys, looked up once more when `kid` is not among them. Raises KeysUnavailable."""
-        keys = await self.current()
-        if kid is None or kid in self._ids:
-            return keys
-        await self._look(older_than_s=_LOOK_AGAIN_S)
-        return self._keys or keys
+    async def fitting(self, kid: str | None) -> Sequence[PublicKey]:
+        """The keys a token that names `kid` may be signed with, looked up once more when there are none.
+
+        Those of that id and those without any; all where the token names none. Raises KeysUnavailable.
+        """
+        found = _fitting(await self.current(), kid)
+        if not found:
+            # A file costs a stat: a key just published serves at once.
+            await self._look(older_than_s=_LOOK_AGAIN_S if self._remote else 0)
+            found = _fitting(self._keys, kid)
+        return found
 
     async def keep_current(self) -> None:
-        """Looks at the source when it is due. A URL makes nobody wait while earlier keys serve."""
-        if self._clock() - self._looked_at < self._fresh_s:
+        """Looks at the source when it is due. A URL makes nobody wait while earlier keys serve and are not too old."""
+        age_s = self._clock() - self._looked_at
+        if age_s < (_LOOK_AGAIN_S if self._failing else self._fresh_s):
             return
-        if not self._remote or self._keys is None:
-            await self._look(older_than_s=self._fresh_s)
+        if not self._remote or not self._keys or (age_s >= 2 * self._fresh_s and not self._failing):
+            await self._look(older_than_s=_LOOK_AGAIN_S)
         elif self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._look(older_than_s=self._fresh_s))
+            self._refreshing = asyncio.create_task(self._look(older_than_s=_LOOK_AGAIN_S))
 
     async def _look(self, *, older_than_s: float) -> None:
         """Looks at the source unless that was done within `older_than_s`; callers at the same time look once."""
@@ -108,10 +119,30 @@ class Keys:
             self._version = text
 
     def _take(self, text: str) -> None:
-        keys = KeySet.import_key_set(json.loads(text))
-        self._keys = keys
-        self._ids = frozenset(key.kid for key in keys.keys if key.kid)
+        self._keys = _public_keys(json.loads(text))
         self._on_change()
+
+
+def _public_keys(published: Any) -> tuple[PublicKey, ...]:
+    """The signature keys of a JWKS document; others it may hold, such as for encryption, are left out.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    found = []
+    for each in published["keys"]:
+        if isinstance(each, dict) and each.get("use", "sig") == "sig":
+            with contextlib.suppress(JoseError, ValueError, KeyError, TypeError):  # RFC 7517, 5: ignore what is unknown
+                found.append(JWKRegistry.import_key(each))
+    # A shared secret (`oct`) is never among them: who could verify could sign.
+    keys = tuple(key for key in found if isinstance(key, PublicKey))
+    if not keys:
+        raise ValueError("no public key")
+    return keys
+
+
+def _fitting(keys: Sequence[PublicKey], kid: str | None) -> Sequence[PublicKey]:
+    return keys if kid is None else [key for key in keys if key.kid in (kid, None)]
 
 
 async def _fetch(url: str) -> str:

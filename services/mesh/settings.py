@@ -28,6 +28,9 @@ class MeshSettings(BaseSettings):
     system_target: str = Field("127.0.0.1:50055", min_length=1, description="gRPC target of system.")
 
     jwks: str = Field("", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty.")
+    jwks_cache_s: int = Field(
+        30, ge=1, le=50, description="Seconds keys from a URL serve before they are fetched again."
+    )
     issuer: str = Field("ragweave", min_length=1, description="`iss` a user token must carry.")
     audience: str = Field("ragweave", min_length=1, description="`aud` a user token must carry.")
     public_tenant: str = Field("public", min_length=1, max_length=64, description="Tenant of callers without a token.")

@@ -1,14 +1,16 @@
 """Who a token says is calling: users' tokens verified, services' own tokens made and verified."""
 
+import contextlib
 import json
 import time
+import warnings
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey
 
 from services.mesh.errors import Unauthenticated
@@ -73,9 +75,12 @@ class TokenVerifier:
         self._leeway_s = settings.clock_skew_s
         self._verified: Expiring[str, Caller] = Expiring(_CACHED_TOKENS, clock)
         self._issuers = {
-            settings.issuer: (Keys(settings.jwks, self._verified.clear), settings.audience, _user),
-            settings.mesh_issuer: (Keys(settings.mesh_jwks, self._verified.clear), settings.mesh_audience, _service),
+            settings.issuer: (self._keys(settings, settings.jwks), settings.audience, _user),
+            settings.mesh_issuer: (self._keys(settings, settings.mesh_jwks), settings.mesh_audience, _service),
         }
+
+    def _keys(self, settings: MeshSettings, source: str) -> Keys:
+        return Keys(source, self._verified.clear, fresh_s=settings.jwks_cache_s)
 
     async def verify(self, token: str) -> Caller:
         """The caller a token speaks for.
@@ -102,12 +107,14 @@ class TokenVerifier:
     async def _signed(self, token: str, header: Mapping[str, Any], keys: Keys) -> Mapping[str, Any]:
         kid = header.get("kid")
         try:
-            key_set = await keys.with_id(kid if isinstance(kid, str) else None)
-            return jwt.decode(token, key_set, algorithms=ALGORITHMS).claims
+            fitting = await keys.fitting(kid if isinstance(kid, str) else None)
         except KeysUnavailable:
             raise Unauthenticated("no keys to verify tokens with; is the mesh's key folder in place?") from None
-        except (JoseError, ValueError, TypeError, KeyError):
-            raise Unauthenticated("the token's signature cannot be verified") from None
+        for key in fitting:
+            with contextlib.suppress(JoseError, ValueError, TypeError, KeyError), warnings.catch_warnings():
+                warnings.simplefilter("ignore", SecurityWarning)  # EdDSA's newer name, Ed25519 (RFC 9864), is spreading
+                return jwt.decode(token, key, algorithms=ALGORITHMS).claims
+        raise Unauthenticated("the token's signature cannot be verified")
 
     def _check_claims(self, claims: Mapping[str, Any], issuer: str, audience: str) -> float:
         """Checks time and destination; returns when the token lapses, leeway included."""
@@ -177,8 +184,9 @@ class ServiceTokens:
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """Scopes of `scope` (separated by spaces, RFC 8693) and of each known role in `roles`."""
-    granted = frozenset(_text(claims, "scope", "").split())
+    """Scopes of `scope` (separated by spaces as in RFC 8693, or a list) and of each known role in `roles`."""
+    scope = claims.get("scope", "")
+    granted = frozenset(scope.split() if isinstance(scope, str) else _texts(claims, "scope"))
     return granted.union(*(ROLES.get(role, frozenset()) for role in _texts(claims, "roles")))
 
 

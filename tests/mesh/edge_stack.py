@@ -1,6 +1,7 @@
 """A real Envoy, rendered from the contract, before a real server whose servicers do what the request tells them."""
 
 import asyncio
+import importlib
 import json
 import socket
 import struct
@@ -20,16 +21,10 @@ from ragweave.contract import Method
 from ragweave.v1 import (
     collection_pb2,
     collection_service_pb2,
-    collection_service_pb2_grpc,
     document_pb2,
     document_service_pb2,
-    document_service_pb2_grpc,
-    embedding_service_pb2_grpc,
     job_pb2,
     job_service_pb2,
-    job_service_pb2_grpc,
-    model_service_pb2_grpc,
-    retrieval_service_pb2_grpc,
     search_pb2,
 )
 from services.mesh.calls import current_call
@@ -55,14 +50,19 @@ class Seen:
     cancels: int = 0
 
 
-class Backend(
-    retrieval_service_pb2_grpc.RetrievalServiceServicer,
-    collection_service_pb2_grpc.CollectionServiceServicer,
-    document_service_pb2_grpc.DocumentServiceServicer,
-    job_service_pb2_grpc.JobServiceServicer,
-    embedding_service_pb2_grpc.EmbeddingServiceServicer,
-    model_service_pb2_grpc.ModelServiceServicer,
-):
+def _stubs(service: str) -> Any:
+    """The generated module of a service, such as ragweave.v1.job_service_pb2_grpc."""
+    [file] = {
+        each.descriptor.containing_service.file for each in contract.methods().values() if each.service == service
+    }
+    return importlib.import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2_grpc")
+
+
+def _add_to(server: grpc.aio.Server, service: str, servicer: object) -> None:
+    getattr(_stubs(service), f"add_{service.rpartition('.')[2]}Servicer_to_server")(servicer, server)
+
+
+class Backend:
     """Echoes; fails where the query or name says so: "missing", "unavailable 2" (twice), "slow", "invalid", "crash"."""
 
     def __init__(self) -> None:
@@ -173,9 +173,13 @@ def _empty(method: Method) -> Callable[..., Awaitable[Message]]:
     return answer
 
 
+async def _unknown(self: Backend, requests: AsyncIterator[Message], context: grpc.aio.ServicerContext) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this backend has no such method")
+
+
 for _method in contract.methods().values():  # what Backend does not define answers with an empty message
-    if not _method.internal and not _method.client_streaming and _method.name not in Backend.__dict__:
-        setattr(Backend, _method.name, _empty(_method))
+    if not _method.internal and _method.name not in Backend.__dict__:
+        setattr(Backend, _method.name, _unknown if _method.client_streaming else _empty(_method))
 
 
 @dataclass
@@ -247,12 +251,8 @@ async def running_backend(world: World, backend: Backend, *, port: int = 0) -> A
     """The port of a mesh server with all of the backend's services."""
 
     def register(server: grpc.aio.Server) -> None:
-        retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(backend, server)
-        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(backend, server)
-        document_service_pb2_grpc.add_DocumentServiceServicer_to_server(backend, server)
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(backend, server)
-        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(backend, server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(backend, server)
+        for service in contract.public_services():
+            _add_to(server, service, backend)
 
     @asynccontextmanager
     async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:

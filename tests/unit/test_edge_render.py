@@ -1,6 +1,7 @@
 """The edge's configuration follows from the contract and the settings."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from services.mesh.edge import OWNERS, command, main, origin_pattern, render, va
 from services.mesh.edge_clusters import cluster_of
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.settings import MeshSettings
-from tests.mesh.harness import World
+from tests.mesh.harness import World, new_key
 
 PUBLIC = [each for each in contract.methods().values() if not each.internal]
 
@@ -42,6 +43,12 @@ def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:
     [found] = [each["typed_config"] for each in manager(config)["http_filters"] if each["name"] == name]
     assert isinstance(found, dict)
     return found
+
+
+def jwt_of(folder: Path) -> dict[str, Any]:
+    """The JWT filter as Envoy reads it from its own file."""
+    [found] = json.loads((folder / "jwt.json").read_bytes())["resources"]
+    return dict(found["typed_config"])
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_envoy_accepts_every_optional_part(settings: EdgeSettings, tmp_path: Pat
     clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
     assert clusters["retrieval"]["type"] == "STRICT_DNS"
     assert clusters["jwks"]["transport_socket"]["typed_config"]["sni"] == "login.example.com"
-    provider = http_filter(config, "envoy.filters.http.jwt_authn")["providers"]["users"]
+    provider = jwt_of(tmp_path / "edge")["providers"]["users"]
     assert provider["remote_jwks"]["cache_duration"] == "30s"
     assert manager(config)["tracing"]["random_sampling"] == {"value": 100.0}
 
@@ -136,8 +143,8 @@ def test_roles_open_what_their_scopes_open(config: dict[str, Any]) -> None:
     assert '"reader"' in json.dumps(policies["collections.read"])
 
 
-def test_a_token_is_needed_unless_the_method_says_otherwise(config: dict[str, Any]) -> None:
-    rules = http_filter(config, "envoy.filters.http.jwt_authn")["rules"]
+def test_a_token_is_needed_unless_the_method_says_otherwise(config: dict[str, Any], tmp_path: Path) -> None:
+    rules = jwt_of(tmp_path / "edge")["rules"]
     assert rules[-1] == {"match": {"prefix": "/"}, "requirement_name": "needed"}
     optional = [rule["match"] for rule in rules if rule["requirement_name"] == "optional"]
     public = [each for each in PUBLIC if each.public_collections]
@@ -163,13 +170,13 @@ def test_rendering_twice_gives_the_same_files(settings: EdgeSettings, tmp_path: 
     first = {path.name: path.read_bytes() for path in (tmp_path / "edge").iterdir()}
     render(settings, tmp_path / "edge")
     assert {path.name: path.read_bytes() for path in (tmp_path / "edge").iterdir()} == first
-    assert set(first) == {"envoy.yaml", "contract.binpb", "request.lua"}
+    assert set(first) == {"envoy.yaml", "jwt.json", "contract.binpb", "request.lua", "run.json"}
 
 
 def test_values_cannot_break_out_of_their_place(tmp_path: Path) -> None:
     mesh = World.in_folder(tmp_path, issuer='x"], evil: ["', audience="a: b # c").mesh
-    config = rendered(EdgeSettings(mesh=mesh), tmp_path / "edge")
-    provider = http_filter(config, "envoy.filters.http.jwt_authn")["providers"]["users"]
+    rendered(EdgeSettings(mesh=mesh), tmp_path / "edge")
+    provider = jwt_of(tmp_path / "edge")["providers"]["users"]
     assert (provider["issuer"], provider["audiences"]) == ('x"], evil: ["', ["a: b # c"])
 
 
@@ -227,8 +234,23 @@ def test_the_command_line_says_why_envoy_refuses(tmp_path: Path, monkeypatch: py
         main(["--out", str(tmp_path / "edge"), "--validate"])
 
 
-def test_the_command_line_can_become_envoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    became: list[list[str]] = []
-    monkeypatch.setattr(edge.os, "execv", lambda path, line: became.append([path, *line]))
-    main(["--out", str(tmp_path), "--run"])
-    assert became[0][1:] == command(EdgeSettings(), tmp_path)
+def test_what_runs_the_edge_is_told_how_and_which_keys_to_watch(settings: EdgeSettings, tmp_path: Path) -> None:
+    render(settings, tmp_path / "edge")
+    plan = json.loads((tmp_path / "edge" / "run.json").read_bytes())
+    assert plan == {"command": command(settings, tmp_path / "edge"), "keys": str(settings.mesh.jwks)}
+
+
+def test_keys_that_may_sign_are_not_handed_to_envoy(settings: EdgeSettings, tmp_path: Path) -> None:
+    private = new_key().as_dict(private=True)
+    secret = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared"}
+    Path(settings.mesh.jwks).write_text(json.dumps({"keys": [private, secret]}))
+    render(settings, tmp_path / "edge")
+    [key] = json.loads(jwt_of(tmp_path / "edge")["providers"]["users"]["local_jwks"]["inline_string"])["keys"]
+    assert key == {name: value for name, value in private.items() if name != "d"}
+
+
+@pytest.mark.parametrize("jwks", ["", "[]", "{}", '{"keys": []}', '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'])
+def test_a_file_without_a_public_key_is_refused_by_name(settings: EdgeSettings, tmp_path: Path, jwks: str) -> None:
+    Path(settings.mesh.jwks).write_text(jwks)
+    with pytest.raises(ValueError, match=re.escape(str(settings.mesh.jwks))):
+        render(settings, tmp_path / "edge")

@@ -1,6 +1,7 @@
 """Tokens and the keys they are verified with, over a clock the test turns."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -126,11 +127,11 @@ async def test_keys_of_a_url_are_fetched_once_in_30_seconds_and_then_without_mak
     assert served.asked == 1
     served.text = jwks(second)
     clock.now += 30
-    assert [key.kid for key in (await keys.current()).keys] == [first.kid]
+    assert [key.kid for key in await keys.current()] == [first.kid]
     while served.asked < 2:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert [key.kid for key in (await keys.current()).keys] == [second.kid]
+    assert [key.kid for key in await keys.current()] == [second.kid]
 
 
 async def test_an_unknown_key_id_causes_a_fetch_but_not_more_than_one_in_two_seconds() -> None:
@@ -140,11 +141,53 @@ async def test_an_unknown_key_id_causes_a_fetch_but_not_more_than_one_in_two_sec
     await keys.current()
     served.text = jwks(first, second)
     for _ in range(5):
-        await keys.with_id(second.kid)
+        assert not await keys.fitting(second.kid)
     assert served.asked == 1
     clock.now += 2
-    assert second.kid in [key.kid for key in (await keys.with_id(second.kid)).keys]
+    assert [key.kid for key in await keys.fitting(second.kid)] == [second.kid]
     assert served.asked == 2
+
+
+async def test_keys_nobody_asked_for_in_long_are_fetched_before_they_serve() -> None:
+    clock, first, second = Clock(), new_key(), new_key()
+    served = Served(jwks(first))
+    keys = Keys("https://issuer/jwks", clock=clock, fetch=served.fetch)
+    await keys.current()
+    served.text = jwks(second)
+    clock.now += 60
+    assert [key.kid for key in await keys.current()] == [second.kid]
+
+
+async def test_a_key_just_written_to_a_file_serves_at_once(tmp_path: Path) -> None:
+    first, second, path = new_key(), new_key(), tmp_path / "jwks.json"
+    path.write_text(jwks(first))
+    keys = Keys(str(path), clock=Clock())
+    await keys.current()
+    path.write_text(jwks(first, second))
+    assert [key.kid for key in await keys.fitting(second.kid)] == [second.kid]
+
+
+async def test_keys_of_no_use_here_are_left_out(tmp_path: Path) -> None:
+    wanted, path = new_key(), tmp_path / "jwks.json"
+    others = [
+        {"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0", "kid": wanted.kid},
+        {"kty": "EC", "crv": "P-999", "x": "AA", "y": "AA"},
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+        {**new_key().as_dict(private=False), "use": "enc"},
+        "nonsense",
+    ]
+    path.write_text(json.dumps({"keys": [*others, *json.loads(jwks(wanted))["keys"]]}))
+    assert [key.kid for key in await Keys(str(path)).current()] == [wanted.kid]
+
+
+async def test_a_token_without_a_key_id_fits_every_key_and_a_key_without_one_every_token(tmp_path: Path) -> None:
+    named, path = new_key(), tmp_path / "jwks.json"
+    nameless = {name: value for name, value in new_key().as_dict(private=False).items() if name != "kid"}
+    path.write_text(json.dumps({"keys": [nameless, named.as_dict(private=False)]}))
+    keys = Keys(str(path))
+    assert len(await keys.fitting(None)) == 2
+    assert len(await keys.fitting(named.kid)) == 2
+    assert [key.kid for key in await keys.fitting("another")] == [None]
 
 
 async def test_keys_read_earlier_serve_while_their_source_is_down() -> None:
@@ -154,8 +197,14 @@ async def test_keys_read_earlier_serve_while_their_source_is_down() -> None:
     await keys.current()
     served.text = None
     clock.now += 31
-    assert (await keys.with_id("another")).keys
+    assert await keys.fitting(key.kid)
+    assert not await keys.fitting("another")
     assert served.asked == 2
+    served.text = jwks(new_key())
+    clock.now += 2
+    await keys.current()
+    while served.asked < 3:
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("text", [None, "", "not json", "[]", "{}", '{"keys": [{"kty": "EC"}]}'])
