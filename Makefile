@@ -67,7 +67,7 @@ format: install ## Format code and protos
 	$(BIN)/ruff format
 	$(BIN)/buf format --write protos
 
-protos: install format ## Generate the stubs from protos/
+protos: install format ## Generate the stubs and docs/openapi.json from protos/
 	$(BIN)/python protos/generate.py
 
 clean: ## Remove the environment and caches; the mesh's data stays

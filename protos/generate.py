@@ -1,4 +1,6 @@
-"""Generates the committed stubs from protos/: `python protos/generate.py [folder]`, the repository by default.
+"""Generates from protos/ what is committed: `python protos/generate.py [folder]`, the repository by default.
+
+The stubs, and the OpenAPI document with the protos' comments.
 
 The validation rules' own stubs have no package of their own on PyPI, so they are generated beside ours and the
 generated imports are pointed there.
@@ -6,6 +8,7 @@ generated imports are pointed there.
 
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib.resources import files
@@ -21,6 +24,7 @@ PLUGINS = [
     f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 ]
 GENERATED = ("ragweave/v1", "ragweave/internal", "ragweave/third_party")
+OPENAPI = "docs/openapi.json"
 
 
 def generate(out: Path) -> None:
@@ -77,5 +81,29 @@ def generate(out: Path) -> None:
                 (folder_path / "__init__.py").write_text("")
 
 
+def describe(out: Path) -> None:
+    """Writes the OpenAPI document below `out`, by the stubs in the repository: from a process that has none loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        descriptors = Path(folder) / "contract.binpb"
+        code = protoc.main(
+            [
+                "protoc",
+                f"-I{SOURCES}",
+                f"-I{VENDORED}",
+                f"-I{files('grpc_tools') / '_proto'}",
+                "--include_imports",
+                "--include_source_info",
+                f"--descriptor_set_out={descriptors}",
+                *(str(path) for path in sorted((SOURCES / "ragweave/v1").glob("*.proto"))),
+            ]
+        )
+        if code:
+            raise SystemExit(code)
+        line = [sys.executable, "-m", "services.mesh.openapi", "--descriptors", descriptors, "--out", out / OPENAPI]
+        subprocess.run(line, cwd=ROOT, check=True)
+
+
 if __name__ == "__main__":
-    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
+    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else ROOT
+    generate(folder)
+    describe(folder)
