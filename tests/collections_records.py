@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.collections.ports import Content, EmbeddingModel, IndexStats, Upload
-from services.collections.records import Chunk, Collection, Document, Receipt, new_etag
+from services.collections.records import Chunk, Collection, Document, new_etag
 from services.mesh.errors import DependencyUnavailable, ModelNotFound
+from services.mesh.receipts import Receipt
 
 LONG_AGO = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -118,10 +119,11 @@ class FakeJobs:
             self.imports[document.uid] = (document, content)
         return f"job of {document.uid}".encode()
 
-    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
+    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
         content = b""
         async for part in parts:
             self.parts_seen.append(len(part))
             content += part
-        self.uploads.append(content)
+        if not validate_only:
+            self.uploads.append(content)
         return Upload(f"hash of {content[:20]!r}", len(content))

@@ -1,11 +1,9 @@
 """Between the contract's messages and the domain."""
 
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -28,7 +26,6 @@ from services.collections.records import (
     Document,
     DocumentTotals,
     Fusion,
-    Receipt,
     SearchDefaults,
     Source,
 )
@@ -36,21 +33,15 @@ from services.collections.registry import Followed
 from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.receipts import Receipt, receipt_from
 
 
-def receipt_from(request: Message, who: Caller) -> Receipt | None:
-    """What makes the request safe to repeat; None without a request_id, or where nothing is to change."""
-    sent: Any = request
-    if not sent.request_id or getattr(sent, "validate_only", False):
-        return None
-    body: Any = type(request)()
-    body.CopyFrom(request)
-    body.ClearField("request_id")
-    if isinstance(body, document_service_pb2.UploadDocumentRequest):
-        body.ClearField("file")
-    digest = hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
-    method = request.DESCRIPTOR.name.removesuffix("Request")
-    return Receipt(tenant=who.tenant, method=method, request_id=sent.request_id, digest=digest)
+def upload_receipt_from(first: document_service_pb2.UploadDocumentRequest, who: Caller) -> Receipt | None:
+    """As `receipt_from`, whatever part of the file the first message carries."""
+    named = document_service_pb2.UploadDocumentRequest()
+    named.CopyFrom(first)
+    named.file.ClearField("data")
+    return receipt_from(named, who)
 
 
 def asked_from(request: Any) -> Mapping[str, Any]:
@@ -203,7 +194,10 @@ def created_to(created: tuple[Document, bytes]) -> document_service_pb2.CreateDo
 
 def uploaded_to(created: tuple[Document, bytes]) -> document_service_pb2.UploadDocumentResponse:
     document, job = created
-    return document_service_pb2.UploadDocumentResponse(document=document_to(document), job=job_pb2.Job.FromString(job))
+    message = document_service_pb2.UploadDocumentResponse(document=document_to(document))
+    if job:
+        message.job.ParseFromString(job)
+    return message
 
 
 def described_to(document: Document) -> document_pb2.Document:

@@ -122,11 +122,11 @@ def unsettled(document: Document) -> Document:
     return replace(document, unsettled=document.unsettled + 1, unsettled_time=now())
 
 
-def as_deleted(found: Sequence[Document], etag: str) -> dict[str, Document]:
-    """The documents as their deletion leaves them, by id. Raises EtagMismatch."""
+def as_deleted(found: Sequence[Document], etags: Mapping[str, str]) -> dict[str, Document]:
+    """The documents as their deletion leaves them, by id. Raises EtagMismatch where the etag of an id is another."""
     deleted_at = now()
     for document in found:
-        _check_etag(document, etag)
+        _check_etag(document, etags.get(document.document_id, ""))
     return {
         each.document_id: replace(each, delete_time=deleted_at, update_time=deleted_at, etag=new_etag())
         for each in found

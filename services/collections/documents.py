@@ -26,7 +26,6 @@ from services.collections.records import (
     Chunk,
     Collection,
     Document,
-    Receipt,
     new_id,
     readable_by,
 )
@@ -45,6 +44,7 @@ from services.mesh.errors import (
 from services.mesh.filters import all_of
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.receipts import Receipt, once
 
 _MAX_ORDINAL: Final = 2**31 - 1
 
@@ -102,34 +102,37 @@ class Documents:
             CollectionNotFound, CollectionDisabled: There is no such collection, or it takes no documents.
             DependencyUnavailable: The jobs service does not answer; nothing is recorded.
         """
-        collection = await self._collection(parent, who, writing=True)
-        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
+
+        async def recall(receipt: Receipt) -> tuple[Document, bytes] | None:
+            answered = await self._store.recall(receipt, tuple[Document, ...])
+            if answered is None:
+                return None
             return answered[0], await self._jobs.import_document(answered[0], content)
-        made = document_of(collection, new, content)
-        if validate_only:
-            if await self._store.find_documents(collection, [made.document_id]):
-                raise _taken(made)
-            return made, await self._jobs.import_document(made, content, validate_only=True)
-        document = made
-        try:
-            (document,) = await self._write(
-                collection, made.document_id, lambda found: _unless_taken(made, found), receipt
-            )
-            return document, await self._jobs.import_document(document, content)
-        except (AlreadyExists, RequestIdReused, CollectionNotFound):
-            raise  # nothing was recorded
-        except BaseException:  # cancelled too: a document nobody imports would stay PENDING for ever
-            if document.uid == made.uid:
-                await asyncio.shield(self._take_back(collection, made, receipt))
-            raise
+
+        async def work() -> tuple[Document, bytes]:
+            collection = await self._collection(parent, who, writing=True)
+            made = document_of(collection, new, content)
+            if validate_only:
+                await self._check_free(collection, made.document_id)
+                return made, await self._jobs.import_document(made, content, validate_only=True)
+            return await self._create(collection, made, content, receipt)
+
+        return await once(receipt, recall, work)
 
     async def upload(
-        self, file: NewFile, parts: AsyncIterator[bytes], who: Caller, *, receipt: Receipt | None = None
+        self,
+        file: NewFile,
+        parts: AsyncIterator[bytes],
+        who: Caller,
+        *,
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
     ) -> tuple[Document, bytes]:
         """Stores a file as it comes, never whole in memory, then does as `create` with it.
 
         Args:
             receipt: Its digest covers `file`; the content is added here.
+            validate_only: The file is read and dropped, and there is no job.
 
         Raises:
             EmptyDocument, DocumentTooLarge: The file has no bytes, or too many.
@@ -144,9 +147,11 @@ class Documents:
             metadata=parsed_metadata(file.metadata_json),
         )
         document_of(collection, new, b"")  # refuses now what would be refused after the last byte
-        if receipt is None and await self._store.find_documents(collection, [new.document_id]):
-            raise AlreadyExists(f"{collection.name}/documents/{new.document_id} exists already")
-        stored = await self._jobs.store(self._bounded(parts, file.sha256))
+        if receipt is None:
+            await self._check_free(collection, new.document_id)
+        stored = await self._jobs.store(self._bounded(parts, file.sha256), validate_only=validate_only)
+        if validate_only:
+            return document_of(collection, new, stored), b""
         if receipt:
             receipt = replace(receipt, digest=f"{receipt.digest}:{stored.content_hash}")
         return await self.create(file.parent, new, stored, who, receipt=receipt)
@@ -159,7 +164,7 @@ class Documents:
     async def batch_get(self, parent: str, names: Sequence[str], who: Caller) -> tuple[Document, ...]:
         """The documents in the order of the names. Raises DocumentNotFound naming those that are not there."""
         collection = await self._collection(parent, who)
-        document_ids = _ids_in(collection, names)
+        document_ids = _ids_in(collection.collection_id, names)
         found = {
             document.document_id: document
             for document in await self._store.find_documents(collection, document_ids)
@@ -205,27 +210,32 @@ class Documents:
             DependencyUnavailable: The index does not answer; nothing has changed.
         """
         collection_id, document_id = document_ids_of(name, field="document.name")
-        collection = await self._collection(collection_id, who)
-        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
-            return answered[0]
-        current = await self._find(collection, document_id, who)
-        changed = with_fields(current, given, paths, etag)
-        if validate_only or changed is current:
-            return changed
-        await self._write(collection, document_id, lambda found: unsettled(_still(current, found)))
-        while True:
-            await self._index.update_fields(changed)
-            try:
-                settled = _settling(current, changed, 1)
-                (written,) = await self._write(collection, document_id, settled, receipt)
-                return written
-            except _Overtaken as overtaken:
-                current = overtaken.latest
-            try:
-                changed = with_fields(current, given, paths, etag)
-            except DomainError:
-                await self.settle(collection, current)
-                raise
+
+        async def work() -> Document:
+            collection = await self._collection(collection_id, who)
+            current = await self._find(collection, document_id, who)
+            changed = with_fields(current, given, paths, etag)
+            if validate_only:
+                return changed
+            if changed is current:
+                kind = tuple[Document, ...]
+                return (await self._store.remember(receipt, (current,), kind))[0] if receipt else current
+            await self._write(collection, document_id, lambda found: unsettled(_still(current, found)))
+            while True:
+                await self._index.update_fields(changed)
+                try:
+                    settled = _settling(current, changed, 1)
+                    (written,) = await self._write(collection, document_id, settled, receipt)
+                    return written
+                except _Overtaken as overtaken:
+                    current = overtaken.latest
+                try:
+                    changed = with_fields(current, given, paths, etag)
+                except DomainError:
+                    await self.settle(collection, current)
+                    raise
+
+        return await once(receipt, self._recall_one, work)
 
     async def delete(
         self,
@@ -244,8 +254,7 @@ class Documents:
             DependencyUnavailable: The index does not answer; nothing has changed, or the deletion ends by itself.
         """
         collection_id, document_id = document_ids_of(name)
-        collection = await self._collection(collection_id, who)
-        (deleted,) = await self._delete(collection, [document_id], etag, receipt, validate_only)
+        (deleted,) = await self._delete(collection_id, [document_id], who, [etag], receipt, validate_only)
         return deleted
 
     async def batch_delete(
@@ -254,12 +263,23 @@ class Documents:
         names: Sequence[str],
         who: Caller,
         *,
+        etags: Sequence[str] = (),
         receipt: Receipt | None = None,
         validate_only: bool = False,
     ) -> tuple[Document, ...]:
-        """Deletes documents, all or none. Raises DocumentNotFound naming those that are not there."""
-        collection = await self._collection(parent, who)
-        return await self._delete(collection, _ids_in(collection, names), "", receipt, validate_only)
+        """Deletes documents, all or none.
+
+        Args:
+            etags: One a name, or none at all; an empty one is not compared.
+
+        Raises:
+            DocumentNotFound: Some are not there; names them.
+            EtagMismatch: An etag is given and is not the current one.
+        """
+        if etags and len(etags) != len(names):
+            raise InvalidArgument.of("etags", f"must be one for each of the {len(names)} names, or none")
+        collection_id = collection_id_of(parent, field="parent")
+        return await self._delete(collection_id, _ids_in(collection_id, names), who, etags, receipt, validate_only)
 
     async def lookup(self, collection_id: str, document_ids: Sequence[str], who: Caller) -> Sequence[Document]:
         """Those of the documents that exist, for an import."""
@@ -293,7 +313,7 @@ class Documents:
         collection = await self._collection(collection_id, who)
         found = await self._store.find_documents(collection, document_ids)
         if found:
-            await self._delete(collection, [each.document_id for each in found])
+            await self._delete(collection_id, [each.document_id for each in found], who)
         return len(found)
 
     async def finish_deletion(self, collection: Collection, deleted: Iterable[Document]) -> None:
@@ -334,43 +354,67 @@ class Documents:
             raise _not_found(collection, [document_id])
         return found[0]
 
+    async def _create(
+        self, collection: Collection, made: Document, content: Content, receipt: Receipt | None
+    ) -> tuple[Document, bytes]:
+        """Records the document and queues its import; both or neither."""
+        document = made
+        try:
+            (document,) = await self._write(
+                collection, made.document_id, lambda found: _unless_taken(made, found), receipt
+            )
+            return document, await self._jobs.import_document(document, content)
+        except (AlreadyExists, RequestIdReused, CollectionNotFound):
+            raise  # nothing was recorded
+        except BaseException:  # cancelled too: a document nobody imports would stay PENDING for ever
+            if document.uid == made.uid:
+                await asyncio.shield(self._take_back(collection, made, receipt))
+            raise
+
+    async def _check_free(self, collection: Collection, document_id: str) -> None:
+        if found := await self._store.find_documents(collection, [document_id]):
+            raise _taken(found[0])
+
+    async def _recall_one(self, receipt: Receipt) -> Document | None:
+        answered = await self._store.recall(receipt, tuple[Document, ...])
+        return answered[0] if answered else None
+
     async def _delete(
         self,
-        collection: Collection,
+        collection_id: str,
         document_ids: Sequence[str],
-        etag: str = "",
+        who: Caller,
+        etags: Sequence[str] = (),
         receipt: Receipt | None = None,
         validate_only: bool = False,
     ) -> tuple[Document, ...]:
-        leaving = await self._store.find_documents(collection, document_ids, deleted=True)
-        if receipt and (answered := await self._store.recall(receipt, tuple[Document, ...])):
-            await self.finish_deletion(collection, leaving)
+        etag_of = dict(zip(document_ids, etags, strict=False))
+
+        async def recall(receipt: Receipt) -> tuple[Document, ...] | None:
+            answered = await self._store.recall(receipt, tuple[Document, ...])
+            if answered and (collection := await self._store.find_collection(who.tenant, collection_id)):
+                leaving = await self._store.find_documents(collection, document_ids, deleted=True)
+                await self.finish_deletion(collection, leaving)
             return answered
-        found = await self._store.find_documents(collection, document_ids)
-        _check_found(collection, document_ids, {each.document_id for each in (*found, *leaving)})
-        if validate_only:
-            deleted = [*leaving, *as_deleted(found, etag).values()]
-        else:
+
+        async def work() -> tuple[Document, ...]:
+            collection = await self._collection(collection_id, who)
+
+            def decide(latest: Mapping[str, Document]) -> Mapping[str, Document]:
+                """Those that are leaving already stay as they are: their deletion is only brought to its end."""
+                _check_found(collection, document_ids, latest)
+                return as_deleted([each for each in latest.values() if not each.delete_time], etag_of)
+
+            if validate_only:
+                found = await self._store.find_documents(collection, document_ids)
+                decided = decide({each.document_id: each for each in found})
+                return tuple(decided[document_id] for document_id in document_ids)
             await self._index.stats(collection)  # refuses now what could not be carried out
-            await self.finish_deletion(collection, leaving)
-            deleted = [*leaving, *await self._decide_deletion(collection, found, etag, receipt)]
-        by_id = {document.document_id: document for document in deleted}
-        return tuple(by_id[document_id] for document_id in document_ids)
+            deleted = await self._store.write_documents(collection, document_ids, decide, receipt)
+            await self.finish_deletion(collection, deleted)
+            return deleted
 
-    async def _decide_deletion(
-        self, collection: Collection, found: Sequence[Document], etag: str, receipt: Receipt | None
-    ) -> Sequence[Document]:
-        document_ids = [document.document_id for document in found]
-        if not document_ids:
-            return ()
-
-        def decide(latest: Mapping[str, Document]) -> Mapping[str, Document]:
-            _check_found(collection, document_ids, [name for name, each in latest.items() if not each.delete_time])
-            return as_deleted(list(latest.values()), etag)
-
-        decided = await self._store.write_documents(collection, document_ids, decide, receipt)
-        await self.finish_deletion(collection, decided)
-        return decided
+        return await once(receipt, recall, work)
 
     async def _write(
         self,
@@ -453,12 +497,12 @@ def _settling(current: Document, changed: Document, pushes: int) -> Callable[[Ma
     return settle
 
 
-def _ids_in(collection: Collection, names: Sequence[str]) -> list[str]:
+def _ids_in(parent_id: str, names: Sequence[str]) -> list[str]:
     document_ids = []
     for position, name in enumerate(names):
         collection_id, document_id = document_ids_of(name, field=f"names[{position}]")
-        if collection_id != collection.collection_id:
-            raise InvalidArgument.of(f"names[{position}]", f"{name!r} is not in {collection.name}")
+        if collection_id != parent_id:
+            raise InvalidArgument.of(f"names[{position}]", f"{name!r} is not in collections/{parent_id}")
         document_ids.append(document_id)
     return document_ids
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
 
-from services.collections.records import Chunk, Collection, Document, DocumentTotals, Receipt
+from services.collections.records import Chunk, Collection, Document, DocumentTotals
 from services.mesh.lists import ListQuery, Page
+from services.mesh.receipts import Receipt
 
 T = TypeVar("T")
 
@@ -118,6 +119,14 @@ class RegistryStore(Protocol):
         """
         ...
 
+    async def remember(self, receipt: Receipt, result: T, kind: type[T]) -> T:
+        """Keeps an answer that came with no change of this request's own; the recorded one where there is one already.
+
+        Raises:
+            RequestIdReused: It is known with another digest.
+        """
+        ...
+
     async def forget(self, receipt: Receipt) -> None:
         """Drops an answer that was taken back."""
         ...
@@ -216,6 +225,10 @@ class Jobs(Protocol):
         """
         ...
 
-    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
-        """Stores the parts as they come; where they raise, nothing is stored and their error is raised."""
+    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
+        """Stores the parts as they come; where they raise, nothing is stored and their error is raised.
+
+        Args:
+            validate_only: The parts are held to the limits and dropped.
+        """
         ...

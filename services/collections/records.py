@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 VISIBILITIES: Final = ("PRIVATE", "PUBLIC")
 STATES: Final = ("PENDING", "ACTIVE", "FAILED")
-REQUEST_TTL: Final = timedelta(hours=24)
 
 # No vowels and nothing that looks like something else: short, easy to read out, spells nothing.
 _ID_ALPHABET: Final = "23456789bcdfghjkmnpqrstvwxz"
@@ -188,20 +187,6 @@ class DocumentTotals:
     tokens: int = 0
     size_bytes: int = 0
     last_write_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Names a request that may be repeated: the same id and digest give the same result until it expires.
-
-    Attributes:
-        digest: Of the request's body, its request_id aside.
-    """
-
-    tenant: str
-    method: str
-    request_id: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)

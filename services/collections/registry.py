@@ -15,7 +15,6 @@ from services.collections.records import (
     Chunking,
     Collection,
     DocumentTotals,
-    Receipt,
     SearchDefaults,
     Source,
     new_etag,
@@ -34,6 +33,7 @@ from services.mesh.errors import (
 )
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.receipts import Receipt, once
 
 # ISO 639-1. A language without a stemmer is searched by its words as they stand.
 LANGUAGES: Final = frozenset(
@@ -117,21 +117,23 @@ class Registry:
             InvalidArgument: A field is wrong, or names a model or language that is not there.
             RequestIdReused: The receipt is known with another digest.
         """
-        if receipt and (answered := await self._store.recall(receipt, Collection)):
-            return answered
-        made = await self._new(collection_id or new_id("c"), given, who.tenant)
-        if validate_only:
-            if await self._store.find_collection(who.tenant, made.collection_id):
-                raise _taken(made)
-            return made
-        created = await self._store.write_collection(
-            who.tenant, made.collection_id, lambda current: _unless_taken(made, current), receipt
-        )
-        self._announce()
-        # An index that is down learns of it from the stream when it comes back, before it answers.
-        with suppress(DependencyUnavailable):
-            await self._index.apply(created)
-        return created
+
+        async def work() -> Collection:
+            made = await self._new(collection_id or new_id("c"), given, who.tenant)
+            if validate_only:
+                if await self._store.find_collection(who.tenant, made.collection_id):
+                    raise _taken(made)
+                return made
+            created = await self._store.write_collection(
+                who.tenant, made.collection_id, lambda current: _unless_taken(made, current), receipt
+            )
+            self._announce()
+            # An index that is down learns of it from the stream when it comes back, before it answers.
+            with suppress(DependencyUnavailable):
+                await self._index.apply(created)
+            return created
+
+        return await once(receipt, self._recall, work)
 
     async def get(self, name: str, who: Caller) -> Collection:
         """The collection of a name or bare id. Raises CollectionNotFound, also for another tenant's."""
@@ -168,22 +170,28 @@ class Registry:
             DependencyUnavailable: The index does not answer; nothing has changed.
         """
         collection_id = collection_id_of(name, field="collection.name")
-        if receipt and (answered := await self._store.recall(receipt, Collection)):
-            if current := await self._store.find_collection(who.tenant, collection_id):
+
+        async def recall(receipt: Receipt) -> Collection | None:
+            answered = await self._recall(receipt)
+            if answered and (current := await self._store.find_collection(who.tenant, collection_id)):
                 await self._index.apply(current)
             return answered
-        given, paths = _with_expiry(given, paths)
-        current = await self.find(collection_id, who.tenant)
-        changed = await self._changed_by(current, given, paths, etag)
-        if validate_only:
-            return changed
-        await self._index.stats(current)  # refuses now what could not be made to hold
-        written = await self._store.write_collection(
-            who.tenant, collection_id, lambda latest: _changed(latest, current.uid, given, paths, etag), receipt
-        )
-        self._announce()
-        await self._index.apply(written)
-        return written
+
+        async def work() -> Collection:
+            dated, named = _with_expiry(given, paths)
+            current = await self.find(collection_id, who.tenant)
+            changed = await self._changed_by(current, dated, named, etag)
+            if validate_only:
+                return changed
+            await self._index.stats(current)  # refuses now what could not be made to hold
+            written = await self._store.write_collection(
+                who.tenant, collection_id, lambda latest: _changed(latest, current.uid, dated, named, etag), receipt
+            )
+            self._announce()
+            await self._index.apply(written)
+            return written
+
+        return await once(receipt, recall, work)
 
     async def delete(
         self,
@@ -204,32 +212,46 @@ class Registry:
             DependencyUnavailable: The index does not answer; nothing has changed, or the deletion ends by itself.
         """
         collection_id = collection_id_of(name)
-        interrupted = await self._store.deleted_collections(tenant=who.tenant, collection_id=collection_id)
-        if receipt and (answered := await self._store.recall(receipt, Collection)):
-            for each in interrupted:
-                await self.finish_deletion(each)
+
+        async def recall(receipt: Receipt) -> Collection | None:
+            answered = await self._recall(receipt)
+            if answered:
+                await self._finish_deletions(collection_id, who.tenant)
             return answered
-        current = await self._store.find_collection(who.tenant, collection_id)
-        if current is None and interrupted:
-            for each in interrupted:
-                await self.finish_deletion(each)
-            return interrupted[-1]
-        deleted = _deleted(current or await self.find(collection_id, who.tenant), collection_id, etag, force)
-        if validate_only:
-            return deleted
-        await self._index.stats(deleted)  # refuses now what could not be made to hold
-        written = await self._store.write_collection(
-            who.tenant, collection_id, lambda latest: _deleted(latest, collection_id, etag, force), receipt
-        )
-        self._announce()
-        await self.finish_deletion(written)
-        return written
+
+        async def work() -> Collection:
+            current = await self._store.find_collection(who.tenant, collection_id)
+            gone = current is None and not validate_only
+            if gone and (ended := await self._finish_deletions(collection_id, who.tenant)):
+                return await self._store.remember(receipt, ended[-1], Collection) if receipt else ended[-1]
+            deleted = _deleted(current, collection_id, etag, force)
+            if validate_only:
+                return deleted
+            await self._index.stats(deleted)  # refuses now what could not be made to hold
+            written = await self._store.write_collection(
+                who.tenant, collection_id, lambda latest: _deleted(latest, collection_id, etag, force), receipt
+            )
+            self._announce()
+            await self.finish_deletion(written)
+            return written
+
+        return await once(receipt, recall, work)
 
     async def finish_deletion(self, deleted: Collection) -> None:
         """Brings a decided deletion to its end: searches, index, rows. May be repeated."""
         await self._index.apply(deleted)
         await self._index.drop(deleted)
         await self._store.purge_collection(deleted.uid)
+
+    async def _recall(self, receipt: Receipt) -> Collection | None:
+        return await self._store.recall(receipt, Collection)
+
+    async def _finish_deletions(self, collection_id: str, tenant: str) -> Sequence[Collection]:
+        """Brings interrupted deletions of the id to their end; returns them."""
+        interrupted = await self._store.deleted_collections(tenant=tenant, collection_id=collection_id)
+        for each in interrupted:
+            await self.finish_deletion(each)
+        return interrupted
 
     async def stats(self, name: str, who: Caller) -> tuple[Collection, DocumentTotals, IndexStats]:
         """What a collection holds, counted now. Raises CollectionNotFound."""

@@ -16,6 +16,7 @@ from services.collections import convert
 from services.collections.documents import Documents
 from services.collections.registry import Registry
 from services.mesh.identity import caller
+from services.mesh.receipts import receipt_from
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,7 +32,7 @@ class CollectionServicer(CollectionServiceServicer):
             request.collection_id,
             convert.given_from(request.collection),
             caller(context),
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.collection_to(created)
@@ -55,7 +56,7 @@ class CollectionServicer(CollectionServiceServicer):
             request.update_mask.paths,
             caller(context),
             etag=request.collection.etag,
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.collection_to(updated)
@@ -68,7 +69,7 @@ class CollectionServicer(CollectionServiceServicer):
             caller(context),
             etag=request.etag,
             force=request.force,
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.collection_to(deleted)
@@ -90,7 +91,7 @@ class DocumentServicer(DocumentServiceServicer):
             request.parent,
             *convert.new_document_from(request),
             caller(context),
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.created_to(created)
@@ -103,7 +104,8 @@ class DocumentServicer(DocumentServiceServicer):
             convert.new_file_from(first),
             convert.parts_from(first, request_iterator),
             caller(context),
-            receipt=convert.receipt_from(first, caller(context)),
+            receipt=convert.upload_receipt_from(first, caller(context)),
+            validate_only=first.validate_only,
         )
         return convert.uploaded_to(created)
 
@@ -131,7 +133,7 @@ class DocumentServicer(DocumentServiceServicer):
             request.update_mask.paths,
             caller(context),
             etag=request.document.etag,
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.document_to(updated)
@@ -143,7 +145,7 @@ class DocumentServicer(DocumentServiceServicer):
             request.name,
             caller(context),
             etag=request.etag,
-            receipt=convert.receipt_from(request, caller(context)),
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return convert.document_to(deleted)
@@ -155,7 +157,8 @@ class DocumentServicer(DocumentServiceServicer):
             request.parent,
             request.names,
             caller(context),
-            receipt=convert.receipt_from(request, caller(context)),
+            etags=request.etags,
+            receipt=receipt_from(request, caller(context)),
             validate_only=request.validate_only,
         )
         return documents_pb.BatchDeleteDocumentsResponse(documents=map(convert.document_to, deleted))

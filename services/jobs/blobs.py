@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from services.mesh.errors import UploadNotFound
+from services.mesh.errors import DocumentTooLarge, UploadNotFound
 
 PIECE_BYTES = 1 << 20
 
@@ -18,6 +18,12 @@ class Blob:
 
     content_hash: str
     size_bytes: int
+
+
+def check_size(size: int, max_bytes: int | None) -> None:
+    """Raises DocumentTooLarge where content of that many bytes, so far, is over the limit."""
+    if max_bytes is not None and size > max_bytes:
+        raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
 
 
 def check_hash(content_hash: str) -> str:

@@ -1,6 +1,5 @@
 """Between the contract's messages and the domain."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,15 +14,17 @@ from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.messages import status_to, struct_from, time_to
 from services.jobs.blobs import Blob
 from services.jobs.importer import DirectorySource, ImportRequest, InlineDocument, InlineSource, UploadSource
-from services.jobs.job import DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate, RequestKey
+from services.jobs.job import DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate
 from services.jobs.jobs import Ended
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
+from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.receipts import receipt_from
 from services.mesh.status import status_of
 
 
-def import_request_from(request: pb.ImportDocumentsRequest) -> ImportRequest:
+def import_request_from(request: pb.ImportDocumentsRequest, who: Caller) -> ImportRequest:
     return ImportRequest(
         collection_id=request.parent.rpartition("/")[2],
         source=source_from(request),
@@ -32,7 +33,7 @@ def import_request_from(request: pb.ImportDocumentsRequest) -> ImportRequest:
         ),
         full=request.reconciliation_mode == pb.ImportDocumentsRequest.FULL,
         validate_only=request.validate_only,
-        key=request_key_from("ImportDocuments", request),
+        receipt=receipt_from(request, who),
         echo=echo_of(request),
     )
 
@@ -79,17 +80,6 @@ def spec_from(document: Document, document_id: str, field: str, **fields: Any) -
         metadata=struct_from(document.metadata, f"{field}.document.metadata"),
         principals=tuple(document.acl.principals),
         **fields,
-    )
-
-
-def request_key_from(method: str, request: pb.ImportDocumentsRequest | pb.CancelJobRequest) -> RequestKey | None:
-    """The key of a call with a request_id; its digest is that of all the rest."""
-    if not request.request_id:
-        return None
-    rest = type(request).FromString(request.SerializeToString())
-    rest.ClearField("request_id")
-    return RequestKey(
-        method, request.request_id, hashlib.sha256(rest.SerializeToString(deterministic=True)).hexdigest()
     )
 
 
@@ -146,6 +136,7 @@ def job_to(job: Job, *, whole: bool = True) -> job_pb2.Job:
         update_time=time_to(job.update_time),
         end_time=time_to(job.end_time),
         purge_time=time_to(job.purge_time),
+        etag=job.etag if job.id else "",
     )
 
 
@@ -212,8 +203,11 @@ def watched_to(seen: Event | Ended) -> pb.WatchJobResponse:
     )
 
 
-async def pieces_from(requests: AsyncIterator[upload_pb.StoreUploadRequest]) -> AsyncIterator[bytes]:
-    async for request in requests:
+async def pieces_from(
+    first: upload_pb.StoreUploadRequest, rest: AsyncIterator[upload_pb.StoreUploadRequest]
+) -> AsyncIterator[bytes]:
+    yield first.data
+    async for request in rest:
         yield request.data
 
 

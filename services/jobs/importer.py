@@ -17,7 +17,6 @@ from services.jobs.job import (
     JobType,
     OnDuplicate,
     Progress,
-    RequestKey,
     new_job_id,
 )
 from services.jobs.ports import Collection, Files, JobStore, Registry
@@ -33,6 +32,7 @@ from services.mesh.errors import (
     Violation,
 )
 from services.mesh.identity import Caller
+from services.mesh.receipts import Receipt, once
 
 _MAX_METADATA_BYTES = 16 * 1024
 _ID_DIGITS = 32
@@ -81,7 +81,7 @@ class ImportRequest:
     on_duplicate: OnDuplicate = OnDuplicate.SKIP
     full: bool = False
     validate_only: bool = False
-    key: RequestKey | None = None
+    receipt: Receipt | None = None
     echo: bytes = b""
 
 
@@ -107,8 +107,14 @@ class Importer:
             UploadNotFound: the tenant has uploaded no such content.
             RequestIdReused: the request id stands for another request.
         """
-        if request.key and not request.validate_only and (made := await self._store.recall(who.tenant, request.key)):
-            return await self._store.get(who.tenant, made)
+
+        async def recall(receipt: Receipt) -> Job | None:
+            made = await self._store.recall(receipt)
+            return await self._store.get(who.tenant, made) if made else None
+
+        return await once(request.receipt, recall, lambda: self._import(request, who))
+
+    async def _import(self, request: ImportRequest, who: Caller) -> Job:
         collection = await self._registry.collection(request.collection_id)
         if collection.disabled:
             raise CollectionDisabled(f"collections/{collection.id} is disabled")
@@ -197,7 +203,7 @@ class Importer:
             return replace(directory, metadata=wanted.metadata), name
 
     async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
-        made = await self._store.submit(job, specs, request.key)
+        made = await self._store.submit(job, specs, request.receipt)
         return await self._store.get(job.tenant, made)
 
     async def _estimated(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Job:

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from services.mesh.errors import EtagMismatch, FailedPrecondition
+
 # google.rpc.Code
 _RESOURCE_EXHAUSTED = 8
 _UNAVAILABLE = 14
@@ -194,6 +196,19 @@ class Assignment:
     request: bytes = b""
 
 
+def changed(job_id: str = "") -> EtagMismatch:
+    """What a stale etag is answered with."""
+    return EtagMismatch(f"jobs/{job_id} has changed since this etag was read; read it again", job=job_id)
+
+
+def state_of(etag: str) -> tuple[int, str]:
+    """Attempt and state that an etag of a job stands for. Raises EtagMismatch where it is no job's."""
+    attempt, _, state = etag.strip('"').partition("-")
+    if not attempt.isdecimal() or not attempt.isascii() or state not in tuple(JobState):
+        raise changed()
+    return int(attempt), state
+
+
 def new_job_id() -> str:
     """An id no other job has; ids sort by when they were made."""
     made = (time.time_ns() // 1_000_000).to_bytes(6) + secrets.token_bytes(6)
@@ -255,6 +270,23 @@ class Job:
         return self.assignment.job_id
 
     @property
+    def etag(self) -> str:
+        """Tells the states of a job apart, and not its progress."""
+        return f'"{self.attempt}-{self.state}"'
+
+    def cancelled(self) -> "Job":
+        """The job once it is cancelled; one that is being cancelled, or was, as it is.
+
+        Raises:
+            FailedPrecondition: it has ended otherwise.
+        """
+        if self.state in (JobState.CANCELLING, JobState.CANCELLED):
+            return self
+        if self.state.ended:
+            raise FailedPrecondition(f"jobs/{self.id} has ended already", job=self.id)
+        return replace(self, state=JOB_TRANSITIONS[self.state, JobChange.CANCEL])
+
+    @property
     def percentage(self) -> float:
         """Share of the items that ended, in percent; 100 only of an ended job."""
         progress = self.progress
@@ -301,15 +333,6 @@ class Event:
     time: datetime
     job: Job
     item: Item | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestKey:
-    """Makes a call safe to repeat: the same key and digest give the same result."""
-
-    method: str
-    request_id: str
-    digest: str
 
 
 class Task(StrEnum):

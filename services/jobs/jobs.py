@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.jobs.job import Event, Item, Job, RequestKey
+from services.jobs.job import Event, Item, Job, changed, state_of
 from services.jobs.listing import items_query, jobs_query
 from services.jobs.ports import JobStore
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable
 from services.mesh.lists import Page
+from services.mesh.receipts import Receipt
 
 # A stream says how it ended this long before its time is up.
 _MARGIN_S = 0.5
@@ -50,9 +51,29 @@ class Jobs:
         job = await self._store.get(tenant, job_id)
         return job, await self._store.list_items(tenant, job_id, query)
 
-    async def cancel(self, tenant: str, job_id: str, key: RequestKey | None) -> Job:
-        """Raises JobNotFound, RequestIdReused, and FailedPrecondition where the job has ended otherwise."""
-        return await self._store.cancel(tenant, job_id, key)
+    async def cancel(
+        self,
+        tenant: str,
+        job_id: str,
+        *,
+        etag: str = "",
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> Job:
+        """The job, cancelled or about to be.
+
+        Raises:
+            JobNotFound: there is no such job.
+            FailedPrecondition: it has ended otherwise.
+            EtagMismatch: `etag` is given and the job has another.
+            RequestIdReused: the request id stands for another request.
+        """
+        if not validate_only:
+            return await self._store.cancel(tenant, job_id, etag=etag, receipt=receipt)
+        job = await self._store.get(tenant, job_id)
+        if etag and state_of(etag) != (job.attempt, job.state):
+            raise changed(job_id)
+        return job.cancelled()
 
     async def watch(
         self, tenant: str, job_id: str, after: int, timeout_s: float | None

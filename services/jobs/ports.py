@@ -16,34 +16,34 @@ from services.jobs.job import (
     Job,
     Lease,
     Outcome,
-    RequestKey,
 )
 from services.jobs.ports_content import Tokenizer
 from services.mesh.lists import ListQuery, Page
+from services.mesh.receipts import Receipt
 
 
 class JobStore(Protocol):
     """Jobs as callers see them. Every method that takes a tenant sees that tenant's jobs only."""
 
-    async def recall(self, tenant: str, request: RequestKey) -> str | None:
-        """The job that an earlier call of this key made or changed.
+    async def recall(self, receipt: Receipt) -> str | None:
+        """The job that an earlier request of this receipt made.
 
         Raises:
-            RequestIdReused: the key stands for another call.
+            RequestIdReused: its id stands for another request.
         """
         ...
 
-    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], request: RequestKey | None = None) -> str:
+    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], receipt: Receipt | None = None) -> str:
         """Record a job and queue it, in one step; durable when this returns.
 
         Args:
             items: Its items where they are known; none where the job has a directory to be listed.
 
         Returns:
-            The job's id; with a key that came before, that of the job it made then.
+            The job's id; with a receipt that came before, that of the job it made then.
 
         Raises:
-            RequestIdReused: the key stands for another call.
+            RequestIdReused: the receipt's id stands for another request.
         """
         ...
 
@@ -57,13 +57,14 @@ class JobStore(Protocol):
         """Raises JobNotFound."""
         ...
 
-    async def cancel(self, tenant: str, job_id: str, request: RequestKey | None = None) -> Job:
+    async def cancel(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
         """Cancel a job; one that is being cancelled, or was, stays as it is.
 
         Raises:
             JobNotFound: the tenant has no such job.
             FailedPrecondition: it has ended otherwise.
-            RequestIdReused: the key stands for another call.
+            EtagMismatch: `etag` is given and the job has another.
+            RequestIdReused: the receipt's id stands for another request.
         """
         ...
 

@@ -16,6 +16,7 @@ from services.jobs.jobs import Jobs
 from services.jobs.uploads import Uploads
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
+from services.mesh.receipts import receipt_from
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,8 +27,8 @@ class JobServicer(pb_grpc.JobServiceServicer):
         self._jobs = jobs
 
     async def ImportDocuments(self, request: pb.ImportDocumentsRequest, context: Context) -> job_pb2.Job:
-        job = await self._importer.import_documents(convert.import_request_from(request), caller(context))
-        return convert.job_to(job)
+        who = caller(context)
+        return convert.job_to(await self._importer.import_documents(convert.import_request_from(request, who), who))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:
         return convert.job_to(await self._jobs.get(caller(context).tenant, _id(request.name)))
@@ -63,8 +64,14 @@ class JobServicer(pb_grpc.JobServiceServicer):
             yield convert.watched_to(seen)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> job_pb2.Job:
-        key = convert.request_key_from("CancelJob", request)
-        return convert.job_to(await self._jobs.cancel(caller(context).tenant, _id(request.name), key))
+        cancelled = await self._jobs.cancel(
+            caller(context).tenant,
+            _id(request.name),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.job_to(cancelled)
 
 
 class UploadServicer(upload_grpc.UploadServiceServicer):
@@ -74,7 +81,11 @@ class UploadServicer(upload_grpc.UploadServiceServicer):
     async def StoreUpload(
         self, request_iterator: AsyncIterator[upload_pb.StoreUploadRequest], context: Context
     ) -> upload_pb.StoreUploadResponse:
-        return convert.blob_to(await self._uploads.store(caller(context).tenant, convert.pieces_from(request_iterator)))
+        first = await anext(request_iterator, upload_pb.StoreUploadRequest())
+        stored = await self._uploads.store(
+            caller(context).tenant, convert.pieces_from(first, request_iterator), validate_only=first.validate_only
+        )
+        return convert.blob_to(stored)
 
 
 def _id(name: str) -> str:

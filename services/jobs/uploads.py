@@ -1,8 +1,9 @@
 """Files sent before they are imported."""
 
+import hashlib
 from collections.abc import AsyncIterable
 
-from services.jobs.blobs import Blob
+from services.jobs.blobs import Blob, check_size
 from services.jobs.ports_content import BlobStore
 
 
@@ -17,6 +18,16 @@ class Uploads:
         self._blobs = blobs
         self._max_bytes = max_bytes
 
-    async def store(self, tenant: str, content: AsyncIterable[bytes]) -> Blob:
-        """The stored content's hash and size. Raises DocumentTooLarge."""
+    async def store(self, tenant: str, content: AsyncIterable[bytes], *, validate_only: bool = False) -> Blob:
+        """The stored content's hash and size; with `validate_only` nothing is kept. Raises DocumentTooLarge."""
+        if validate_only:
+            return await self._measured(content)
         return await self._blobs.put(tenant, content, max_bytes=self._max_bytes)
+
+    async def _measured(self, content: AsyncIterable[bytes]) -> Blob:
+        digest, size = hashlib.sha256(), 0
+        async for piece in content:
+            size += len(piece)
+            check_size(size, self._max_bytes)
+            digest.update(piece)
+        return Blob(digest.hexdigest(), size)

@@ -1,7 +1,7 @@
 """What makes a mutation safe to repeat: the one rule of request ids, wherever the receipts are kept.
 
-A mutation that carries a `request_id` is done once. The same id and body, sent again within `REQUEST_TTL` of success, is
-answered as it was then and does nothing; another body is refused with RequestIdReused. Ids of another tenant or of
+A mutation that carries a `request_id` is done once. The same id and body, sent again within `REQUEST_TTL` of success,
+is answered as it was then and does nothing; another body is refused with RequestIdReused. Ids of another tenant or of
 another method are other ids: the key is (tenant, method, request_id). What was refused is not recorded, nor is what
 only validates, so both may be sent again under the same id.
 
@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
-from services.mesh.errors import DomainError, RequestIdReused
+from services.mesh.errors import DependencyUnavailable, DomainError, RequestIdReused
 from services.mesh.identity import Caller
 
 T = TypeVar("T")
@@ -83,6 +83,8 @@ async def once(
         return answered
     try:
         return await work()
+    except DependencyUnavailable:
+        raise  # no twin's doing; what was recorded before it is brought to its end when the request comes again
     except DomainError:
         if (answered := await recall(receipt)) is not None:
             return answered

@@ -23,19 +23,20 @@ from services.jobs.job import (
     JobType,
     Lease,
     Outcome,
-    RequestKey,
     Task,
     new_job_id,
 )
 from services.jobs.listing import items_query, jobs_query
 from services.mesh.errors import (
     DependencyUnavailable,
+    EtagMismatch,
     FailedPrecondition,
     InvalidFilter,
     JobNotFound,
     LeaseLost,
     RequestIdReused,
 )
+from services.mesh.receipts import Receipt
 from tests.jobs_store import Store, store_in
 
 LEASE_S = 0.3
@@ -72,6 +73,10 @@ def other(redis: Redis) -> RedisQueue:
 
 def job(tenant: str = "acme", **fields: Any) -> Assignment:
     return Assignment(tenant, new_job_id(), "ann", JobType.IMPORT, "books", "uid-1", **fields)
+
+
+def receipt(request_id: str, method: str) -> Receipt:
+    return Receipt("acme", method, request_id, "digest")
 
 
 def specs(count: int = 3) -> list[DocumentSpec]:
@@ -437,21 +442,21 @@ async def test_an_ended_job_cannot_be_cancelled(store: RedisJobStore, queue: Red
     with pytest.raises(FailedPrecondition):
         await store.cancel("acme", job_id)
     with pytest.raises(FailedPrecondition):
-        await store.cancel("acme", job_id, RequestKey("CancelJob", "x", "digest"))
+        await store.cancel("acme", job_id, receipt=receipt("x", "CancelJob"))
 
 
 async def test_a_hundred_equal_requests_at_a_time_make_one_job(store: RedisJobStore, queue: RedisQueue) -> None:
-    key = RequestKey("ImportDocuments", "once", "digest")
+    key = receipt("once", "ImportDocuments")
     made = await asyncio.gather(*(store.submit(job(), specs(2), key) for _ in range(100)))
     assert len(set(made)) == 1
     assert (await store.list_jobs("acme", jobs())).total_size == 1
     assert await drained(queue) == 2
-    assert await store.recall("acme", key) == made[0]
+    assert await store.recall(key) == made[0]
     with pytest.raises(RequestIdReused):
         await store.submit(job(), specs(1), replace(key, digest="another"))
     with pytest.raises(RequestIdReused):
-        await store.recall("acme", replace(key, digest="another"))
-    assert await store.submit(job("other"), specs(1), key) != made[0]
+        await store.recall(replace(key, digest="another"))
+    assert await store.submit(job("other"), specs(1), replace(key, tenant="other")) != made[0]
 
 
 async def test_a_repeated_submission_without_a_request_id_is_one_job(store: RedisJobStore, queue: RedisQueue) -> None:
@@ -463,11 +468,30 @@ async def test_a_repeated_submission_without_a_request_id_is_one_job(store: Redi
 async def test_a_repeated_cancel_gives_the_same_answer(store: RedisJobStore, queue: RedisQueue) -> None:
     job_id = await store.submit(job(), specs(2))
     await only(queue)
-    key = RequestKey("CancelJob", "c", "digest")
-    await store.cancel("acme", job_id, key)
-    assert (await store.cancel("acme", job_id, key)).state is JobState.CANCELLING
+    key = receipt("c", "CancelJob")
+    await store.cancel("acme", job_id, receipt=key)
+    assert (await store.cancel("acme", job_id, receipt=key)).state is JobState.CANCELLING
     with pytest.raises(RequestIdReused):
-        await store.cancel("acme", job_id, replace(key, digest="another"))
+        await store.cancel("acme", job_id, receipt=replace(key, digest="another"))
+
+
+async def test_a_stale_etag_cancels_nothing(store: RedisJobStore, queue: RedisQueue) -> None:
+    job_id = await store.submit(job(), specs(2))
+    queued = (await store.get("acme", job_id)).etag
+    [lease] = await queue.lease(1)
+    running = (await store.get("acme", job_id)).etag
+    assert running != queued
+    for stale in (queued, '"1-nonsense"', "x", '"²-RUNNING"'):
+        with pytest.raises(EtagMismatch):
+            await store.cancel("acme", job_id, etag=stale)
+    assert (await store.get("acme", job_id)).state is JobState.RUNNING
+    assert await queue.commit(lease, 1)
+    await queue.finish(lease, done())
+    assert (await store.get("acme", job_id)).etag == running, "progress is not a change of state"
+    assert (await store.cancel("acme", job_id, etag=running.strip('"'))).state in (
+        JobState.CANCELLING,
+        JobState.CANCELLED,
+    )
 
 
 async def test_another_tenants_job_does_not_exist(store: RedisJobStore) -> None:

@@ -26,7 +26,7 @@ from ragweave.third_party.buf.validate import validate_pb2 as buf_dot_validate_d
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/upload_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"-\n\x12StoreUploadRequest\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\"Q\n\x13StoreUploadResponse\x12\x1d\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x32\x87\x01\n\rUploadService\x12v\n\x0bStoreUpload\x12(.ragweave.internal.v1.StoreUploadRequest\x1a).ragweave.internal.v1.StoreUploadResponse\"\x10\x90\x02\x02\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/upload_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"D\n\x12StoreUploadRequest\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"Q\n\x13StoreUploadResponse\x12\x1d\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x32\x87\x01\n\rUploadService\x12v\n\x0bStoreUpload\x12(.ragweave.internal.v1.StoreUploadRequest\x1a).ragweave.internal.v1.StoreUploadResponse\"\x10\x90\x02\x02\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADSERVICE'].methods_by_name['StoreUpload']._loaded_options = None
   _globals['_UPLOADSERVICE'].methods_by_name['StoreUpload']._serialized_options = b'\220\002\002\222\202\031\t\020\006\032\003\010\254\002(\001'
   _globals['_STOREUPLOADREQUEST']._serialized_start=122
-  _globals['_STOREUPLOADREQUEST']._serialized_end=167
-  _globals['_STOREUPLOADRESPONSE']._serialized_start=169
-  _globals['_STOREUPLOADRESPONSE']._serialized_end=250
-  _globals['_UPLOADSERVICE']._serialized_start=253
-  _globals['_UPLOADSERVICE']._serialized_end=388
+  _globals['_STOREUPLOADREQUEST']._serialized_end=190
+  _globals['_STOREUPLOADRESPONSE']._serialized_start=192
+  _globals['_STOREUPLOADRESPONSE']._serialized_end=273
+  _globals['_UPLOADSERVICE']._serialized_start=276
+  _globals['_UPLOADSERVICE']._serialized_end=411
 # @@protoc_insertion_point(module_scope)

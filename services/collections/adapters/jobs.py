@@ -48,10 +48,12 @@ class GrpcJobs:
         with answering("jobs"):
             return (await self._jobs.ImportDocuments(request)).SerializeToString()
 
-    async def store(self, parts: AsyncIterator[bytes]) -> Upload:
+    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
         with answering("jobs"):
             call = self._uploads.StoreUpload()
             try:
+                if validate_only:
+                    await call.write(upload_service_pb2.StoreUploadRequest(validate_only=True))
                 async for part in parts:
                     for start in range(0, len(part), _PART_BYTES):
                         data = part[start : start + _PART_BYTES]

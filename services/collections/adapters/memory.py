@@ -7,20 +7,19 @@ from typing import TypeVar
 
 from services.collections.ports import ChangeCollection, ChangeDocuments
 from services.collections.records import (
-    REQUEST_TTL,
     Collection,
     Delta,
     Document,
     DocumentTotals,
-    Receipt,
     collection_fields,
     decode,
     document_fields,
     encode,
     now,
 )
-from services.mesh.errors import CollectionNotFound, RequestIdReused
+from services.mesh.errors import CollectionNotFound
 from services.mesh.lists import ListQuery, Page, paginate
+from services.mesh.receipts import REQUEST_TTL, Receipt
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ class MemoryStore:
     async def write_collection(
         self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
     ) -> Collection:
-        if receipt and (answered := await self.recall(receipt, Collection)):
+        if receipt and (answered := await self.recall(receipt, Collection)) is not None:
             return answered
         current = self._live(tenant, collection_id)
         changed = change(current)
@@ -102,7 +101,7 @@ class MemoryStore:
         change: ChangeDocuments,
         receipt: Receipt | None = None,
     ) -> tuple[Document, ...]:
-        if receipt and (answered := await self.recall(receipt, tuple[Document, ...])):
+        if receipt and (answered := await self.recall(receipt, tuple[Document, ...])) is not None:
             return answered
         current = self._collections.get(collection.uid)
         if current is None or current.delete_time:
@@ -153,9 +152,14 @@ class MemoryStore:
         digest, result, expire_time = self._receipts.get(_key(receipt), ("", b"", now()))
         if expire_time <= now():
             return None
-        if digest != receipt.digest:
-            raise RequestIdReused(f"request_id {receipt.request_id!r} came before with another body")
+        receipt.check(digest)
         return decode(kind, result)
+
+    async def remember(self, receipt: Receipt, result: T, kind: type[T]) -> T:
+        if (answered := await self.recall(receipt, kind)) is not None:
+            return answered
+        self._remember(receipt, result)
+        return result
 
     async def forget(self, receipt: Receipt) -> None:
         self._receipts.pop(_key(receipt), None)

@@ -34,23 +34,23 @@ from services.collections.adapters.sql_tables import COLLECTIONS, DOCUMENTS, OUT
 from services.collections.migrations import REGISTRY
 from services.collections.ports import ChangeCollection, ChangeDocuments
 from services.collections.records import (
-    REQUEST_TTL,
     Collection,
     Delta,
     Document,
     DocumentTotals,
-    Receipt,
     decode,
     encode,
     now,
 )
-from services.mesh.errors import CollectionNotFound, DependencyUnavailable, RequestIdReused
+from services.mesh.errors import CollectionNotFound, DependencyUnavailable
 from services.mesh.filters import EVERYTHING
 from services.mesh.lists import ListQuery, Page
+from services.mesh.receipts import Receipt
 from services.mesh.sql import Columns, Database, Mode, database, paged
 
 T = TypeVar("T")
 
+_DOCUMENTS: Final = tuple[Document, ...]
 _COUNTS: Final = ("revision", "document_count", "chunk_count", "size_bytes")
 # What the database says of a statement of ours; every other error is the database's own state.
 _DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_errors.DataError)
@@ -105,8 +105,8 @@ class SqlStore:
         self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
     ) -> Collection:
         def write(connection: Connection) -> Collection:
-            if receipt and (answered := _recalled(connection, receipt, Collection)):
-                return answered
+            if (answered := RECEIPTS.recall(connection, receipt)) is not None:
+                return decode(Collection, answered)
             sequence = _next_sequence(connection)
             locked = _live_collections().where(*_named(tenant, collection_id)).with_for_update()
             row = connection.execute(locked).one_or_none()
@@ -115,7 +115,7 @@ class SqlStore:
             if changed != current:
                 changed = replace(changed, sequence=sequence)
                 _put_collection(connection, current, changed)
-            _remember(connection, receipt, changed)
+            RECEIPTS.record(connection, receipt, encode(changed))
             return changed
 
         return await self._write(write)
@@ -185,8 +185,8 @@ class SqlStore:
         receipt: Receipt | None = None,
     ) -> tuple[Document, ...]:
         def write(connection: Connection) -> tuple[Document, ...]:
-            if receipt and (answered := _recalled(connection, receipt, tuple[Document, ...])):
-                return answered
+            if (answered := RECEIPTS.recall(connection, receipt)) is not None:
+                return decode(_DOCUMENTS, answered)
             locked = _live_collections().where(COLLECTIONS.c.uid == collection.uid).with_for_update()
             row = connection.execute(locked).one_or_none()
             if row is None:
@@ -199,7 +199,7 @@ class SqlStore:
             delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
             _count(connection, collection_from(row), delta)
             result = tuple(document for each in document_ids if (document := after.get(each)))
-            _remember(connection, receipt, result)
+            RECEIPTS.record(connection, receipt, encode(result))
             return result
 
         return await self._write(write)
@@ -248,19 +248,23 @@ class SqlStore:
         )
 
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
-        return await self._run(lambda connection: _recalled(connection, receipt, kind), Mode.ONE_READ)
+        answered = await self._run(lambda connection: RECEIPTS.recall(connection, receipt), Mode.ONE_READ)
+        return None if answered is None else decode(kind, answered)
+
+    async def remember(self, receipt: Receipt, result: T, kind: type[T]) -> T:
+        def write(connection: Connection) -> T:
+            if (answered := RECEIPTS.recall(connection, receipt)) is not None:
+                return decode(kind, answered)
+            RECEIPTS.record(connection, receipt, encode(result))
+            return result
+
+        return await self._write(write)
 
     async def forget(self, receipt: Receipt) -> None:
-        def write(connection: Connection) -> None:
-            connection.execute(delete(RECEIPTS).where(*_of(receipt)))
-
-        await self._write(write)
+        await self._write(lambda connection: RECEIPTS.forget(connection, receipt))
 
     async def prune_receipts(self, at: datetime) -> None:
-        def write(connection: Connection) -> None:
-            connection.execute(delete(RECEIPTS).where(RECEIPTS.c.expire_time <= at))
-
-        await self._write(write)
+        await self._write(lambda connection: RECEIPTS.prune(connection, at))
 
     async def check(self) -> None:
         await self._read(select(SEQUENCES.c.value))
@@ -373,35 +377,3 @@ def _count(connection: Connection, collection: Collection, delta: Delta) -> None
     counted = delta.added_to(collection)
     values = {name: getattr(counted, name) for name in _COUNTS}
     connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == collection.uid).values(values))
-
-
-def _of(receipt: Receipt) -> tuple[ColumnElement[bool], ...]:
-    return (
-        RECEIPTS.c.tenant == receipt.tenant,
-        RECEIPTS.c.method == receipt.method,
-        RECEIPTS.c.request_id == receipt.request_id,
-    )
-
-
-def _recalled(connection: Connection, receipt: Receipt, kind: type[T]) -> T | None:
-    row = connection.execute(select(RECEIPTS).where(*_of(receipt))).one_or_none()
-    if row is None or row.expire_time <= now():
-        return None
-    if row.digest != receipt.digest:
-        raise RequestIdReused(f"request_id {receipt.request_id!r} came before with another body")
-    return decode(kind, row.result)
-
-
-def _remember(connection: Connection, receipt: Receipt | None, result: object) -> None:
-    if receipt is None:
-        return
-    answered = {
-        "tenant": receipt.tenant,
-        "method": receipt.method,
-        "request_id": receipt.request_id,
-        "digest": receipt.digest,
-        "result": encode(result),
-        "expire_time": now() + REQUEST_TTL,
-    }
-    connection.execute(delete(RECEIPTS).where(*_of(receipt), RECEIPTS.c.expire_time <= now()))
-    connection.execute(insert(RECEIPTS), answered)

@@ -12,7 +12,7 @@ from sqlalchemy import (
     Table,
 )
 
-from services.mesh.sql import OBJECT, TEXT, Instant
+from services.mesh.sql import OBJECT, TEXT, Instant, Receipts
 
 METADATA = MetaData()
 
@@ -110,13 +110,4 @@ SEQUENCES = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-RECEIPTS = Table(
-    "receipts",
-    METADATA,
-    Column("tenant", TEXT, primary_key=True),
-    Column("method", TEXT, primary_key=True),
-    Column("request_id", TEXT, primary_key=True),
-    Column("digest", TEXT, nullable=False),
-    Column("result", LargeBinary, nullable=False),
-    Column("expire_time", Instant, nullable=False, index=True),
-)
+RECEIPTS = Receipts(METADATA)

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from services.jobs.blobs import PIECE_BYTES, Blob, check_hash, key_part
+from services.jobs.blobs import PIECE_BYTES, Blob, check_hash, check_size, key_part
 from services.jobs.extraction import ExtractedText, Page, Syntax
-from services.mesh.errors import DocumentTooLarge, UploadNotFound
+from services.mesh.errors import UploadNotFound
 
 _TEMPORARY = ".incoming"
 _ABANDONED_S = 24 * 3600
@@ -44,8 +44,7 @@ class FolderBlobStore:
         try:
             async for piece in content:
                 size += len(piece)
-                if max_bytes is not None and size > max_bytes:
-                    raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+                check_size(size, max_bytes)
                 buffer += piece
                 if len(buffer) >= PIECE_BYTES:
                     incoming = await asyncio.to_thread(self._write, incoming, bytes(buffer))

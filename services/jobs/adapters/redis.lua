@@ -266,13 +266,13 @@ local function queue_what_is_due()
   end
 end
 
--- What a request id stands for: nil when new, else {"SAME", job} or {"OTHER"}.
+-- What a request id stands for: nil when new, else {"SAME", job} or {"OTHER", digest}.
 local function recalled(a)
   if a.request == '' then return nil end
   local known = call('HMGET', key(a.tenant, 'once', a.request), 'digest', 'job')
   if not known[1] then return nil end
   if known[1] == a.digest then return {'SAME', known[2]} end
-  return {'OTHER'}
+  return {'OTHER', known[1]}
 end
 
 local function remember(a)
@@ -355,15 +355,16 @@ function C.list(a)
   return call('ZRANGE', key(a.tenant, 'list'), 0, -1)
 end
 
--- {"OK"}, {"OTHER"} for a request id that stands for another call, {"MISSING"}, or {"ENDED"}.
+-- {"OK", job}; or as `recalled`; or {"MISSING"}, {"ENDED"}, or {"CHANGED"} where a state is given and is not the job's.
 function C.cancel(a)
+  local known = recalled(a)
+  if known then return known end
   local job = load_job(a.tenant, a.job)
   if not job then return {'MISSING'} end
-  local known = recalled(a)
-  if known then return known[1] == 'SAME' and {'OK'} or known end
+  if a.state ~= '' and (a.state ~= job.state or a.attempt ~= job.attempt) then return {'CHANGED'} end
   if ENDED[job.state] and job.state ~= 'CANCELLED' then return {'ENDED'} end
   remember(a)
-  if job.state == 'CANCELLING' or job.state == 'CANCELLED' then return {'OK'} end
+  if job.state == 'CANCELLING' or job.state == 'CANCELLED' then return {'OK', a.job} end
   job.state = changed(JOB, job.state, 'CANCEL')
   if ENDED[job.state] then
     job['end'] = NOW
@@ -372,7 +373,7 @@ function C.cancel(a)
     settle(job)
   end
   record(job)
-  return {'OK'}
+  return {'OK', a.job}
 end
 
 -- Pending entries of this worker that it knows nothing of (it was killed, or an answer was lost) count as late at once.

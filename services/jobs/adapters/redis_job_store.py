@@ -1,5 +1,6 @@
 """The JobStore port over Redis."""
 
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -14,17 +15,20 @@ from services.jobs.adapters.redis import (
     unpacked_item,
     unpacked_job,
 )
-from services.jobs.job import Assignment, DocumentSpec, Event, Item, Job, RequestKey
+from services.jobs.job import Assignment, DocumentSpec, Event, Item, Job, changed, state_of
 from services.jobs.listing import item_fields, job_fields
-from services.mesh.errors import FailedPrecondition, RequestIdReused
+from services.mesh.errors import FailedPrecondition
 from services.mesh.filters import EVERYTHING, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
+from services.mesh.receipts import REQUEST_TTL, Receipt
 
 _JOBS_AT_ONCE = 500
 _ITEMS_AT_ONCE = 500
 _EVENTS_AT_ONCE = 200
 # A watcher looks this often whether its job is still there.
 _EVENT_WAIT_MS = 2000
+# Longer than a command is tried again.
+_OWN_MS = 60_000
 
 
 class RedisJobStore:
@@ -35,16 +39,16 @@ class RedisJobStore:
         remember_s: Request ids are, after so long.
     """
 
-    def __init__(self, redis: Redis, *, retention_s: float, remember_s: float = 24 * 3600) -> None:
+    def __init__(self, redis: Redis, *, retention_s: float, remember_s: float = REQUEST_TTL.total_seconds()) -> None:
         self._redis = redis
         self._retention_ms = int(retention_s * 1000)
         self._remember_ms = int(remember_s * 1000)
 
-    async def recall(self, tenant: str, request: RequestKey) -> str | None:
-        answer = await self._redis.run("recall", tenant=named(tenant), **self._once(request))
-        return _remembered(answer, request) if answer[0] != b"NEW" else None
+    async def recall(self, receipt: Receipt) -> str | None:
+        answer = await self._redis.run("recall", tenant=named(receipt.tenant), **self._once(receipt))
+        return _remembered(answer, receipt) if answer[0] != b"NEW" else None
 
-    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], request: RequestKey | None = None) -> str:
+    async def submit(self, job: Assignment, items: Sequence[DocumentSpec], receipt: Receipt | None = None) -> str:
         answer = await self._redis.run(
             "submit",
             tenant=named(job.tenant),
@@ -53,9 +57,9 @@ class RedisJobStore:
             specs=[packed_spec(item) for item in items],
             full=int(job.full),
             retention_ms=self._retention_ms,
-            **self._once(request),
+            **self._once(receipt),
         )
-        return _remembered(answer, request)
+        return _remembered(answer, receipt)
 
     async def get(self, tenant: str, job_id: str) -> Job:
         for job in await self._read(tenant, [job_id]):
@@ -90,14 +94,27 @@ class RedisJobStore:
         ]
         return paginate(found, query, item_fields)
 
-    async def cancel(self, tenant: str, job_id: str, request: RequestKey | None = None) -> Job:
-        answer = await self._redis.run("cancel", tenant=named(tenant), job=job_id, **self._once(request))
-        if answer[0] == b"MISSING":
-            raise no_job(job_id)
-        if answer[0] == b"ENDED":
-            raise FailedPrecondition(f"jobs/{job_id} has ended already", job=job_id)
-        if answer[0] == b"OTHER":
-            raise _reused(request)
+    async def cancel(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        attempt, state = state_of(etag) if etag else (0, "")
+        # A command may run again where the connection broke before its answer: it must know itself, or would find that
+        # the etag it came with is stale.
+        nonce = {"request": f"~{secrets.token_hex(8)}", "digest": "", "remember_ms": _OWN_MS}
+        answer = await self._redis.run(
+            "cancel",
+            tenant=named(tenant),
+            job=job_id,
+            attempt=attempt,
+            state=state,
+            **(self._once(receipt) if receipt else nonce),
+        )
+        match answer[0]:
+            case b"MISSING":
+                raise no_job(job_id)
+            case b"ENDED":
+                raise FailedPrecondition(f"jobs/{job_id} has ended already", job=job_id)
+            case b"CHANGED":
+                raise changed(job_id)
+        _remembered(answer, receipt)
         return await self.get(tenant, job_id)
 
     async def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
@@ -155,20 +172,14 @@ class RedisJobStore:
             if record is not None
         ]
 
-    def _once(self, request: RequestKey | None) -> dict[str, Any]:
-        if request is None or not request.request_id:
+    def _once(self, receipt: Receipt | None) -> dict[str, Any]:
+        if receipt is None:
             return {"request": ""}
-        key = f"{request.method}:{request.request_id}"
-        return {"request": key, "digest": request.digest, "remember_ms": self._remember_ms}
+        key = f"{receipt.method}:{receipt.request_id}"
+        return {"request": key, "digest": receipt.digest, "remember_ms": self._remember_ms}
 
 
-def _remembered(answer: Sequence[bytes], request: RequestKey | None) -> str:
-    if answer[0] == b"OTHER":
-        raise _reused(request)
+def _remembered(answer: Sequence[bytes], receipt: Receipt | None) -> str:
+    if answer[0] == b"OTHER" and receipt:
+        receipt.check(answer[1].decode())
     return answer[1].decode()
-
-
-def _reused(request: RequestKey | None) -> RequestIdReused:
-    return RequestIdReused(
-        f"request_id: {request.request_id if request else ''} was used for another request; use a new one"
-    )
