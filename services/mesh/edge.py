@@ -29,6 +29,7 @@ from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
 from services.mesh.edge_keys import keys_of
+from services.mesh.edge_limits import ANONYMOUS, FREE, REASON, refusals, tiers_of
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.tokens import ROLES
@@ -175,6 +176,11 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         otlp=cluster_of([authority_of(settings.mesh.otlp_endpoint)]) if otlp.hostname else None,
         open_services=OPEN_SERVICES,
         open_owner=OPEN_OWNER,
+        anonymous=ANONYMOUS,
+        free=FREE,
+        over_reason=REASON,
+        tiers=tiers_of(settings.rate_limits),
+        over=refusals(settings.rate_limits),
         owner_of=lambda method: OWNERS[method.service],
         roles_with=lambda scope: sorted(role for role, scopes in ROLES.items() if scope in scopes),
         origin_pattern=origin_pattern,

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.mesh.edge_limits import DEFAULT_LIMITS, Limits, limits_from
 from services.mesh.settings import MeshSettings
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -42,6 +43,18 @@ class EdgeSettings(BaseSettings):
         256 * 2**20, ge=2**10, le=2**36, description="Longest raw upload that declares its length, in bytes."
     )
     max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of clients, in all.")
+    rate_limiting: bool = Field(True, description="Whether callers are limited at all.")
+    rate_limits: Limits = Field(
+        DEFAULT_LIMITS,
+        description="Calls a minute by rate class and tier, as JSON; what is not named keeps its default. `free` is "
+        "also for tokens that name no known tier, `anonymous` for each address that sends no token.",
+    )
+    rate_limit_subjects: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Callers of each class and tier remembered at a time, the last to call.",
+    )
     stream_idle_s: int = Field(60, ge=1, le=3600, description="Seconds without a byte that end a call.")
     trusted_ca: Path = Field(
         Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."
@@ -57,6 +70,11 @@ class EdgeSettings(BaseSettings):
     @classmethod
     def _listed(cls, given: object) -> object:
         return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _complete(cls, given: Limits) -> Limits:
+        return limits_from(given)
 
     def endpoints(self, owner: str) -> tuple[str, ...]:
         """host:port of each replica of a service."""

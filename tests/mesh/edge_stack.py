@@ -29,6 +29,7 @@ from ragweave.v1 import (
 )
 from services.mesh.calls import current_call
 from services.mesh.edge import command, render
+from services.mesh.edge_limits import DEFAULT_LIMITS
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, InvalidArgument
 from services.mesh.serve import Wiring
@@ -36,6 +37,8 @@ from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World
 
 READY_S = 20.0
+# More than any test sends; tests of the limits set their own.
+GENEROUS = {name: dict.fromkeys(tiers, 10_000_000) for name, tiers in DEFAULT_LIMITS.items()}
 
 
 @dataclass
@@ -272,6 +275,7 @@ async def running_edge(world: World, folder: Path, backend: Backend, **settings:
             "admin_port": free_port(),
             "concurrency": 1,
             "access_log": str(folder / "access.log"),
+            "rate_limits": GENEROUS,
             **settings,
         },
     )
