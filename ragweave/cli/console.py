@@ -42,7 +42,20 @@ def connect() -> Client:
             here.keys, tenant=DEFAULT_TENANT, subject="developer", roles=["admin"], tier="pro"
         )
 
-    return Client(os.environ.get("RAGWEAVE_TARGET") or here.address("edge"), token=token)
+    target = os.environ.get("RAGWEAVE_TARGET") or here.address("edge")
+    return Client(target, token=token, credentials=edge_credentials(here))
+
+
+def edge_credentials(here: Layout) -> grpc.ChannelCredentials | None:
+    """What tools trust at the edge; None where it speaks plain text. Raises BadSetting where the CA is not there."""
+    if not here.https:
+        return None
+    if here.edge_authority is None:
+        return grpc.ssl_channel_credentials()
+    try:
+        return grpc.ssl_channel_credentials(here.edge_authority.read_bytes())
+    except OSError as error:
+        raise BadSetting(f"{here.edge_authority}: {error.strerror}; `ragweave up` makes the local CA") from None
 
 
 def fail(message: str) -> NoReturn:

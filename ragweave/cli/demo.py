@@ -9,6 +9,7 @@ from typing import Any
 
 from ragweave.cli.calls import ensure_collection, follow, show
 from ragweave.cli.console import command, connect, fail, layout, out
+from ragweave.local.layout import Layout
 from ragweave.v1 import job_pb2
 
 COLLECTION = "python-reference"
@@ -40,7 +41,7 @@ def demo() -> None:
         for question in QUESTIONS:
             out.print(f"\n[bold green]? {question}[/bold green]")
             show(client.search(question, COLLECTION, top_k=3))
-    _tell_how(here.address("edge"))
+    _tell_how(here)
 
 
 def documents() -> list[dict[str, Any]]:
@@ -63,24 +64,33 @@ def documents() -> list[dict[str, Any]]:
     return made
 
 
-def _tell_how(edge: str) -> None:
-    folder = Path(sys.executable).parent
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    ragweave, grpcurl = folder / "ragweave", folder / "grpcurl"
+def _tell_how(here: Layout) -> None:
+    edge = here.address("edge")
+    folder = _short(Path(sys.executable).parent)
+    ragweave, grpcurl, curl = f"{folder / 'ragweave'}", f"{folder / 'grpcurl'}", "curl -s"
+    if not here.https:
+        grpcurl += " -plaintext"
+    elif here.edge_authority:
+        authority = shlex.quote(str(_short(here.edge_authority)))
+        grpcurl, curl = f"{grpcurl} -cacert {authority}", f"{curl} --cacert {authority}"
     question = QUESTIONS[0]
     body = f'{{"query": "{question}", "collection": "{COLLECTION}", "topK": 3}}'
     out.rule("the same by hand")
     print(f"""
 T=$({ragweave} token --role reader)
-curl -s http://{edge}/api/v1/rag/search -H "authorization: Bearer $T" -H 'content-type: application/json' \\
+{curl} {here.url}/api/v1/rag/search -H "authorization: Bearer $T" -H 'content-type: application/json' \\
   -d {shlex.quote(body)}
-{grpcurl} -plaintext -H "authorization: Bearer $T" -d {shlex.quote(body)} \\
+{grpcurl} -H "authorization: Bearer $T" -d {shlex.quote(body)} \\
   {edge} ragweave.v1.RetrievalService/Search
 """)
     out.rule("next")
     print(f"""
 {ragweave} import PATH --collection NAME      your own files
 {ragweave} search "..." --collection NAME     search them
-{grpcurl} -plaintext {edge} list    every service; `describe` shows its messages
+{grpcurl} {edge} list    every service; `describe` shows its messages
 make status | make logs | make down           the mesh goes on running until you stop it
 """)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

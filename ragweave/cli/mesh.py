@@ -17,7 +17,7 @@ from ragweave.cli.console import command, err, fail, layout, out
 from ragweave.local.health import Standing, standings, taken_ports
 from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
-from ragweave.local.processes import processes
+from ragweave.local.processes import ensure_mesh_certificates, processes
 from ragweave.local.supervisor import start_detached, supervisor_pid
 
 _READY_S = 60.0
@@ -35,7 +35,9 @@ def up() -> None:
         running = [each for each in standings(here, all_processes) if each.pid]
         if not running and (taken := taken_ports(here)):
             fail("; ".join(taken.values()))
+        here.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         ensure_keys(here.keys)
+        ensure_mesh_certificates(here, all_processes)
         start_detached(here)
     with err.status("starting") as status:
         while True:
@@ -47,7 +49,7 @@ def up() -> None:
             if time.monotonic() - began > _READY_S:
                 _tell_why(here, now)
             time.sleep(_LOOK_S)
-    out.print(f"ready after {time.monotonic() - began:.1f} s: http://{here.address('edge')} (REST, gRPC, gRPC-Web)")
+    out.print(f"ready after {time.monotonic() - began:.1f} s: {here.url} (REST, gRPC, gRPC-Web)")
 
 
 @command()

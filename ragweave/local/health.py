@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ragweave.certificates import OPERATOR
 from ragweave.local.layout import PORTS, Layout
 from ragweave.local.processes import Process
 from ragweave.local.supervisor import read_state, start_ticks, supervisor_pid
@@ -85,11 +86,15 @@ def _state(layout: Layout, process: Process) -> str:
         return _edge_state(layout)
     if not process.address:
         return "serving"
-    return _grpc_state(process.address)
+    return _grpc_state(layout, process)
 
 
-def _grpc_state(address: str) -> str:
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+def _grpc_state(layout: Layout, process: Process) -> str:
+    try:
+        opened = _channel(layout, process)
+    except OSError:  # its certificates are not there yet
+        return "starting"
+    with opened as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(), timeout=_PROBE_S
@@ -97,6 +102,20 @@ def _grpc_state(address: str) -> str:
         except grpc.RpcError:
             return "starting"
     return "serving" if answer.status == health_pb2.HealthCheckResponse.SERVING else "not serving"
+
+
+def _channel(layout: Layout, process: Process) -> grpc.Channel:
+    """A channel to a process's own port, which with TLS on asks for a certificate. Raises OSError without one."""
+    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
+    if not layout.tls:
+        return grpc.insecure_channel(process.address, options=options)
+    files = layout.certificate(OPERATOR)
+    shown = grpc.ssl_channel_credentials(
+        files.authority.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+    )
+    if name := layout.server_name(process.role):
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.secure_channel(process.address, shown, options=options)
 
 
 def _edge_state(layout: Layout) -> str:

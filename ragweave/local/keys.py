@@ -10,6 +10,8 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from ragweave.local.files import replace_file
+
 ISSUER = "ragweave"
 AUDIENCE = "ragweave"
 
@@ -27,10 +29,10 @@ def ensure_keys(folder: Path) -> None:
     for private, public in (("dev.pem", "jwks.json"), ("mesh.pem", "mesh_jwks.json")):
         if not (folder / private).exists():
             key = ECKey.generate_key("P-256", private=True)
-            _write(folder / private, key.as_pem(private=True), 0o600)
+            replace_file(folder / private, key.as_pem(private=True), 0o600)
         key = ECKey.import_key((folder / private).read_bytes())
         published = {**key.as_dict(private=False), "kid": key.thumbprint(), "use": "sig", "alg": "ES256"}
-        _write(folder / public, json.dumps({"keys": [published]}, indent=2).encode(), 0o644)
+        replace_file(folder / public, json.dumps({"keys": [published]}, indent=2).encode(), 0o644)
 
 
 def sign_token(
@@ -63,16 +65,3 @@ def sign_token(
     if groups:
         claims["groups"] = list(groups)
     return jwt.encode({"alg": "ES256", "kid": key.thumbprint(), "typ": "JWT"}, claims, key, algorithms=["ES256"])
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    if path.exists() and path.read_bytes() == content:
-        return
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)

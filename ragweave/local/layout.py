@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ragweave.certificates import CertificateFiles, name_of
+
 # sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
 _UNIX_PATH_MAX = 107
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 PORTS = {
     "edge": ("RAGWEAVE_EDGE_PORT", 8080),
@@ -20,6 +23,10 @@ PORTS = {
     "system": ("RAGWEAVE_SYSTEM_PORT", 50055),
 }
 SERVICES = ("embedding", "retrieval", "collections", "jobs", "system")
+
+
+# As pydantic reads a bool.
+_ON, _OFF = ("on", "true", "t", "yes", "y", "1"), ("off", "false", "f", "no", "n", "0", "")
 
 
 class BadSetting(Exception):
@@ -36,6 +43,13 @@ class Layout:
         host: Address everything listens on.
         ports: Port by part, as in PORTS.
         redis_url: The store; empty where the mesh runs its own.
+        tls: Whether the processes speak mutual TLS, and the edge HTTPS.
+        https: Whether the edge speaks HTTPS; with a certificate of its own it does so without `tls`.
+        mounted: Certificate, key and CA that all processes use; the local CA's where None.
+        hosts: What the local CA's certificates hold for, beside loopback.
+        edge_authority: CA that tools trust at the edge; where None the local one, or the system's for a certificate of
+            the edge's own.
+        tls_server_name: Name that mounted certificates of services carry; their addresses where empty.
     """
 
     root: Path
@@ -43,10 +57,16 @@ class Layout:
     host: str
     ports: Mapping[str, int]
     redis_url: str = ""
+    tls: bool = False
+    https: bool = False
+    mounted: CertificateFiles | None = None
+    hosts: tuple[str, ...] = ()
+    edge_authority: Path | None = None
+    tls_server_name: str = ""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, root: Path | None = None) -> "Layout":
-        """Reads the environment. Raises BadSetting for a port that is none."""
+        """Reads the environment. Raises BadSetting for a port that is none, or half of a certificate."""
         given = os.environ if environment is None else environment
         root = (root or Path.cwd()).absolute()
         ports = {}
@@ -59,17 +79,49 @@ class Layout:
         if twice:
             clash = ", ".join(f"{PORTS[part][0]}={port}" for part, port in ports.items() if port in twice)
             raise BadSetting(f"two parts have the same port: {clash}")
+        tls = _is_on(given, "RAGWEAVE_TLS")
+        own = given.get("RAGWEAVE_EDGE_TLS_CERT") or ""
+        data = (root / (given.get("RAGWEAVE_DATA_DIR") or ".ragweave")).absolute()
+        mounted = _mounted(given, root)
+        authority = given.get("RAGWEAVE_EDGE_TLS_CA") or ""
+        trusted = root / authority if authority else None
+        if tls and not trusted and not own:
+            trusted = mounted.authority if mounted else data / "tls" / "ca.crt"
         return cls(
             root=root,
-            data=(root / (given.get("RAGWEAVE_DATA_DIR") or ".ragweave")).absolute(),
+            data=data,
             host=given.get("RAGWEAVE_HOST") or "127.0.0.1",
             ports=ports,
             redis_url=given.get("RAGWEAVE_REDIS_URL") or "",
+            tls=tls,
+            https=tls or bool(own),
+            mounted=mounted,
+            hosts=_hosts(given),
+            edge_authority=trusted,
+            tls_server_name=given.get("RAGWEAVE_TLS_SERVER_NAME") or "",
         )
 
     @property
     def keys(self) -> Path:
         return self.data / "keys"
+
+    @property
+    def certificates(self) -> Path:
+        """Folder of the local CA's certificates, one for each role."""
+        return self.data / "tls"
+
+    def certificate(self, role: str) -> CertificateFiles:
+        """What the process of a role shows, and whom it trusts."""
+        return self.mounted or CertificateFiles.local(self.certificates, role)
+
+    def server_name(self, role: str) -> str:
+        """The name the certificate of a role's process carries; empty where it is the process's address."""
+        return self.tls_server_name if self.mounted else name_of(role)
+
+    @property
+    def url(self) -> str:
+        """Where the edge is."""
+        return f"{'https' if self.https else 'http'}://{self.address('edge')}"
 
     @property
     def logs(self) -> Path:
@@ -106,8 +158,7 @@ class Layout:
 
     def address(self, part: str) -> str:
         """`host:port` of a part, for clients on this machine."""
-        everywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-        return f"{'127.0.0.1' if self.host in everywhere else self.host}:{self.ports[part]}"
+        return f"{'127.0.0.1' if self.host in EVERYWHERE else self.host}:{self.ports[part]}"
 
     def environment(self) -> dict[str, str]:
         """What every process of this mesh gets beside the caller's own environment."""
@@ -118,3 +169,28 @@ class Layout:
             **{PORTS[part][0]: str(port) for part, port in self.ports.items()},
             **{f"RAGWEAVE_{name.upper()}_TARGET": self.address(name) for name in SERVICES},
         }
+
+
+def _is_on(given: Mapping[str, str], variable: str) -> bool:
+    text = (given.get(variable) or "").strip().lower()
+    if text not in (*_ON, *_OFF):
+        raise BadSetting(f"{variable}: {text!r} is neither on nor off")
+    return text in _ON
+
+
+def _mounted(given: Mapping[str, str], root: Path) -> CertificateFiles | None:
+    variables = ("RAGWEAVE_TLS_CERT", "RAGWEAVE_TLS_KEY", "RAGWEAVE_TLS_CA")
+    paths = [root / given[variable] for variable in variables if given.get(variable)]
+    if not paths:
+        return None
+    if len(paths) < len(variables):
+        missing = ", ".join(variable for variable in variables if not given.get(variable))
+        raise BadSetting(f"certificates are mounted all together: {missing} is not set")
+    return CertificateFiles(*paths)
+
+
+def _hosts(given: Mapping[str, str]) -> tuple[str, ...]:
+    """What others may call this machine: the addresses listened on, and RAGWEAVE_TLS_HOSTS."""
+    listened = [given.get(variable) or "" for variable in ("RAGWEAVE_HOST", "RAGWEAVE_EDGE_HOST")]
+    named = [each.strip() for each in (given.get("RAGWEAVE_TLS_HOSTS") or "").split(",")]
+    return tuple(dict.fromkeys(each for each in (*listened, *named) if each and each not in EVERYWHERE))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ragweave.certificates import EDGE
+from ragweave.local.authority import ensure_certificates
 from ragweave.local.layout import BadSetting, Layout
 
 
@@ -21,6 +23,7 @@ class Process:
         after: Unix socket that must exist before the first start; None where there is nothing to wait for.
         address: `host:port` of its gRPC health service; empty where it has none.
         environment: Added to the mesh's own.
+        role: Whose certificate it shows with TLS on; empty where it speaks none.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Process:
     after: Path | None = None
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    role: str = ""
 
 
 def processes(layout: Layout) -> list[Process]:
@@ -38,13 +42,16 @@ def processes(layout: Layout) -> list[Process]:
     if store:
         made.append(Process("redis", _redis_command(layout, store)))
     for name in ("collections", "retrieval", "embedding", "jobs", "system"):
-        made.append(Process(name, [python, "-m", f"services.{name}"], after=store, address=layout.address(name)))
+        made.append(
+            Process(name, [python, "-m", f"services.{name}"], after=store, address=layout.address(name), role=name)
+        )
     made.append(
         Process(
             "worker",
             [python, "-m", "services.jobs.worker"],
             after=store,
             environment={"RAGWEAVE_JOBS_WORKER_NAME": "worker-1"},
+            role="worker",
         )
     )
     made.append(
@@ -52,9 +59,22 @@ def processes(layout: Layout) -> list[Process]:
             "envoy",
             [python, "-m", "services.mesh.edge_run", "--out", str(layout.edge)],
             address=layout.address("edge"),
+            role=EDGE,
         )
     )
     return made
+
+
+def ensure_mesh_certificates(layout: Layout, all_processes: Sequence[Process]) -> list[str]:
+    """Has the local CA make and renew what the processes show, where TLS is on and nothing is mounted.
+
+    Returns:
+        The roles whose certificate is new.
+    """
+    if not layout.tls or layout.mounted:
+        return []
+    roles = {process.role for process in all_processes if process.role}
+    return ensure_certificates(layout.certificates, roles, layout.hosts)
 
 
 def _store_binary() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ragweave.local.layout import Layout
-from ragweave.local.processes import Process, processes
+from ragweave.local.processes import Process, ensure_mesh_certificates, processes
 
 # Seconds between a death and the next start: short at first, doubled while it keeps dying within _STEADY_S.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.2, 10.0, 20.0
@@ -31,6 +31,7 @@ _EDGE_DRAIN_S = 0.5
 _MARK = "RAGWEAVE_PROCESS"
 _LOG_BYTES_MAX = 64 * 2**20
 _LOG_LOOK_S = 30.0
+_CERTIFICATES_LOOK_S = 3600.0
 
 
 @dataclass
@@ -101,7 +102,8 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
         self._adopt()
         keepers = {p.name: asyncio.create_task(self._keep(p)) for p in self._all}
-        others = [asyncio.create_task(self._keep_guard()), asyncio.create_task(self._bound_logs())]
+        watchers = (self._keep_guard(), self._bound_logs(), self._keep_certificates())
+        others = [asyncio.create_task(each) for each in watchers]
         await self._stopping.wait()
         for task in others:
             task.cancel()
@@ -204,6 +206,13 @@ class Supervisor:
                     await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
                     os.truncate(path, 0)
             await asyncio.sleep(_LOG_LOOK_S)
+
+    async def _keep_certificates(self) -> None:
+        """Renews the local CA's certificates in time; the processes read them anew by themselves."""
+        while self._layout.tls and not self._layout.mounted:
+            await asyncio.sleep(_CERTIFICATES_LOOK_S)
+            for role in await asyncio.to_thread(ensure_mesh_certificates, self._layout, self._all):
+                _say(f"{role}: certificate renewed")
 
     def _write_state(self) -> None:
         state = {
@@ -314,6 +323,7 @@ def guard(layout: Layout) -> None:
 def supervise(layout: Layout) -> None:
     """Runs the supervisor in this process."""
     os.chdir(layout.root)
+    layout.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):
         folder.mkdir(parents=True, exist_ok=True)
     layout.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,6 +15,7 @@ from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
+from services.mesh.tls import Certificates, renewing_channel
 from services.mesh.tokens import ServiceTokens
 
 # What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
@@ -43,7 +44,11 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     Calls act for `identity.caller()`: inside a served call that is its caller; elsewhere wrap them in `acting_for(...)`
     (LookupError otherwise). A `timeout` given with a call can only shorten its bound. An AioRpcError of it has an
     attribute `service`, the name of the service called. Open it after all child processes are started, once for the
-    life of the process.
+    life of the process. With TLS on it shows the service's certificate and refuses a peer whose certificate does not
+    name the service that `target` is set for.
+
+    Raises:
+        CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
     """
     added = _Added(ServiceTokens(settings, _service.get()))
     options = [
@@ -63,7 +68,17 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     ]
     # grpc.aio registers an interceptor of several kinds for the first of them only: one class a kind.
     interceptors = [_UnaryUnary(added), _UnaryStream(added), _StreamUnary(added), _StreamStream(added)]
-    async with grpc.aio.insecure_channel(target, options=options, interceptors=interceptors) as channel:
+    if not settings.tls:
+        async with grpc.aio.insecure_channel(target, options=options, interceptors=interceptors) as channel:
+            yield channel
+        return
+    if name := settings.server_name(target):
+        options.append(("grpc.ssl_target_name_override", name))
+
+    def opened(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+    async with renewing_channel(Certificates(settings.certificates(_service.get())), opened) as channel:
         yield channel
 
 

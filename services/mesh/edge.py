@@ -32,6 +32,7 @@ from services.mesh.edge_keys import keys_of
 from services.mesh.edge_limits import ANONYMOUS, FREE, REASON, refusals, tiers_of
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
+from services.mesh.edge_tls import EdgeTls, write_secrets
 from services.mesh.tokens import ROLES
 
 # Which service serves what; architecture.md, "The house".
@@ -80,7 +81,8 @@ def render(settings: EdgeSettings, out: Path) -> Path:
     replace(descriptors, descriptor_set().SerializeToString(deterministic=True))
     replace(lua, _request_lua(settings, methods).encode())
     replace(out / "jwt.json", json.dumps(jwt).encode())
-    replace(config, _envoy_yaml(settings, methods, descriptors, lua, out / "jwt.json").encode())
+    tls = write_secrets(settings, out, sorted(set(OWNERS.values())))
+    replace(config, _envoy_yaml(settings, methods, descriptors, lua, out / "jwt.json", tls).encode())
     plan = {"command": command(settings, out), "keys": str(source) if source else None}
     replace(out / "run.json", json.dumps(plan).encode())
     return config
@@ -157,7 +159,9 @@ def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
 
 
-def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: Path, lua: Path, jwt: Path) -> str:
+def _envoy_yaml(
+    settings: EdgeSettings, methods: Sequence[Method], descriptors: Path, lua: Path, jwt: Path, tls: EdgeTls
+) -> str:
     # YAML, not HTML: what is inserted is quoted by tojson instead.
     environment = Environment(  # noqa: S701
         loader=FileSystemLoader(_SOURCES), undefined=StrictUndefined, keep_trailing_newline=True
@@ -174,6 +178,7 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         jwks_cluster=cluster_of([authority_of(settings.mesh.jwks)]) if remote else None,
         jwks_tls=jwks.hostname if jwks.scheme == "https" else None,
         otlp=cluster_of([authority_of(settings.mesh.otlp_endpoint)]) if otlp.hostname else None,
+        otlp_tls=otlp.hostname if otlp.scheme == "https" else None,
         open_services=OPEN_SERVICES,
         open_owner=OPEN_OWNER,
         anonymous=ANONYMOUS,
@@ -184,6 +189,7 @@ def _envoy_yaml(settings: EdgeSettings, methods: Sequence[Method], descriptors: 
         owner_of=lambda method: OWNERS[method.service],
         roles_with=lambda scope: sorted(role for role, scopes in ROLES.items() if scope in scopes),
         origin_pattern=origin_pattern,
+        tls=tls,
         descriptors=str(descriptors),
         lua=str(lua),
         jwt=str(jwt),

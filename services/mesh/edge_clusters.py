@@ -27,7 +27,7 @@ def cluster_of(endpoints: Sequence[str]) -> Cluster:
         ValueError: An endpoint has no port, or one out of range; names it.
     """
     addresses = tuple(_address(endpoint.strip()) for endpoint in endpoints)
-    named = any("socket_address" in each and not _is_ip(each["socket_address"]["address"]) for each in addresses)
+    named = any("socket_address" in each and not is_ip(each["socket_address"]["address"]) for each in addresses)
     return Cluster("STRICT_DNS" if named else "STATIC", addresses)
 
 
@@ -40,7 +40,14 @@ def _address(endpoint: str) -> Mapping[str, Any]:
     return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
 
 
-def _is_ip(host: str) -> bool:
+def host_of(endpoint: str) -> str:
+    """The host of an endpoint, as `cluster_of` takes them; "localhost" for a unix socket."""
+    address = _address(endpoint.strip())
+    return str(address["socket_address"]["address"]) if "socket_address" in address else "localhost"
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an address and no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,9 +1,9 @@
 """How the edge is rendered and run, from RAGWEAVE_EDGE_*."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.mesh.edge_limits import DEFAULT_LIMITS, Limits, limits_from
@@ -15,7 +15,9 @@ Names = Annotated[tuple[str, ...], NoDecode]
 class EdgeSettings(BaseSettings):
     """How the edge is rendered and run. Read from RAGWEAVE_EDGE_* once, then frozen; lists are separated by commas."""
 
-    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_EDGE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_EDGE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
     host: str = Field("127.0.0.1", min_length=1, description="Address the edge listens on. Loopback unless meant.")
@@ -59,6 +61,11 @@ class EdgeSettings(BaseSettings):
     trusted_ca: Path = Field(
         Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="Certificate the edge shows its clients (PEM, with its chain); its mesh certificate where empty.",
+    )
+    tls_key: Path | None = Field(None, description="Private key of it (PEM); goes with tls_cert.")
     access_log: str = Field("/dev/stdout", min_length=1, description="File that gets one JSON line a call.")
     drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
 
@@ -75,6 +82,17 @@ class EdgeSettings(BaseSettings):
     @classmethod
     def _complete(cls, given: Limits) -> Limits:
         return limits_from(given)
+
+    @model_validator(mode="after")
+    def _certificate_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("RAGWEAVE_EDGE_TLS_CERT and RAGWEAVE_EDGE_TLS_KEY go together")
+        return self
+
+    @property
+    def https(self) -> bool:
+        """Whether clients speak TLS to the edge: with the mesh's TLS on, or with a certificate of the edge's own."""
+        return self.mesh.tls or self.tls_cert is not None
 
     def endpoints(self, owner: str) -> tuple[str, ...]:
         """host:port of each replica of a service."""

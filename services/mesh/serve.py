@@ -27,6 +27,7 @@ from services.mesh.channels import opening_as
 from services.mesh.health import Check, Readiness
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
+from services.mesh.tls import Certificates, CertificatesUnusable, server_credentials
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -76,7 +77,7 @@ async def serve(name: str, wire: Callable[[S], AbstractAsyncContextManager[Wirin
         name: The service's name: in logs, in its tokens, and in RAGWEAVE_<NAME>_PORT.
 
     Raises:
-        CannotStart: The port is taken, or cannot be listened on.
+        CannotStart: The port is taken or cannot be listened on, or the certificates cannot be used.
     """
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
@@ -99,6 +100,7 @@ async def serve_worker(
     """
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
+    _require_certificates(name, settings.mesh)
     with _stop_signal() as stopped:
         async with AsyncExitStack() as opened:
             with opening_as(name):
@@ -125,8 +127,9 @@ async def running(
     """The server of a service inside the block, with the whole chain, health and reflection; `serve` less the signals.
 
     Raises:
-        CannotStart: The port is taken, or cannot be listened on.
+        CannotStart: The port is taken or cannot be listened on, or the certificates cannot be used.
     """
+    _require_certificates(name, settings.mesh)
     async with AsyncExitStack() as opened:
         with opening_as(name):
             wiring = await opened.enter_async_context(wire(settings))
@@ -178,6 +181,14 @@ class _Registrations:
         self._server.add_registered_method_handlers(service_name, method_handlers)
 
 
+def _require_certificates(name: str, settings: MeshSettings) -> None:
+    if settings.tls:
+        try:
+            Certificates(settings.certificates(name))
+        except CertificatesUnusable as error:
+            raise CannotStart(f"{name}: {error}") from None
+
+
 def _options(settings: MeshSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # on by default: a second server would share the port silently
@@ -194,8 +205,11 @@ def _options(settings: MeshSettings) -> list[tuple[str, int]]:
 
 def _listen(server: grpc.aio.Server, name: str, settings: ServiceSettings) -> int:
     host, port = settings.mesh.host, settings.port
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if settings.mesh.tls:
+            return server.add_secure_port(address, server_credentials(Certificates(settings.mesh.certificates(name))))
+        return server.add_insecure_port(address)
     except RuntimeError:
         raise _cannot_listen(host, port, name, f"RAGWEAVE_{name.upper()}_PORT") from None
 

@@ -6,6 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ragweave.certificates import CertificateFiles, name_of
+
 # sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
 UNIX_PATH_MAX = 107
 
@@ -13,7 +15,7 @@ UNIX_PATH_MAX = 107
 class MeshSettings(BaseSettings):
     """Where the parts of the mesh find one another, and what they trust. Read from RAGWEAVE_* once, then frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     data_dir: Path = Field(Path(".ragweave"), description="Folder of everything the mesh keeps; made absolute.")
     host: str = Field("127.0.0.1", min_length=1, description="Address servers listen on. Loopback unless meant.")
@@ -26,6 +28,14 @@ class MeshSettings(BaseSettings):
     collections_target: str = Field("127.0.0.1:50053", min_length=1, description="gRPC target of collections.")
     jobs_target: str = Field("127.0.0.1:50054", min_length=1, description="gRPC target of jobs.")
     system_target: str = Field("127.0.0.1:50055", min_length=1, description="gRPC target of system.")
+
+    tls: bool = Field(False, description="Whether the processes speak mutual TLS with one another, and the edge HTTPS.")
+    tls_cert: Path | None = Field(None, description="This process's certificate (PEM); the local CA's where empty.")
+    tls_key: Path | None = Field(None, description="Its private key (PEM); goes with tls_cert.")
+    tls_ca: Path | None = Field(None, description="CA certificates peers' must lead to (PEM); goes with tls_cert.")
+    tls_server_name: str = Field(
+        "", max_length=253, description="Name that services' mounted certificates carry; their targets' where empty."
+    )
 
     jwks: str = Field("", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty.")
     jwks_cache_s: int = Field(
@@ -71,6 +81,30 @@ class MeshSettings(BaseSettings):
         return {**given, "data_dir": data_dir, **{name: given.get(name) or path for name, path in derived.items()}}
 
     @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        given = {"RAGWEAVE_TLS_CERT": self.tls_cert, "RAGWEAVE_TLS_KEY": self.tls_key, "RAGWEAVE_TLS_CA": self.tls_ca}
+        missing = [name for name, path in given.items() if path is None]
+        if 0 < len(missing) < len(given):
+            raise ValueError(f"certificates are mounted all together: {', '.join(missing)} is not set")
+        if not missing and not self.tls:
+            raise ValueError("certificates are mounted but not used: set RAGWEAVE_TLS=on, or leave them away")
+        return self
+
+    def certificates(self, role: str) -> CertificateFiles:
+        """What the process of a role, such as "jobs", shows its peers, and whom it trusts."""
+        if self.tls_cert and self.tls_key and self.tls_ca:
+            return CertificateFiles(self.tls_cert, self.tls_key, self.tls_ca)
+        return CertificateFiles.local(self.data_dir / "tls", role)
+
+    def server_name(self, target: str) -> str | None:
+        """The name the certificate at a gRPC target must carry; None where it is the target's own host."""
+        if self.tls_cert:
+            return self.tls_server_name or None
+        fields = [name for name in type(self).model_fields if name.endswith("_target")]
+        roles = [name.removesuffix("_target") for name in fields if getattr(self, name) == target]
+        return name_of(roles[0]) if len(roles) == 1 else None
+
+    @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:
         if self.redis_url.startswith("unix://"):
             path = self.redis_url.removeprefix("unix://").partition("?")[0]
@@ -85,7 +119,7 @@ class MeshSettings(BaseSettings):
 class ServiceSettings(BaseSettings):
     """Base of each service's Settings; a subclass sets its env_prefix, such as RAGWEAVE_EMBEDDING_."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
     port: int = Field(0, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")

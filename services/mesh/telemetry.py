@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,9 +23,6 @@ _EXPORT_TIMEOUT_S = 3
 
 def configure_logs(service: str, level: str) -> None:
     """One JSON object a line on stderr, for our own lines and those of libraries alike."""
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # gRPC's core reads it with its first object; its lines are not JSON
     least = getattr(logging, level.upper())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

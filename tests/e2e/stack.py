@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ragweave import Client
+from ragweave.certificates import OPERATOR
+from ragweave.cli.console import edge_credentials
 from ragweave.local.health import standings
 from ragweave.local.keys import sign_token
 from ragweave.local.layout import PORTS, Layout
@@ -39,9 +42,9 @@ class Answer:
 
 
 class Mesh:
-    """One mesh in a folder of its own, on free ports."""
+    """One mesh in a folder of its own, on free ports; with TLS where RAGWEAVE_TLS is on or the settings say so."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         with ExitStack() as held:
             probes = [held.enter_context(socket.socket()) for _ in PORTS]
             for probe in probes:
@@ -51,7 +54,13 @@ class Mesh:
                 for (variable, _), probe in zip(PORTS.values(), probes, strict=True)
             }
         limits = json.dumps({name: {TIER: 10_000_000} for name in ("SEARCH", "READ", "WRITE", "INGEST", "ADMIN")})
-        self.settings = {**ports, "RAGWEAVE_DATA_DIR": str(folder), "RAGWEAVE_EDGE_RATE_LIMITS": limits}
+        self.settings = {
+            **ports,
+            "RAGWEAVE_DATA_DIR": str(folder),
+            "RAGWEAVE_EDGE_RATE_LIMITS": limits,
+            "RAGWEAVE_TLS": os.environ.get("RAGWEAVE_TLS", "off"),
+            **settings,
+        }
         self.layout = Layout.read(self.settings, ROOT)
         self.edge = self.layout.address("edge")
 
@@ -79,7 +88,7 @@ class Mesh:
 
     def client(self, **claims: Any) -> Client:
         """A client of the edge."""
-        return Client(self.edge, token=self.token(**claims))
+        return Client(self.edge, token=self.token(**claims), credentials=edge_credentials(self.layout))
 
     def rest(
         self,
@@ -93,25 +102,36 @@ class Mesh:
     ) -> Answer:
         """One HTTP call through the edge. `token`: "" is an admin's, None is none. `body`: bytes go as they are."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{self.edge}{path}", data=data, method=method, headers=headers or {})
+        request = urllib.request.Request(f"{self.layout.url}{path}", data=data, method=method, headers=headers or {})
         if data is not None:
             request.add_header("content-type", content_type)
         if token is not None:
             request.add_header("authorization", f"Bearer {token or self.token()}")
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=60, context=self._trust()) as response:
                 return _answer(response)
         except urllib.error.HTTPError as error:
             return _answer(error)
 
     def grpcurl(self, target: str, method: str, body: Any = None, *, token: str | None = "") -> tuple[int, Any]:
         """One call by reflection: (exit status, parsed answer or error text)."""
-        command = [str(BIN / "grpcurl"), "-plaintext", "-emit-defaults"]
+        command = [str(BIN / "grpcurl"), *self.grpcurl_trust(target), "-emit-defaults"]
         if token is not None:
             command += ["-H", f"authorization: Bearer {token or self.token()}"]
         command += ["-d", json.dumps(body or {}), target, method]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return (done.returncode, json.loads(done.stdout)) if done.returncode == 0 else (done.returncode, done.stderr)
+
+    def grpcurl_trust(self, target: str) -> list[str]:
+        """grpcurl's options for TLS: at a service's own port it shows the operator's certificate."""
+        if not self.layout.tls:
+            return ["-plaintext"]
+        files = self.layout.certificate(OPERATOR)
+        shown = [] if target == self.edge else ["-cert", str(files.certificate), "-key", str(files.key)]
+        return ["-cacert", str(files.authority), *shown]
+
+    def _trust(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context(cafile=self.layout.edge_authority) if self.layout.https else None
 
     def pid(self, name: str) -> int:
         """The pid of a process, 0 while it is down."""

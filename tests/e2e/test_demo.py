@@ -31,7 +31,7 @@ def test_the_demo_prints_hits_sources_and_how_to_repeat_them(mesh: Mesh) -> None
     assert "SUCCEEDED: 7" in printed, printed
     assert re.search(r"1\. 0\.\d{4}  try: The \"try\" statement", printed), printed
     assert "pydoc:try" in printed
-    assert "curl -s http://" in printed
+    assert f"{mesh.layout.url}/api" in printed
     assert "ragweave.v1.RetrievalService/Search" in printed
 
 

@@ -278,7 +278,7 @@ def test_reflection_lists_the_whole_public_contract_on_every_port(mesh: Mesh) ->
     expected = set(contract.public_services())
     for part in ("edge", "embedding", "retrieval", "collections", "jobs", "system"):
         listed = subprocess.run(
-            [BIN / "grpcurl", "-plaintext", mesh.layout.address(part), "list"],
+            [BIN / "grpcurl", *mesh.grpcurl_trust(mesh.layout.address(part)), mesh.layout.address(part), "list"],
             capture_output=True,
             text=True,
             timeout=30,

@@ -6,6 +6,7 @@ from services.mesh.calls import Call
 from services.mesh.chain import Proceed
 from services.mesh.errors import PermissionDenied, Unauthenticated
 from services.mesh.identity import Caller, acting_for
+from services.mesh.tls import peer_roles
 from services.mesh.tokens import TokenVerifier
 
 ANONYMOUS = "anonymous"
@@ -15,7 +16,8 @@ class Auth:
     """Denies by default: a verified token with the method's scope, a service's, or none where the method is public.
 
     A service has checked its caller's scopes at the method the caller called, so what it relays needs none here; the
-    tenant stays the caller's.
+    tenant stays the caller's. Over TLS its token counts only on a connection that shows the local CA's certificate for
+    that very service.
     """
 
     def __init__(self, verifier: TokenVerifier, public_tenant: str) -> None:
@@ -24,6 +26,8 @@ class Auth:
 
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         call.caller = who = await self._authenticated(call)
+        if who.service is not None:
+            _check_connection(call, who.service)
         _authorise(call, who)
         with acting_for(who):
             return await proceed(call, request)
@@ -36,6 +40,12 @@ class Auth:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("authorization must be: Bearer <token>")
         return await self._verifier.verify(token.strip())
+
+
+def _check_connection(call: Call, service: str) -> None:
+    roles = peer_roles(call.context.auth_context())
+    if roles and service not in roles:
+        raise PermissionDenied(f"the token is of {service}, the connection of {' and '.join(sorted(roles))}")
 
 
 def _authorise(call: Call, who: Caller) -> None:
