@@ -4,8 +4,9 @@ import asyncio
 import importlib
 import json
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
+from ragweave.certificates import EDGE
 from ragweave.contract import Method
 from ragweave.v1 import (
     collection_pb2,
@@ -250,7 +252,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running_backend(world: World, backend: Backend, *, port: int = 0) -> AsyncIterator[int]:
+async def running_backend(world: World, backend: Backend, *, port: int = 0, name: str = "test") -> AsyncIterator[int]:
     """The port of a mesh server with all of the backend's services."""
 
     def register(server: grpc.aio.Server) -> None:
@@ -261,12 +263,19 @@ async def running_backend(world: World, backend: Backend, *, port: int = 0) -> A
     async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
         yield Wiring(register)
 
-    async with world.running(wire, world.settings(port)) as taken:
+    async with world.running(wire, world.settings(port), name=name) as taken:
         yield taken
 
 
 @asynccontextmanager
-async def running_edge(world: World, folder: Path, backend: Backend, **settings: Any) -> AsyncIterator[Edge]:
+async def running_edge(
+    world: World,
+    folder: Path,
+    backend: Backend,
+    *,
+    waits_for: Sequence[str] = ("collections", "jobs", "retrieval"),
+    **settings: Any,
+) -> AsyncIterator[Edge]:
     """Envoy before `backend` (every service), or before the endpoints given; ready when the block starts."""
     edge_settings = EdgeSettings(
         mesh=world.mesh,
@@ -285,11 +294,11 @@ async def running_edge(world: World, folder: Path, backend: Backend, **settings:
         envoy = await asyncio.create_subprocess_exec(*command(edge_settings, folder), stdout=log, stderr=log)
     try:
         async with (
-            httpx.AsyncClient(base_url=f"http://{target}", timeout=30) as http,
-            grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
+            _http(edge_settings, target) as http,
+            _channel(edge_settings, target) as channel,
         ):
             edge = Edge(world, edge_settings, backend, http, channel, folder / "access.log")
-            await _ready(edge, envoy, folder / "envoy.log")
+            await _ready(edge, envoy, folder / "envoy.log", waits_for)
             yield edge
     finally:
         if envoy.returncode is None:
@@ -297,8 +306,23 @@ async def running_edge(world: World, folder: Path, backend: Backend, **settings:
         await envoy.wait()
 
 
-async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path) -> None:
-    """Waits until Envoy serves and every cluster has a healthy host."""
+def _http(settings: EdgeSettings, target: str) -> httpx.AsyncClient:
+    if not settings.https:
+        return httpx.AsyncClient(base_url=f"http://{target}", timeout=30)
+    trust = ssl.create_default_context(cafile=settings.mesh.certificates(EDGE).authority)
+    return httpx.AsyncClient(base_url=f"https://{target}", timeout=30, verify=trust)
+
+
+def _channel(settings: EdgeSettings, target: str) -> grpc.aio.Channel:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if not settings.https:
+        return grpc.aio.insecure_channel(target, options=options)
+    trust = settings.mesh.certificates(EDGE).authority.read_bytes()
+    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(trust), options=options)
+
+
+async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path, clusters: Sequence[str]) -> None:
+    """Waits until Envoy serves and each of the clusters has a healthy host."""
     async with asyncio.timeout(READY_S):
         while True:
             if envoy.returncode is not None:
@@ -307,9 +331,7 @@ async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path) -> No
                 stats = await edge.stats()
             except httpx.TransportError:
                 stats = {}
-            healthy = [
-                stats.get(f"cluster.{name}.membership_healthy", 0) for name in ("collections", "jobs", "retrieval")
-            ]
+            healthy = [stats.get(f"cluster.{name}.membership_healthy", 0) for name in clusters]
             if stats.get("server.state") == 0 and all(healthy):
                 return
             await asyncio.sleep(0.05)
