@@ -8,6 +8,7 @@ from typing import Any
 
 from ragweave.certificates import EDGE, CertificateFiles, name_of
 from services.mesh.edge_clusters import host_of, is_ip
+from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -72,5 +73,5 @@ def _authority(name: str, files: CertificateFiles) -> Mapping[str, Any]:
 
 def _written(out: Path, name: str, secret: Mapping[str, Any]) -> Path:
     path = out / f"secret_{name}.json"
-    path.write_text(json.dumps({"resources": [{"@type": _TYPE, **secret}]}, indent=1))
+    replace(path, json.dumps({"resources": [{"@type": _TYPE, **secret}]}, indent=1).encode())
     return path
