@@ -67,6 +67,7 @@ class AuditEvent(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`auditEvents/{audit_event}`, in the order of time."""
     subject: _builtins.str
@@ -76,7 +77,7 @@ class AuditEvent(_message.Message):
     method: _builtins.str
     """The method, `/ragweave.v1.CollectionService/DeleteCollection`."""
     resource: _builtins.str
-    """The resource named in the request, as it was named; empty where none was."""
+    """The resource named in the request, as it was named, or else the one that was made."""
     outcome: Global___AuditEvent.Outcome.ValueType
     """How it ended."""
     code: _builtins.str
@@ -89,6 +90,8 @@ class AuditEvent(_message.Message):
     """The token's `jti`; empty where it has none."""
     duration_ms: _builtins.float
     """Milliseconds it took; 0 while unknown."""
+    validate_only: _builtins.bool
+    """Whether the request only asked for checks: then nothing was to change."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it was begun."""
@@ -108,10 +111,11 @@ class AuditEvent(_message.Message):
         trace_id: _builtins.str = ...,
         token_id: _builtins.str = ...,
         duration_ms: _builtins.float = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "duration_ms", b"duration_ms", "event_time", b"event_time", "method", b"method", "name", b"name", "outcome", b"outcome", "resource", b"resource", "service", b"service", "subject", b"subject", "token_id", b"token_id", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "duration_ms", b"duration_ms", "event_time", b"event_time", "method", b"method", "name", b"name", "outcome", b"outcome", "resource", b"resource", "service", b"service", "subject", b"subject", "token_id", b"token_id", "trace_id", b"trace_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

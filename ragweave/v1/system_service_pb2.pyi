@@ -107,9 +107,11 @@ class ListAuditEventsRequest(_message.Message):
     page: _builtins.int
     """Page to return, from 1, instead of page_token."""
     filter: _builtins.str
-    """AIP-160 filter over event_time, subject, service, method, resource, outcome, code, call_id, trace_id and token_id."""
+    """AIP-160 filter over name, event_time, subject, service, method, resource, outcome, code, call_id, trace_id, token_id
+    and validate_only.
+    """
     order_by: _builtins.str
-    """Fields to order by, such as "event_time desc". Fields: event_time."""
+    """Fields to order by, such as "event_time desc". Fields: event_time, name."""
     def __init__(
         self,
         *,
@@ -212,9 +214,9 @@ class ListRevocationsRequest(_message.Message):
     page: _builtins.int
     """Page to return, from 1, instead of page_token."""
     filter: _builtins.str
-    """AIP-160 filter over subject, token_id, reason, creator, create_time and expire_time."""
+    """AIP-160 filter over name, subject, token_id, reason, creator, create_time and expire_time."""
     order_by: _builtins.str
-    """Fields to order by, such as "create_time desc". Fields: create_time, expire_time."""
+    """Fields to order by, such as "create_time desc". Fields: create_time, expire_time, name."""
     def __init__(
         self,
         *,

@@ -105,6 +105,12 @@ class Unauthenticated(DomainError):
     reason = "UNAUTHENTICATED"
 
 
+class TokenRevoked(DomainError):
+    """The token, its subject or its whole tenant is denied."""
+
+    reason = "TOKEN_REVOKED"
+
+
 class PermissionDenied(DomainError):
     reason = "PERMISSION_DENIED"
 
@@ -127,6 +133,10 @@ class ModelNotFound(DomainError):
 
 class UploadNotFound(DomainError):
     reason = "UPLOAD_NOT_FOUND"
+
+
+class RevocationNotFound(DomainError):
+    reason = "REVOCATION_NOT_FOUND"
 
 
 class AlreadyExists(DomainError):
@@ -183,6 +193,12 @@ class IndexLocked(DomainError):
     reason = "INDEX_LOCKED"
 
 
+class NotServed(DomainError):
+    """Part of the contract, and not built yet."""
+
+    reason = "NOT_SERVED"
+
+
 STATUS: dict[type[DomainError], StatusCode] = {
     InvalidArgument: StatusCode.INVALID_ARGUMENT,
     InvalidFilter: StatusCode.INVALID_ARGUMENT,
@@ -195,12 +211,14 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DocumentTooLarge: StatusCode.INVALID_ARGUMENT,
     UnsupportedMediaType: StatusCode.INVALID_ARGUMENT,
     Unauthenticated: StatusCode.UNAUTHENTICATED,
+    TokenRevoked: StatusCode.UNAUTHENTICATED,
     PermissionDenied: StatusCode.PERMISSION_DENIED,
     CollectionNotFound: StatusCode.NOT_FOUND,
     DocumentNotFound: StatusCode.NOT_FOUND,
     JobNotFound: StatusCode.NOT_FOUND,
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
+    RevocationNotFound: StatusCode.NOT_FOUND,
     AlreadyExists: StatusCode.ALREADY_EXISTS,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     EtagMismatch: StatusCode.ABORTED,
@@ -212,4 +230,5 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DependencyUnavailable: StatusCode.UNAVAILABLE,
     DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     IndexLocked: StatusCode.UNAVAILABLE,
+    NotServed: StatusCode.UNIMPLEMENTED,
 }

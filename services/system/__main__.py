@@ -6,16 +6,28 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
 from services.mesh.serve import Wiring, serve
+from services.mesh.sql import sqlite_url
+from services.mesh.sql.opened import OpenDatabase
+from services.system.adapters.sql_audit import SqlAuditLog
+from services.system.adapters.sql_tables import check
+from services.system.audit import Audit
+from services.system.migrations import SYSTEM
+from services.system.servicer import SystemServicer
 from services.system.settings import Settings
 
 
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
-    def register(server: grpc.aio.Server) -> None:
-        """Its servicers come with the domain."""
+    url = settings.database_url or sqlite_url(settings.mesh.data_dir / "system" / "system.db")
+    async with OpenDatabase.open(url, SYSTEM, pool_size=settings.database_pool) as database:
+        audit = Audit(SqlAuditLog(database))
 
-    yield Wiring(register)
+        def register(server: grpc.aio.Server) -> None:
+            add_SystemServiceServicer_to_server(SystemServicer(audit), server)
+
+        yield Wiring(register, checks={"database": lambda: check(database)})
 
 
 if __name__ == "__main__":

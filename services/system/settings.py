@@ -15,3 +15,10 @@ class Settings(ServiceSettings):
     )
 
     port: int = Field(50055, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
+    database_url: str = Field(
+        "",
+        pattern=r"^$|^(postgresql|sqlite)(\+\w+)?://",
+        description="postgresql://user:password@host/database or sqlite:///path; "
+        "<data_dir>/system/system.db where empty.",
+    )
+    database_pool: int = Field(5, ge=1, le=100, description="Connections to the database.")

@@ -1,0 +1,77 @@
+"""A service's database, opened: its schema up to date, its failures told as the domain tells them."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Dialect, Select
+from sqlalchemy import exc as sql_errors
+from sqlalchemy.engine import URL
+
+from services.mesh.errors import DependencyUnavailable
+from services.mesh.sql.databases import Database, Mode, database
+from services.mesh.sql.schema import Schema
+
+T = TypeVar("T")
+
+# What the database says of a statement of ours; every other error is the database's own state.
+_DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_errors.DataError)
+
+
+class OpenDatabase:
+    """What stores of one service share. Every method raises DependencyUnavailable where the database does not answer.
+
+    Args:
+        name: What an operator calls it, such as "the registry's database".
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._name = name
+        self._log = structlog.get_logger("mesh.sql")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str | URL, schema: Schema, *, pool_size: int = 5) -> AsyncIterator[Self]:
+        """The database at `url`, brought to `schema`; a SQLite file is made where there is none.
+
+        Args:
+            url: sqlite:///path or postgresql://user:password@host/database.
+            pool_size: Most pieces of work, and connections, at a time.
+
+        Raises:
+            UnknownSchema: The database was written by a newer version.
+            DependencyUnavailable: The database does not answer.
+        """
+        opened = cls(database(url, pool_size=pool_size), schema.name)
+        try:
+            await opened.run(schema.upgrade, Mode.WRITE)
+            yield opened
+        finally:
+            await opened._database.close()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._database.dialect
+
+    async def read(self, statement: Select[Any]) -> Sequence[Any]:
+        """The rows of one statement."""
+        return await self.run(lambda connection: connection.execute(statement).all(), Mode.ONE_READ)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, committed. Where two clash over a key, the second is run again and sees the first."""
+        try:
+            return await self.run(work, Mode.WRITE)
+        except sql_errors.IntegrityError:
+            return await self.run(work, Mode.WRITE)
+
+    async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        """What `work` returns, in a transaction of that kind."""
+        try:
+            return await self._database.run(work, mode)
+        except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
+            if isinstance(error, _DEFECTS):
+                raise
+            self._log.error("the database does not answer", database=self._name, exc_info=error)
+            raise DependencyUnavailable(f"{self._name} does not answer", retry_after_s=1.0) from None

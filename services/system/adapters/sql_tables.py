@@ -1,0 +1,54 @@
+"""The system's tables, as the migrations leave them."""
+
+from sqlalchemy import Boolean, Column, Double, Index, MetaData, Table, select
+
+from services.mesh.sql import TEXT, Instant
+from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql.receipts import Receipts
+
+METADATA = MetaData()
+
+AUDIT_EVENTS = Table(
+    "audit_events",
+    METADATA,
+    Column("event_id", TEXT, primary_key=True),
+    Column("tenant", TEXT, nullable=False),
+    Column("event_time", Instant, nullable=False),
+    Column("subject", TEXT, nullable=False),
+    Column("service", TEXT, nullable=False),
+    Column("method", TEXT, nullable=False),
+    Column("resource", TEXT, nullable=False),
+    Column("outcome", TEXT, nullable=False),
+    Column("code", TEXT, nullable=False),
+    Column("call_id", TEXT, nullable=False),
+    Column("trace_id", TEXT, nullable=False),
+    Column("token_id", TEXT, nullable=False),
+    Column("duration_ms", Double, nullable=False),
+    Column("validate_only", Boolean, nullable=False),
+)
+Index("audit_events_by_time", AUDIT_EVENTS.c.tenant, AUDIT_EVENTS.c.event_time, AUDIT_EVENTS.c.event_id)
+Index("audit_events_by_age", AUDIT_EVENTS.c.event_time)
+
+REVOCATIONS = Table(
+    "revocations",
+    METADATA,
+    Column("tenant", TEXT, primary_key=True),
+    Column("revocation_id", TEXT, primary_key=True),
+    # One of the two; neither denies the whole tenant.
+    Column("subject", TEXT, nullable=False),
+    Column("token_id", TEXT, nullable=False),
+    Column("reason", TEXT, nullable=False),
+    Column("creator", TEXT, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("expire_time", Instant),
+    Column("etag", TEXT, nullable=False),
+)
+Index("revocations_by_expiry", REVOCATIONS.c.expire_time)
+
+RECEIPTS = Receipts(METADATA)
+
+
+async def check(database: OpenDatabase) -> None:
+    """Raises where the tables cannot be read."""
+    await database.read(select(AUDIT_EVENTS.c.event_id).limit(1))
+    await database.read(select(REVOCATIONS.c.revocation_id).limit(1))

@@ -1,0 +1,50 @@
+"""Between the contract's messages and the domain."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ragweave.v1 import audit_event_pb2, system_service_pb2
+from services.mesh.audit import AuditEvent
+from services.mesh.lists import Page
+
+
+def asked_from(request: Any) -> Mapping[str, Any]:
+    """The paging fields of a List request, as `Listing.query` takes them."""
+    return {name: getattr(request, name) for name in ("page_size", "page_token", "page", "filter", "order_by")}
+
+
+def audit_event_to(event: AuditEvent) -> audit_event_pb2.AuditEvent:
+    return audit_event_pb2.AuditEvent(
+        name=event.name,
+        event_time=_timestamp(event.event_time),
+        subject=event.subject,
+        service=event.service,
+        method=event.method,
+        resource=event.resource,
+        outcome=audit_event_pb2.AuditEvent.Outcome.Value(event.outcome),
+        code=event.code,
+        call_id=event.call_id,
+        trace_id=event.trace_id,
+        token_id=event.token_id,
+        duration_ms=event.duration_ms,
+        validate_only=event.validate_only,
+    )
+
+
+def audit_events_to(page: Page[AuditEvent]) -> system_service_pb2.ListAuditEventsResponse:
+    return system_service_pb2.ListAuditEventsResponse(
+        audit_events=map(audit_event_to, page.items),
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def _timestamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message

@@ -1,0 +1,31 @@
+"""What the system service needs of the world: stores of its own."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from services.mesh.audit import AuditEvent
+from services.mesh.lists import ListQuery, Page
+
+
+class AuditLog(Protocol):
+    """Audit events by tenant, kept until they are pruned.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def record(self, events: Sequence[AuditEvent]) -> None:
+        """Keeps events, durably when it returns. Of one recorded begun and ended, in either order, the ended one stays;
+        so an event may come any number of times.
+        """
+        ...
+
+    async def list_events(self, tenant: str, query: ListQuery) -> Page[AuditEvent]: ...
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Drops at most so many events that are older, of any tenant; returns how many."""
+        ...
+
+    async def erase(self, tenant: str, limit: int) -> int:
+        """Drops at most so many events of a tenant; returns how many."""
+        ...
