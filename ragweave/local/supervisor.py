@@ -118,7 +118,7 @@ class Supervisor:
     def _adopt(self) -> None:
         """Takes over what an earlier supervisor left running, so that it is neither lost nor started twice."""
         earlier = read_state(self._layout).get("processes", {})
-        left = _left_running(self._layout)
+        left = {**_recorded_running(earlier), **_left_running(self._layout)}
         for name, state in self._state.items():
             state.restarts = earlier.get(name, {}).get("restarts", 0)
             if pid := left.get(name, 0):
@@ -224,6 +224,14 @@ class Supervisor:
         part = self._layout.state_file.with_suffix(".part")
         part.write_text(json.dumps(state, indent=2))
         part.rename(self._layout.state_file)
+
+
+def _recorded_running(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Pids by name of those in the state file that still run: a process may write over its environment, as Valkey does
+    to show its title, and then bears no mark.
+    """
+    entries = {name: (int(entry.get("pid") or 0), entry.get("start_ticks")) for name, entry in processes.items()}
+    return {name: pid for name, (pid, ticks) in entries.items() if pid and start_ticks(pid) == ticks}
 
 
 def _left_running(layout: Layout) -> dict[str, int]:

@@ -67,15 +67,29 @@ async def test_a_process_that_dies_is_started_again(layout: Layout) -> None:
     assert read_state(layout)["stopped"]
 
 
-async def test_a_new_supervisor_adopts_what_an_old_one_left(layout: Layout) -> None:
-    abandoned = asyncio.create_task(Supervisor(layout, [sleeper("one")]).run())
-    left = await eventually(layout, "one", lambda e: e["pid"] > 0)
-    abandoned.cancel()
-    await asyncio.wait([abandoned])
+async def abandoned(layout: Layout, process: Process) -> dict[str, Any]:
+    """The entry of a process whose supervisor is gone."""
+    supervisor = asyncio.create_task(Supervisor(layout, [process]).run())
+    left = await eventually(layout, process.name, lambda e: e["pid"] > 0)
+    supervisor.cancel()
+    await asyncio.wait([supervisor])
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    return left
+
+
+async def test_a_process_that_overwrote_its_environment_is_adopted_too(layout: Layout) -> None:
+    process = Process("one", ["/usr/bin/env", "-i", sys.executable, "-c", SLEEPER])
+    left = await abandoned(layout, process)
+    async with supervised(layout, process):
+        assert (await eventually(layout, "one", lambda e: e["pid"] > 0))["pid"] == left["pid"]
+        assert read_state(layout)["processes"]["one"]["restarts"] == 0
+
+
+async def test_a_new_supervisor_adopts_what_an_old_one_left(layout: Layout) -> None:
+    left = await abandoned(layout, sleeper("one"))
     layout.state_file.unlink()
 
     async with supervised(layout, sleeper("one")):
