@@ -85,21 +85,28 @@ class Running:
 
 @pytest.fixture
 async def jobs(server: Store, tmp_path: Path) -> AsyncIterator[Running]:
-    world = World.in_folder(tmp_path, redis_url=server.url)
+    async with jobs_service(server, tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def jobs_service(server: Store, folder: Path) -> AsyncIterator[Running]:
+    """The service over an empty store, with a collection "books" of acme."""
+    world = World.in_folder(folder, redis_url=server.url)
     async with Redis.open(server.url) as redis:
         await redis.client.flushall()
-    folder = tmp_path / "files"
-    folder.mkdir()
     peers = Peers()
     peers.add("acme", "books")
     async with peers.running(world) as peer_port:
         target = world.target(peer_port)
         targets = {f"{name}_target": target for name in ("collections", "retrieval", "embedding")}
         mesh = MeshSettings(**{**world.mesh.model_dump(), **targets})
-        settings = Settings(mesh=mesh, port=0, roots=(folder,), heartbeat_s=0.1, worker_name=tmp_path.name)
+        files = folder / "files"
+        files.mkdir()
+        settings = Settings(mesh=mesh, port=0, roots=(files,), heartbeat_s=0.1, worker_name=folder.name)
         async with running("jobs", wire, settings) as served, world.channel(served.port) as channel:
             yield Running(
-                World(mesh, world.user_key), settings, peers, served.port, JobServiceStub(channel), folder, served.drain
+                World(mesh, world.user_key), settings, peers, served.port, JobServiceStub(channel), files, served.drain
             )
 
 

@@ -1,0 +1,348 @@
+"""Each mutation of the contract, over real servers, held to the one rule of request ids (services/mesh/receipts.py)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from ragweave.v1 import collection_service_pb2, document_service_pb2, job_service_pb2
+from services.mesh.status import DETAILS_KEY
+from tests.jobs_store import Store, store_in
+from tests.mesh.test_collections_service import collections_service, create, record
+from tests.mesh.test_jobs_service import inline, jobs_service
+from tests.unit.test_mutations import MUTATIONS, WITHOUT
+
+A, B = "collections/docs/documents/a", "collections/docs/documents/b"
+
+
+@dataclass
+class Door:
+    """A service with things in it to change: the same in acme and in globex.
+
+    Attributes:
+        call: Calls a mutation with a request, in a tenant.
+        look: All that a tenant can see, as text; equal where nothing has changed.
+        etags: By name, in acme.
+    """
+
+    call: Callable[[str, Message, str], Awaitable[Any]]
+    look: Callable[[str], Awaitable[str]]
+    etags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mutation.
+
+    Attributes:
+        request: One that succeeds, given the etags of what is there.
+        other: Makes another request of it.
+        refused: Makes one of it that is refused.
+        stale: Gives it an etag that is no longer the current one.
+    """
+
+    request: Callable[[dict[str, str]], Any]
+    other: Callable[[Any], None]
+    refused: Callable[[Any], None]
+    stale: Callable[[Any], None] | None = None
+
+
+def _set(path: str, value: Any) -> Callable[[Any], None]:
+    def change(request: Any) -> None:
+        *above, last = path.split(".")
+        for each in above:
+            request = getattr(request, each)
+        setattr(request, last, value)
+
+    return change
+
+
+def _batch(*names: str, **fields: Any) -> document_service_pb2.BatchDeleteDocumentsRequest:
+    return document_service_pb2.BatchDeleteDocumentsRequest(parent="docs", names=names, **fields)
+
+
+def _drop_a_name(request: Any) -> None:
+    del request.names[-1], request.etags[-1]
+
+
+CASES = {
+    "CollectionService/CreateCollection": Case(
+        lambda _: collection_service_pb2.CreateCollectionRequest(collection={"description": "new"}),
+        _set("collection.description", "newer"),
+        _set("collection.embedding_model", "models/none"),
+    ),
+    "CollectionService/UpdateCollection": Case(
+        lambda etags: collection_service_pb2.UpdateCollectionRequest(
+            collection={"name": "docs", "description": "new", "etag": etags["docs"]}
+        ),
+        _set("collection.description", "newer"),
+        _set("collection.source.auto_sync", True),
+        _set("collection.etag", '"stale"'),
+    ),
+    "CollectionService/DeleteCollection": Case(
+        lambda etags: collection_service_pb2.DeleteCollectionRequest(name="docs", force=True, etag=etags["docs"]),
+        _set("etag", ""),
+        _set("force", False),
+        _set("etag", '"stale"'),
+    ),
+    "DocumentService/CreateDocument": Case(
+        lambda _: document_service_pb2.CreateDocumentRequest(parent="docs", document_id="c", text="one two"),
+        _set("text", "three"),
+        _set("document_id", "a"),
+    ),
+    "DocumentService/UploadDocument": Case(
+        lambda _: document_service_pb2.UploadDocumentRequest(
+            parent="docs", document_id="c", file={"data": b"one two", "content_type": "text/plain"}
+        ),
+        _set("file.data", b"three"),
+        _set("sha256", "0" * 64),
+    ),
+    "DocumentService/UpdateDocument": Case(
+        lambda etags: document_service_pb2.UpdateDocumentRequest(
+            document={"name": A, "title": "new", "etag": etags["a"]}
+        ),
+        _set("document.title", "newer"),
+        _set("document.name", "collections/docs/documents/nowhere"),
+        _set("document.etag", '"stale"'),
+    ),
+    "DocumentService/DeleteDocument": Case(
+        lambda etags: document_service_pb2.DeleteDocumentRequest(name=A, etag=etags["a"]),
+        _set("etag", ""),
+        _set("name", "collections/docs/documents/nowhere"),
+        _set("etag", '"stale"'),
+    ),
+    "DocumentService/BatchDeleteDocuments": Case(
+        lambda etags: _batch(A, B, etags=[etags["a"], etags["b"]]),
+        _drop_a_name,
+        lambda request: request.etags.append("one too many"),
+        lambda request: request.etags.__setitem__(1, '"stale"'),
+    ),
+    "JobService/ImportDocuments": Case(
+        lambda _: job_service_pb2.ImportDocumentsRequest(parent="books", inline=inline(("c", "one two"))),
+        lambda request: request.inline.documents.add(document_id="d", text="three"),
+        _set("parent", "nowhere"),
+    ),
+    "JobService/CancelJob": Case(
+        lambda etags: job_service_pb2.CancelJobRequest(name=etags["job"], etag=etags[etags["job"]]),
+        _set("etag", ""),
+        _set("name", "jobs/nowhere"),
+        _set("etag", '"1-RUNNING"'),
+    ),
+}
+ALL = pytest.mark.parametrize("method", CASES)
+
+
+# Their service does not serve them yet.
+TO_COME = {method for method in MUTATIONS if method.startswith("SystemService/")}
+
+
+def test_every_mutation_is_held_to_the_rule() -> None:
+    kept = {method for method in MUTATIONS if (method, "request_id") not in WITHOUT} - TO_COME
+    assert kept == set(CASES)
+    assert {method for method in kept if (method, "etag") not in WITHOUT} == {
+        method for method, case in CASES.items() if case.stale
+    }
+
+
+@asynccontextmanager
+async def collections_door(folder: Path) -> AsyncIterator[Door]:
+    async with collections_service(folder) as mesh:
+
+        async def call(method: str, request: Message, tenant: str) -> Any:
+            service, name = method.split("/")
+            stub = mesh.collections if service == "CollectionService" else mesh.documents
+            sent = iter([request]) if name == "UploadDocument" else request
+            return await getattr(stub, name)(sent, metadata=mesh.as_(tenant=tenant))
+
+        async def look(tenant: str) -> str:
+            who = mesh.as_(tenant=tenant)
+            seen = await mesh.collections.ListCollections(collection_service_pb2.ListCollectionsRequest(), metadata=who)
+            parts = [str(seen)]
+            for each in seen.collections:
+                request = document_service_pb2.ListDocumentsRequest(parent=each.name)
+                parts.append(str(await mesh.documents.ListDocuments(request, metadata=who)))
+            if tenant == "acme":
+                asked = {getattr(each, "request_id", "") for each in mesh.others.asked}
+                parts.append(f"imports queued: {sorted(asked - {''})}")
+            return "\n".join(parts)
+
+        made = await create(mesh)
+        etags = {"docs": made.etag}
+        for document_id in ("a", "b"):
+            etags[document_id] = (await record(mesh, made, document_id)).etag
+        request = collection_service_pb2.CreateCollectionRequest(collection_id="docs", collection={"description": "x"})
+        await mesh.collections.CreateCollection(request, metadata=mesh.as_(tenant="globex"))
+        yield Door(call, look, etags)
+
+
+@asynccontextmanager
+async def jobs_door(folder: Path, store: Store) -> AsyncIterator[Door]:
+    async with jobs_service(store, folder) as jobs:
+        jobs.peers.add("globex", "books")
+
+        async def call(method: str, request: Message, tenant: str) -> Any:
+            return await getattr(jobs.stub, method.split("/")[1])(request, metadata=jobs.as_(tenant=tenant))
+
+        async def look(tenant: str) -> str:
+            return str(await jobs.stub.ListJobs(job_service_pb2.ListJobsRequest(), metadata=jobs.as_(tenant=tenant)))
+
+        made = await jobs.submit(inline=inline(("a", "one")))
+        yield Door(call, look, {"job": made.name, made.name: made.etag})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with store_in(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+async def door(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+    if method.startswith("JobService/"):
+        async with jobs_door(tmp_path, request.getfixturevalue("store")) as door:
+            yield door
+    else:
+        async with collections_door(tmp_path) as door:
+            yield door
+
+
+def sent(door: Door, method: str, request_id: str = "k-1", *changes: Callable[[Any], None] | None) -> Any:
+    """The case's request under this id, changed."""
+    request = CASES[method].request(door.etags)
+    request.request_id = request_id
+    for change in changes:
+        assert change
+        change(request)
+    return request
+
+
+async def reason(attempt: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+    """How a call is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await attempt
+    raw = dict(refused.value.trailing_metadata() or ())[DETAILS_KEY]
+    assert isinstance(raw, bytes)
+    info = ErrorInfo()
+    assert Status.FromString(raw).details[0].Unpack(info)
+    return refused.value.code(), info.reason
+
+
+@ALL
+async def test_a_repeated_request_is_done_once_and_answered_the_same(method: str, door: Door) -> None:
+    before = await door.look("acme")
+    first = await door.call(method, sent(door, method), "acme")
+    after = await door.look("acme")
+    assert after != before
+    assert await door.call(method, sent(door, method), "acme") == first
+    assert await door.look("acme") == after
+
+
+@ALL
+async def test_the_same_id_with_another_body_is_refused(method: str, door: Door) -> None:
+    await door.call(method, sent(door, method), "acme")
+    after = await door.look("acme")
+    other = door.call(method, sent(door, method, "k-1", CASES[method].other), "acme")
+    assert await reason(other) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert await door.look("acme") == after
+
+
+@ALL
+async def test_equal_requests_at_once_are_one(method: str, door: Door) -> None:
+    answers = await asyncio.gather(*(door.call(method, sent(door, method), "acme") for _ in range(8)))
+    assert all(answer == answers[0] for answer in answers)
+    after = await door.look("acme")
+    assert await door.call(method, sent(door, method), "acme") == answers[0]
+    assert await door.look("acme") == after
+
+
+@ALL
+async def test_of_two_bodies_at_once_under_one_id_one_is_done(method: str, door: Door) -> None:
+    async def outcome(request: Message) -> str:
+        try:
+            await door.call(method, request, "acme")
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    one, other = sent(door, method), sent(door, method, "k-1", CASES[method].other)
+    assert sorted(await asyncio.gather(outcome(one), outcome(other))) == ["ALREADY_EXISTS", "OK"]
+
+
+@ALL
+async def test_what_only_validates_changes_nothing_and_keeps_no_id(method: str, door: Door) -> None:
+    before = await door.look("acme")
+    answer = await door.call(method, sent(door, method, "k-1", _set("validate_only", True)), "acme")
+    assert isinstance(answer, Message)
+    assert await door.look("acme") == before
+    await door.call(method, sent(door, method, "k-1", CASES[method].other), "acme")
+    assert await door.look("acme") != before
+
+
+@ALL
+async def test_validating_refuses_what_doing_would_refuse(method: str, door: Door) -> None:
+    refused = CASES[method].refused
+    done = await reason(door.call(method, sent(door, method, "k-1", refused), "acme"))
+    validate = sent(door, method, "k-2", refused, _set("validate_only", True))
+    assert await reason(door.call(method, validate, "acme")) == done
+
+
+@ALL
+async def test_a_refused_request_keeps_no_id(method: str, door: Door) -> None:
+    before = await door.look("acme")
+    await reason(door.call(method, sent(door, method, "k-1", CASES[method].refused), "acme"))
+    assert await door.look("acme") == before
+    await door.call(method, sent(door, method), "acme")
+    assert await door.look("acme") != before
+
+
+@ALL
+async def test_an_id_of_another_tenant_is_another_id(method: str, door: Door) -> None:
+    theirs = await door.look("globex")
+    await door.call(method, sent(door, method), "acme")
+    assert await door.look("globex") == theirs
+    try:
+        await door.call(method, sent(door, method, "k-1", CASES[method].other), "globex")
+    except grpc.aio.AioRpcError as error:
+        assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED), "the names and etags are acme's"
+
+
+@pytest.mark.parametrize("method", [method for method, case in CASES.items() if case.stale])
+async def test_a_stale_etag_is_aborted_and_nothing_changes(method: str, door: Door) -> None:
+    before = await door.look("acme")
+    for validate_only in (False, True):
+        request = sent(door, method, "k-1", CASES[method].stale, _set("validate_only", validate_only))
+        assert await reason(door.call(method, request, "acme")) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert await door.look("acme") == before
+
+
+async def test_an_id_of_another_method_is_another_id(tmp_path: Path) -> None:
+    async with collections_door(tmp_path) as door:
+        for method in CASES:
+            if method.startswith(("CollectionService/", "DocumentService/")):
+                try:
+                    await door.call(method, sent(door, method, "one-for-all", _forget_etags), "acme")
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS), "gone, or taken"
+                    assert "request_id" not in str(error.details())
+
+
+def _forget_etags(request: Any) -> None:
+    """What the calls before have changed has others by now."""
+    for of, name in ((request, "etag"), (request, "etags"), *((_of(request, each), "etag") for each in _RESOURCES)):
+        if of is not None and name in of.DESCRIPTOR.fields_by_name:
+            of.ClearField(name)
+
+
+_RESOURCES = ("collection", "document")
+
+
+def _of(request: Any, name: str) -> Any:
+    return getattr(request, name) if name in request.DESCRIPTOR.fields_by_name else None
