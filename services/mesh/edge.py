@@ -29,7 +29,7 @@ from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
 from services.mesh.edge_keys import keys_of
-from services.mesh.edge_limits import ANONYMOUS, FREE, REASON, refusals, tiers_of
+from services.mesh.edge_limits import ANONYMOUS, DOMAIN, FREE, REASON, refusals, service_config, tiers_of
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.edge_tls import EdgeTls, write_secrets
@@ -60,6 +60,8 @@ class UnownedService(Exception):
 def render(settings: EdgeSettings, out: Path) -> Path:
     """Writes envoy.yaml and what it names to `out`, and run.json for who runs it; returns the path of envoy.yaml.
 
+    With a rate limit service, ratelimit.yaml too: the limits as that service is configured with them.
+
     Raises:
         UnownedService: The contract has a service OWNERS does not know.
         OSError: The JWKS file cannot be read.
@@ -83,6 +85,8 @@ def render(settings: EdgeSettings, out: Path) -> Path:
     replace(out / "jwt.json", json.dumps(jwt).encode())
     tls = write_secrets(settings, out, sorted(set(OWNERS.values())))
     replace(config, _envoy_yaml(settings, methods, descriptors, lua, out / "jwt.json", tls).encode())
+    if settings.rate_limit_service:
+        replace(out / "ratelimit.yaml", service_config(settings.rate_limits).encode())
     plan = {"command": command(settings, out), "keys": str(source) if source else None}
     replace(out / "run.json", json.dumps(plan).encode())
     return config
@@ -169,6 +173,8 @@ def _envoy_yaml(
     jwks = urlsplit(settings.mesh.jwks)
     remote = jwks.scheme in DEFAULT_PORTS
     otlp = urlsplit(settings.mesh.otlp_endpoint)
+    service = settings.rate_limit_service
+    limits = urlsplit(service if "//" in service else f"//{service}")
     return environment.get_template("envoy.yaml.j2").render(
         s=settings,
         methods=methods,
@@ -183,6 +189,9 @@ def _envoy_yaml(
         open_owner=OPEN_OWNER,
         anonymous=ANONYMOUS,
         free=FREE,
+        limit_domain=DOMAIN,
+        limits_cluster=cluster_of([limits.netloc]) if limits.netloc else None,
+        limits_tls=limits.hostname if limits.scheme == "https" else None,
         over_reason=REASON,
         tiers=tiers_of(settings.rate_limits),
         over=refusals(settings.rate_limits),

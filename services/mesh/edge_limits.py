@@ -1,12 +1,15 @@
 """How often a caller may call: the limits of each rate class and tier, and what of them Envoy must be told."""
 
+import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc.code_pb2 import RESOURCE_EXHAUSTED
 from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -31,6 +34,7 @@ DEFAULT_LIMITS: Limits = {
     "ADMIN": {ANONYMOUS: 50, FREE: 50, "pro": 50},
 }
 MAX_PER_MINUTE = 100_000_000
+DOMAIN = "ragweave"
 REASON = "RATE_LIMIT_EXCEEDED"
 
 _TIER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -71,30 +75,55 @@ def refusals(limits: Limits) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
     """What a caller over its limit is told, by class and tier, as texts a route's metadata can hold.
 
     `retry_after` are whole seconds and `retry_delay` a JSON duration until a token is surely there: buckets refill
-    continuously, so one more call is earned every 60 / limit seconds. `status` is for grpc-status-details-bin.
+    continuously, so one more call is earned every 60 / limit seconds. `status` is for grpc-status-details-bin;
+    `shared_status` says no delay, since a service that counts for several edges knows another one.
     """
     return {
         name: {tier: _refusal(name, tier, limit) for tier, limit in tiers.items()} for name, tiers in limits.items()
     }
 
 
+def service_config(limits: Limits) -> str:
+    """The limits as github.com/envoyproxy/ratelimit takes them: YAML, written as JSON."""
+    return json.dumps({"domain": DOMAIN, "descriptors": [_class(*each) for each in limits.items()]}, indent=2) + "\n"
+
+
+def _class(name: str, tiers: Mapping[str, int]) -> Mapping[str, Any]:
+    return {"key": "class", "value": name, "descriptors": [_tier(tier, limit) for tier, limit in tiers.items()]}
+
+
+def _tier(tier: str, limit: int) -> Mapping[str, Any]:
+    each: Mapping[str, Any] = {"rate_limit": {"unit": "minute", "requests_per_unit": limit}}
+    caller = (
+        {"key": "masked_remote_address", **each}
+        if tier == ANONYMOUS
+        else {"key": "tenant", "descriptors": [{"key": "subject", **each}]}
+    )
+    return {"key": "tier", "value": tier, "descriptors": [caller]}
+
+
 def _refusal(rate_class: str, tier: str, limit: int) -> Mapping[str, str]:
     wait_ms = ceil(Fraction(60_000, limit))
-    message = f"more than {limit} {rate_class} calls a minute, the limit of tier {tier}"
     delay = Duration()
     delay.FromMilliseconds(wait_ms)
-    status = Status(code=RESOURCE_EXHAUSTED, message=message)
-    for detail in (
-        ErrorInfo(reason=REASON, domain="ragweave", metadata={"class": rate_class, "tier": tier, "limit": str(limit)}),
+    message = f"more than {limit} {rate_class} calls a minute, the limit of tier {tier}"
+    details = [
+        ErrorInfo(reason=REASON, domain=DOMAIN, metadata={"class": rate_class, "tier": tier, "limit": str(limit)}),
         QuotaFailure(violations=[QuotaFailure.Violation(subject=f"class:{rate_class}", description=message)]),
-        RetryInfo(retry_delay=delay),
-    ):
-        status.details.add().Pack(detail)
+    ]
     return {
         "message": message,
         "limit": str(limit),
         "retry_after": str(ceil(wait_ms / 1000)),
         "retry_ms": str(wait_ms),
         "retry_delay": delay.ToJsonString(),
-        "status": b64encode(status.SerializeToString(deterministic=True)).decode(),
+        "status": _status(message, [*details, RetryInfo(retry_delay=delay)]),
+        "shared_status": _status(message, details),
     }
+
+
+def _status(message: str, details: Sequence[Message]) -> str:
+    status = Status(code=RESOURCE_EXHAUSTED, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return b64encode(status.SerializeToString(deterministic=True)).decode()

@@ -1,7 +1,7 @@
 """How the edge is rendered and run, from RAGWEAVE_EDGE_*."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -57,6 +57,15 @@ class EdgeSettings(BaseSettings):
         le=10_000_000,
         description="Callers of each class and tier remembered at a time, the last to call.",
     )
+    rate_limit_service: str = Field(
+        "",
+        description="host:port of a service that counts for several edges (Envoy's rate limit protocol, v3), https:// "
+        "before it for TLS; each edge counts for itself where empty.",
+    )
+    rate_limit_failure: Literal["allow", "deny"] = Field(
+        "allow", description="While that service does not answer: leave it to the edge's own buckets, or refuse."
+    )
+    rate_limit_timeout_s: float = Field(0.05, ge=0.001, le=5, description="Seconds that service gets to answer.")
     stream_idle_s: int = Field(60, ge=1, le=3600, description="Seconds without a byte that end a call.")
     trusted_ca: Path = Field(
         Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."

@@ -11,8 +11,8 @@ from google.rpc.status_pb2 import Status
 from pydantic import ValidationError
 
 from ragweave import contract
-from services.mesh.edge import EdgeSettings, render
-from services.mesh.edge_limits import CLASSES, DEFAULT_LIMITS, limits_from, refusals, tiers_of
+from services.mesh.edge import EdgeSettings, render, validate
+from services.mesh.edge_limits import CLASSES, DEFAULT_LIMITS, limits_from, refusals, service_config, tiers_of
 from tests.mesh.harness import World
 
 
@@ -90,3 +90,46 @@ def test_limits_can_be_switched_off(tmp_path: Path) -> None:
     assert "envoy.filters.http.local_ratelimit" not in names
     assert "tier" not in names
     assert names[-2:] == ["envoy.filters.http.rbac", "envoy.filters.http.router"]
+
+
+@pytest.mark.parametrize(
+    ("service", "port", "host"),
+    [("10.0.0.1:8081", 8081, None), ("https://limits.example.com:8081", 8081, "limits.example.com"), ("", None, None)],
+)
+def test_a_service_that_counts_for_several_edges_is_a_setting(
+    service: str, port: int | None, host: str | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "edge"
+    config = yaml.safe_load(
+        render(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, rate_limit_service=service), out).read_text()
+    )
+    validate(out)
+    clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
+    assert ("limits" in clusters) == (out / "ratelimit.yaml").exists() == bool(service)
+    if service:
+        [endpoint] = clusters["limits"]["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        assert endpoint["endpoint"]["address"]["socket_address"]["port_value"] == port
+        assert clusters["limits"].get("transport_socket", {}).get("typed_config", {}).get("sni") == host
+
+
+def test_a_service_without_a_port_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="limits: an endpoint is host:port"):
+        render(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, rate_limit_service="limits"), tmp_path / "edge")
+
+
+def test_the_service_is_told_the_same_limits() -> None:
+    config = yaml.safe_load(service_config(DEFAULT_LIMITS))
+    assert config["domain"] == "ragweave"
+    told = {
+        (rate_class["value"], tier["value"]): tier["descriptors"][0]
+        for rate_class in config["descriptors"]
+        for tier in rate_class["descriptors"]
+    }
+    assert told["SEARCH", "anonymous"] == {
+        "key": "masked_remote_address", "rate_limit": {"unit": "minute", "requests_per_unit": 100},
+    }  # fmt: skip
+    assert told["INGEST", "pro"] == {
+        "key": "tenant",
+        "descriptors": [{"key": "subject", "rate_limit": {"unit": "minute", "requests_per_unit": 100}}],
+    }
+    assert len(told) == 15
