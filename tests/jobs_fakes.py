@@ -17,7 +17,7 @@ from services.jobs.ports import (
     KnownDocument,
     Vectors,
 )
-from services.mesh.errors import CollectionNotFound, FailedPrecondition, PathNotAllowed
+from services.mesh.errors import CollectionNotFound, FailedPrecondition, PathNotAllowed, PathNotFound
 from tests.fake_content import WordTokenizer
 
 DIMENSION = 4
@@ -170,21 +170,21 @@ class MemoryFiles:
     refused: dict[str, str] = field(default_factory=dict)
     gone: bool = False
 
-    async def resolve(
-        self, path: str, include_globs: tuple[str, ...] = (), exclude_globs: tuple[str, ...] = ()
-    ) -> DirectoryImport:
-        if path != "docs" or self.gone:
-            raise PathNotAllowed(f"{path}: no such directory under an allowed root")
-        return DirectoryImport("/srv", path, include_globs, exclude_globs)
+    async def resolve(self, tenant: str, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
+        if wanted.path != "docs" or self.gone:
+            raise PathNotFound(f"{wanted.path}: there is no such file or directory")
+        return wanted, ""
 
-    async def page(self, directory: DirectoryImport, after: str, limit: int) -> tuple[list[DocumentSpec], str | None]:
+    async def page(
+        self, tenant: str, directory: DirectoryImport, after: str, limit: int
+    ) -> tuple[list[DocumentSpec], str | None]:
         if self.gone:
-            raise PathNotAllowed("docs: the directory is gone")
+            raise PathNotFound("docs: there is no such file or directory")
         names = [name for name in sorted({*self.files, *self.refused}) if name > after]
         page = [self.spec(directory, name, self.refused.get(name, "")) for name in names[:limit]]
         return page, names[limit - 1] if len(names) > limit else None
 
-    async def read(self, directory: DirectoryImport, path: str) -> bytes:
+    async def read(self, tenant: str, directory: DirectoryImport, path: str) -> bytes:
         if path not in self.files:
             raise PathNotAllowed(f"{path}: not a regular file")
         return self.files[path]

@@ -99,7 +99,7 @@ class Rig:
 
     async def submit_directory(self, **fields: Any) -> str:
         globs = {name: fields.pop(name) for name in ("include_globs", "exclude_globs") if name in fields}
-        directory = DirectoryImport("/srv", "docs", **globs)
+        directory = DirectoryImport("", "docs", **globs)
         return await self.submit(directory=directory, source_key="directory:docs", **fields)
 
     async def ended(self, job_id: str) -> Job:

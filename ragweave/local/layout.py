@@ -144,7 +144,7 @@ class Layout:
 
     @property
     def import_root(self) -> Path:
-        """The folder directory imports may read unless RAGWEAVE_JOBS_ROOTS names others."""
+        """The folder directory imports may read unless RAGWEAVE_ROOTS names others."""
         return self.data / "import"
 
     @property
@@ -165,6 +165,7 @@ class Layout:
         return {
             "RAGWEAVE_DATA_DIR": str(self.data),
             "RAGWEAVE_HOST": self.host,
+            "PYTHONUTF8": "1",  # file names are UTF-8, whatever the locale
             "RAGWEAVE_REDIS_URL": self.redis_url or f"unix://{self.redis_socket}",
             **{PORTS[part][0]: str(port) for part, port in self.ports.items()},
             **{f"RAGWEAVE_{name.upper()}_TARGET": self.address(name) for name in SERVICES},

@@ -20,8 +20,10 @@ from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.servicer import JobServicer, UploadServicer
 from services.jobs.settings import Settings
+from services.jobs.sources import Sources
 from services.jobs.uploads import Uploads
 from services.mesh.channels import open_channel
+from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
 
 
@@ -41,7 +43,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             store,
             registry,
             blobs,
-            Folders.under(settings.import_roots, max_file_bytes=settings.max_document_bytes),
+            Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=settings.mesh.max_document_bytes)),
             estimator,
         )
         jobs = Jobs(store)
@@ -49,7 +51,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         def register(server: grpc.aio.Server) -> None:
             add_JobServiceServicer_to_server(JobServicer(importer, jobs), server)
             add_UploadServiceServicer_to_server(
-                UploadServicer(Uploads(blobs, max_bytes=settings.max_document_bytes)), server
+                UploadServicer(Uploads(blobs, max_bytes=settings.mesh.max_document_bytes)), server
             )
 
         yield Wiring(register, checks={"redis": redis.ping}, stopping=jobs.stop_watching)

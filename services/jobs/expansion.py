@@ -20,12 +20,13 @@ class Expansion:
         self._queue = queue
         self._files = files
         self._lease = lease
+        self._tenant = job.tenant
         self._directory = job.directory
 
     async def run(self) -> None:
         after, total = self._lease.checkpoint, self._lease.total
         while True:
-            found, more = await self._files.page(self._directory, after, _ITEMS_A_PAGE)
+            found, more = await self._files.page(self._tenant, self._directory, after, _ITEMS_A_PAGE)
             if not await self._queue.expand(self._lease, total, found, more or after, final=more is None):
                 raise JobCancelled
             if more is None:

@@ -23,11 +23,10 @@ from services.jobs.ports import Collection, Files, JobStore, Registry
 from services.jobs.ports_content import BlobStore
 from services.mesh.errors import (
     CollectionDisabled,
-    DocumentTooLarge,
     DomainError,
     InvalidArgument,
     PathNotAllowed,
-    UnreadableDocument,
+    PathNotFound,
     UploadNotFound,
     Violation,
 )
@@ -172,35 +171,20 @@ class Importer:
         self, source: DirectorySource, job: Assignment, request: ImportRequest, collection: Collection
     ) -> Job:
         _check_metadata(source.wanted.metadata, "directory.metadata")
-        directory, file = await self._resolved(source.wanted)
-        name = f"{directory.path}/{file}" if file and directory.path else file or directory.path
-        job = replace(job, directory=directory, source_key=f"directory:{name}")
+        try:
+            directory, file = await self._files.resolve(job.tenant, source.wanted)
+        except (PathNotAllowed, PathNotFound) as error:
+            raise _named(error) from None
+        job = replace(job, directory=directory, source_key=f"directory:{directory.key(file)}")
         # A file is an item known beforehand; what it was before does not vanish with it.
         specs = [self._files.spec(directory, file)] if file else []
         if file:
             _refuse_full(request)
         if request.validate_only:
-            found = _alone(specs[0].within(directory), self._reader(directory)) if file else self._listed(directory)
+            read = self._reader(job.tenant, directory)
+            found = _alone(specs[0].within(directory), read) if file else self._listed(job.tenant, directory)
             return await self._estimated(job, collection, found)
         return await self._submitted(job, specs, request)
-
-    async def _resolved(self, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
-        """The directory, and the name of the one file in it where the path is a file's."""
-        try:
-            directory = await self._files.resolve(wanted.path, wanted.include_globs, wanted.exclude_globs)
-            return replace(directory, metadata=wanted.metadata), ""
-        except PathNotAllowed as error:
-            above, _, name = wanted.path.rstrip("/").rpartition("/")
-            if not name or ".." in wanted.path.split("/"):
-                raise _named(error) from None
-            try:
-                directory = await self._files.resolve(above or ("/" if wanted.path.startswith("/") else "."))
-                await self._files.read(directory, name)
-            except DocumentTooLarge:
-                pass  # the item will say so
-            except (PathNotAllowed, UnreadableDocument):
-                raise _named(error) from None
-            return replace(directory, metadata=wanted.metadata), name
 
     async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
         made = await self._store.submit(job, specs, request.receipt)
@@ -215,17 +199,17 @@ class Importer:
         for spec in specs:
             yield Candidate(spec, lambda spec=spec: self._blobs.read(tenant, spec.content_hash))  # type: ignore[misc]
 
-    async def _listed(self, directory: DirectoryImport) -> AsyncIterator[Candidate]:
-        read = self._reader(directory)
+    async def _listed(self, tenant: str, directory: DirectoryImport) -> AsyncIterator[Candidate]:
+        read = self._reader(tenant, directory)
         after: str | None = ""
         while after is not None:
-            specs, after = await self._files.page(directory, after, 500)
+            specs, after = await self._files.page(tenant, directory, after, 500)
             for spec in specs:
                 async for candidate in _alone(spec.within(directory), read):
                     yield candidate
 
-    def _reader(self, directory: DirectoryImport) -> "Read":
-        return lambda path: self._files.read(directory, path)
+    def _reader(self, tenant: str, directory: DirectoryImport) -> "Read":
+        return lambda path: self._files.read(tenant, directory, path)
 
 
 class Read(Protocol):

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from services.mesh.errors import EtagMismatch, FailedPrecondition
+from services.mesh.roots import key_in, spelt_in
 
 # google.rpc.Code
 _RESOURCE_EXHAUSTED = 8
@@ -125,7 +126,7 @@ class DirectoryImport:
     """Files of a directory to import: those that an include glob wants (all, without one) and no exclude glob.
 
     Attributes:
-        root: The allowed root it is under.
+        root: The name of the tenant's root it is under.
         path: The directory, relative to the root.
         metadata: Given to every document.
     """
@@ -135,6 +136,17 @@ class DirectoryImport:
     include_globs: tuple[str, ...] = ()
     exclude_globs: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def spelt(self, path: str) -> str:
+        """A file of it as requests name it."""
+        return spelt_in(self.root, self._from_root(path))
+
+    def key(self, path: str = "") -> str:
+        """Itself or a file of it, as nothing else of the tenant's roots is called."""
+        return key_in(self.root, self._from_root(path))
+
+    def _from_root(self, path: str) -> str:
+        return "/".join(part for part in (self.path, path) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +178,7 @@ class DocumentSpec:
         """With what it has from the directory it was found in."""
         if directory is None or not self.path:
             return self
-        source_uri = f"{directory.path}/{self.path}" if directory.path else self.path
-        return replace(self, source_uri=source_uri, metadata=directory.metadata)
+        return replace(self, source_uri=directory.spelt(self.path), metadata=directory.metadata)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class DocumentImport:
         if spec.refused:
             raise PathNotAllowed(f"{spec.source_uri}: {spec.refused}")
         if self._job.directory is not None and spec.path:
-            content = await self._tools.files.read(self._job.directory, spec.path)
+            content = await self._tools.files.read(self._job.tenant, self._job.directory, spec.path)
             self._content_hash = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
         else:
             content = await self._tools.blobs.read(self._job.tenant, spec.content_hash)

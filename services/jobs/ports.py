@@ -298,27 +298,29 @@ class Models(Protocol):
 class Files(Protocol):
     """Directories documents may be imported from, listed in an order that stays the same."""
 
-    async def resolve(
-        self, path: str, include_globs: tuple[str, ...] = (), exclude_globs: tuple[str, ...] = ()
-    ) -> DirectoryImport:
-        """The directory a caller names.
+    async def resolve(self, tenant: str, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
+        """The directory whose path a caller gave, and the name of the one file in it where the path is a file's.
 
         Raises:
-            PathNotAllowed: outside the roots, through a link, or no such directory.
+            PathNotAllowed: outside the tenant's roots, or through a link.
+            PathNotFound: there is nothing.
             InvalidArgument: a glob that is none.
         """
         ...
 
-    async def page(self, directory: DirectoryImport, after: str, limit: int) -> tuple[list[DocumentSpec], str | None]:
+    async def page(
+        self, tenant: str, directory: DirectoryImport, after: str, limit: int
+    ) -> tuple[list[DocumentSpec], str | None]:
         """Documents after that place in the list, and the place to go on after; None at the end.
 
         Raises:
-            PathNotAllowed: the directory is gone, or not allowed any more.
+            PathNotAllowed: the directory is not allowed any more.
+            PathNotFound: it is gone.
         """
         ...
 
-    async def read(self, directory: DirectoryImport, path: str) -> bytes:
-        """Raises PathNotAllowed, UnreadableDocument, DocumentTooLarge."""
+    async def read(self, tenant: str, directory: DirectoryImport, path: str) -> bytes:
+        """Raises PathNotAllowed, PathNotFound, UnreadableDocument, DocumentTooLarge."""
         ...
 
     def spec(self, directory: DirectoryImport, path: str, refused: str = "") -> DocumentSpec:

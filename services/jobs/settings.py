@@ -2,12 +2,13 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Self
 
-from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from services.jobs.adapters.xberg import ExtractionLimits
+from services.mesh.roots import check_roots
 from services.mesh.settings import ServiceSettings
 
 
@@ -17,11 +18,7 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="RAGWEAVE_JOBS_", frozen=True, extra="ignore")
 
     port: int = Field(50054, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
-    roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="Directories imports may read, absolute, separated by commas; <data_dir>/import where empty."
-    )
     blobs: Path | None = Field(None, description="Folder of originals and their text; <data_dir>/blobs where empty.")
-    max_document_bytes: int = Field(50 * 2**20, ge=1, le=2**31, description="Largest original, in bytes.")
     extraction_s: float = Field(60.0, gt=0, le=3600, description="Seconds the text of one document may take.")
     extraction_memory_bytes: int = Field(
         2**30, ge=2**28, le=2**36, description="Address space of a process that extracts text."
@@ -46,27 +43,15 @@ class Settings(ServiceSettings):
         30.0, ge=0, le=3600, description="Seconds an attempt waits for a service that cannot be reached."
     )
 
-    @field_validator("roots", mode="before")
-    @classmethod
-    def _split(cls, given: object) -> object:
-        return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
-
-    @field_validator("roots")
-    @classmethod
-    def _absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        for root in roots:
-            if not root.is_absolute():
-                raise ValueError(f"{root} is not absolute")
-        return roots
-
-    @property
-    def import_roots(self) -> tuple[Path, ...]:
-        return self.roots or (self.mesh.data_dir / "import",)
+    @model_validator(mode="after")
+    def _roots_fit(self) -> Self:
+        check_roots(self.mesh.roots, self.mesh.data_dir, [self.blobs] if self.blobs else [])
+        return self
 
     @property
     def extraction(self) -> ExtractionLimits:
         return ExtractionLimits(
-            max_document_bytes=self.max_document_bytes,
+            max_document_bytes=self.mesh.max_document_bytes,
             memory_bytes=self.extraction_memory_bytes,
             timeout_s=self.extraction_s,
         )

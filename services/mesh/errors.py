@@ -75,6 +75,12 @@ class PathNotAllowed(DomainError):
     reason = "PATH_NOT_ALLOWED"
 
 
+class PathNotFound(DomainError):
+    """Nothing is at a path below an allowed root."""
+
+    reason = "PATH_NOT_FOUND"
+
+
 class EmptyDocument(DomainError):
     reason = "EMPTY_DOCUMENT"
 
@@ -219,6 +225,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
     RevocationNotFound: StatusCode.NOT_FOUND,
+    PathNotFound: StatusCode.NOT_FOUND,
     AlreadyExists: StatusCode.ALREADY_EXISTS,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     EtagMismatch: StatusCode.ABORTED,

@@ -1,15 +1,18 @@
 """Settings every process of the mesh shares, and the base of each service's own."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ragweave.certificates import CertificateFiles, name_of
+from services.mesh.roots import DEFAULT_FOLDER, Root, check_roots, root_from
 
 # sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
 UNIX_PATH_MAX = 107
+# Whose the root is where none is set: the tenant of development tokens (ragweave.cli).
+_DEFAULT_TENANT = "default"
 
 
 class MeshSettings(BaseSettings):
@@ -54,6 +57,13 @@ class MeshSettings(BaseSettings):
     mesh_audience: str = Field("ragweave-internal", min_length=1, description="`aud` of service tokens.")
     clock_skew_s: int = Field(30, ge=0, le=60, description="Leeway on the times of a token, in seconds.")
 
+    roots: Annotated[tuple[Root, ...], NoDecode] = Field(
+        (),
+        description="Folders imports may read, separated by commas: tenant=/path or tenant=name:/path, * standing for "
+        "every tenant; default=<data_dir>/import where empty.",
+    )
+    max_document_bytes: int = Field(50 * 2**20, ge=1, le=2**31, description="Largest original, in bytes.")
+
     max_message_bytes: int = Field(
         16 * 2**20, ge=2**16, le=256 * 2**20, description="Longest gRPC message sent or taken, in bytes."
     )
@@ -77,8 +87,21 @@ class MeshSettings(BaseSettings):
             "jwks": str(data_dir / "keys" / "jwks.json"),
             "mesh_jwks": str(data_dir / "keys" / "mesh_jwks.json"),
             "mesh_key": data_dir / "keys" / "mesh.pem",
+            "roots": (Root(_DEFAULT_TENANT, data_dir / DEFAULT_FOLDER),),
         }
         return {**given, "data_dir": data_dir, **{name: given.get(name) or path for name, path in derived.items()}}
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        return tuple(root_from(part.strip()) for part in given.split(",") if part.strip())
+
+    @model_validator(mode="after")
+    def _roots_fit(self) -> Self:
+        check_roots(self.roots, self.data_dir, [key for key in (self.mesh_key, self.tls_key) if key])
+        return self
 
     @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:

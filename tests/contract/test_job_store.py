@@ -84,7 +84,7 @@ def specs(count: int = 3) -> list[DocumentSpec]:
 
 
 def folder(**fields: Any) -> Assignment:
-    return job(directory=DirectoryImport("/srv", "docs", metadata={"team": "x"}), source_key="directory:docs", **fields)
+    return job(directory=DirectoryImport("team", "docs", metadata={"team": "x"}), source_key="directory:docs", **fields)
 
 
 def done(change: ItemChange = ItemChange.SUCCEED, **fields: Any) -> Outcome:
@@ -330,7 +330,7 @@ async def test_a_directory_is_expanded_page_by_page_and_a_page_twice_is_a_page_o
     assert (await store.get("acme", job_id)).percentage == 99.9
     assert await queue.expand(lease, 5, [DocumentSpec("d5", path="sub/5.md")], "", final=True)
     [last] = await queue.lease(9)
-    assert last.spec == DocumentSpec("d5", path="sub/5.md", source_uri="docs/sub/5.md", metadata={"team": "x"})
+    assert last.spec == DocumentSpec("d5", path="sub/5.md", source_uri="team:docs/sub/5.md", metadata={"team": "x"})
     await queue.finish(last, done())
     ended = await store.get("acme", job_id)
     assert (ended.state, ended.progress.total, ended.progress.succeeded) == (JobState.SUCCEEDED, 6, 6)

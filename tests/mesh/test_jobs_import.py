@@ -284,7 +284,7 @@ async def test_a_directory_that_is_gone_fails_the_job_and_deletes_nothing(rig: R
         job = await rig.ended(await rig.submit_directory(full=True))
     assert (job.state, rig.registry.deleted) == (JobState.FAILED, [])
     assert job.error is not None
-    assert job.error.reason == "PATH_NOT_ALLOWED"
+    assert job.error.reason == "PATH_NOT_FOUND"
 
 
 async def test_a_cancel_stops_work_in_flight_within_a_heartbeat(rig: Rig) -> None:

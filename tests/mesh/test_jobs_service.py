@@ -24,6 +24,7 @@ from services.jobs.settings import Settings, WorkerSettings
 from services.jobs.worker.__main__ import wire as wire_worker
 from services.mesh.channels import opening_as
 from services.mesh.consistency import written_at
+from services.mesh.roots import Root
 from services.mesh.serve import running
 from services.mesh.settings import MeshSettings
 from tests.jobs_peers import Peers
@@ -91,8 +92,8 @@ async def jobs(server: Store, tmp_path: Path) -> AsyncIterator[Running]:
 
 @asynccontextmanager
 async def jobs_service(server: Store, folder: Path) -> AsyncIterator[Running]:
-    """The service over an empty store, with a collection "books" of acme."""
-    world = World.in_folder(folder, redis_url=server.url)
+    """The service over an empty store, with a collection "books" of acme, which has two roots."""
+    world = World.in_folder(folder / "data", redis_url=server.url)
     async with Redis.open(server.url) as redis:
         await redis.client.flushall()
     peers = Peers()
@@ -100,10 +101,12 @@ async def jobs_service(server: Store, folder: Path) -> AsyncIterator[Running]:
     async with peers.running(world) as peer_port:
         target = world.target(peer_port)
         targets = {f"{name}_target": target for name in ("collections", "retrieval", "embedding")}
-        mesh = MeshSettings(**{**world.mesh.model_dump(), **targets})
         files = folder / "files"
-        files.mkdir()
-        settings = Settings(mesh=mesh, port=0, roots=(files,), heartbeat_s=0.1, worker_name=folder.name)
+        roots = (Root("acme", files), Root("acme", folder / "team", "team"), Root("globex", folder / "globex"))
+        for root in roots:
+            root.path.mkdir()
+        mesh = MeshSettings(**{**world.mesh.model_dump(), **targets, "roots": roots})
+        settings = Settings(mesh=mesh, port=0, heartbeat_s=0.1, worker_name=folder.name)
         async with running("jobs", wire, settings) as served, world.channel(served.port) as channel:
             yield Running(
                 World(mesh, world.user_key), settings, peers, served.port, JobServiceStub(channel), files, served.drain
@@ -219,6 +222,30 @@ async def test_one_file_of_a_directory_is_imported_alone(jobs: Running) -> None:
         job = await jobs.ended((await jobs.submit(directory=Import.DirectorySource(path="a.md"))).name)
     assert job.progress.total == 1
     assert [key[2] for key in jobs.peers.documents] == ["a.md"]
+
+
+async def test_files_of_two_roots_with_the_same_path_are_two_documents(jobs: Running) -> None:
+    team = jobs.folder.parent / "team"
+    for root in (jobs.folder, team):
+        (root / "docs").mkdir()
+        (root / "docs" / "a.md").write_text(f"Words of {root.name}.")
+    async with jobs.working():
+        for path in ("docs", "team:docs"):
+            directory = Import.DirectorySource(path=path)
+            job = await jobs.ended((await jobs.submit(directory=directory, reconciliation_mode=Import.FULL)).name)
+            assert (job.state, job.progress.succeeded) == (Job.SUCCEEDED, 1)
+        alone = await jobs.ended((await jobs.submit(directory=Import.DirectorySource(path="team:docs/a.md"))).name)
+    assert alone.state == Job.SUCCEEDED
+    documents = jobs.peers.documents
+    assert {known.document.source_uri for known in documents.values()} == {"docs/a.md", "team:docs/a.md"}
+    assert len({key[2] for key in documents}) == 2
+    # And neither is the other tenant's, whose root has a folder of the same name.
+    (jobs.folder.parent / "globex" / "docs").mkdir()
+    jobs.peers.add("globex", "books")
+    for path in ("team:docs", str(team), str(jobs.folder / "docs"), "docs/a.md"):
+        source = Import(parent="books", directory=Import.DirectorySource(path=path))
+        call = jobs.stub.ImportDocuments(source, metadata=jobs.as_(tenant="globex"))
+        assert (await refused(call))[1] == "PATH_NOT_ALLOWED"
 
 
 @pytest.mark.parametrize(
@@ -365,14 +392,9 @@ async def test_a_reader_may_not_import(jobs: Running) -> None:
     assert (await refused(call))[0] is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_settings_read_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RAGWEAVE_JOBS_ROOTS", f"{tmp_path}/a, {tmp_path}/b")
+def test_settings_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGWEAVE_JOBS_WORKER_NAME", "w-7")
     monkeypatch.setenv("RAGWEAVE_JOBS_METRICS_PORT", "9001")
     monkeypatch.setenv("RAGWEAVE_WORKER_METRICS_PORT", "9002")
     assert (Settings().metrics_port, WorkerSettings().metrics_port) == (9001, 9002)
-    settings = Settings()
-    assert (settings.import_roots, settings.worker_name) == ((tmp_path / "a", tmp_path / "b"), "w-7")
-    monkeypatch.setenv("RAGWEAVE_JOBS_ROOTS", "relative")
-    with pytest.raises(ValueError, match="not absolute"):
-        Settings()
+    assert Settings().worker_name == "w-7"

@@ -65,8 +65,9 @@ def test_job_ids_sort_by_when_they_were_made_and_never_repeat() -> None:
 
 def test_a_file_is_shown_by_its_path_from_the_root() -> None:
     spec = DocumentSpec("a", path="x/a.md")
-    assert spec.within(DirectoryImport("/srv", "docs")).source_uri == "docs/x/a.md"
-    assert spec.within(DirectoryImport("/srv", "")).source_uri == "x/a.md"
+    assert spec.within(DirectoryImport("", "docs")).source_uri == "docs/x/a.md"
+    assert spec.within(DirectoryImport("", "")).source_uri == "x/a.md"
+    assert spec.within(DirectoryImport("team", "docs")).source_uri == "team:docs/x/a.md"
     assert spec.within(None) is spec
 
 

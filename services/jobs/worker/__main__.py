@@ -17,8 +17,10 @@ from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
 from services.jobs.settings import WorkerSettings
+from services.jobs.sources import Sources
 from services.jobs.tasks import beginning
 from services.mesh.channels import open_channel
+from services.mesh.roots import Roots
 from services.mesh.serve import serve_worker
 
 
@@ -40,7 +42,7 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
             models=ModelsClient(embedding),
             blobs=blobs,
             extractor=extractor,
-            files=Folders.under(settings.import_roots, max_file_bytes=settings.max_document_bytes),
+            files=Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=settings.mesh.max_document_bytes)),
             diagnose=diagnose,
             patience=Patience(diagnose, settings.patience_s),
             batch=settings.embed_batch,
