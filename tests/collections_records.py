@@ -5,11 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.collections.ports import Content, EmbeddingModel, IndexStats, Upload
+from services.collections.ports import Content, EmbeddingModel, IndexStats, RegistryStore, Upload
+from services.collections.quotas import Quotas
 from services.collections.records import Chunk, Collection, Document, new_etag
 from services.mesh.errors import DependencyUnavailable, ModelNotFound
+from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 
+PLENTY = Amounts(1_000, 1_000, 1_000, 10**12)
 LONG_AGO = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -90,6 +93,26 @@ class FakeIndex:
         self._answer("list_chunks")
         chunks = self.chunks.get((document.collection_uid, document.document_id), [])
         return chunks[from_ordinal : from_ordinal + limit], len(chunks)
+
+
+class FakeLimits:
+    """The limits of every tenant, as their owner has them; may be down."""
+
+    def __init__(self, amounts: Amounts = PLENTY) -> None:
+        self.amounts = amounts
+        self.asked = 0
+        self.down = False
+
+    async def of_caller(self) -> Amounts:
+        self.asked += 1
+        if self.down:
+            raise DependencyUnavailable("system does not tell limits")
+        return self.amounts
+
+
+def quotas(store: RegistryStore, limits: FakeLimits | None = None, **given: Any) -> Quotas:
+    """Quotas of a store, with plenty of everything unless told otherwise."""
+    return Quotas(store, limits or FakeLimits(), **{"defaults": PLENTY, **given})
 
 
 class FakeModels:

@@ -18,6 +18,7 @@ from services.jobs.ports import (
     Vectors,
 )
 from services.mesh.errors import CollectionNotFound, FailedPrecondition, PathNotAllowed, PathNotFound
+from services.mesh.quotas import Amounts, check_quota
 from tests.fake_content import WordTokenizer
 
 DIMENSION = 4
@@ -32,6 +33,24 @@ class MemoryRegistry:
         self.sources: dict[tuple[str, str], str] = {}
         self.records: list[ImportedDocument] = []
         self.deleted: list[str] = []
+        self.limits = Amounts(1_000, 1_000, 1_000, 10**9)
+        self.asked: list[Amounts] = []
+        self.oblivious = False  # as where another worker fills the place between the question and the record
+
+    @property
+    def usage(self) -> Amounts:
+        kept = self.documents.values()
+        return Amounts(
+            len(self.collections),
+            len(kept),
+            sum(each.chunk_count for each in kept if each.active),
+            sum(each.size_bytes for each in kept),
+        )
+
+    async def check_quota(self, more: Amounts) -> None:
+        self.asked.append(more)
+        if not self.oblivious:
+            check_quota("acme", limits=self.limits, usage=self.usage, more=more)
 
     async def collection(self, collection_id: str) -> Collection:
         if collection_id not in self.collections:
@@ -46,9 +65,16 @@ class MemoryRegistry:
         }
 
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
-        self.records.append(document)
         key = collection.id, document.fields.spec.document_id
         before = self.documents.get(key)
+        held = before or KnownDocument(False, "", "", "", 0, "", "", 0, 0)
+        more = Amounts(
+            documents=int(before is None),
+            chunks=document.chunk_count - (held.chunk_count if held.active else 0) if not document.failure else 0,
+            storage_bytes=document.size_bytes - held.size_bytes,
+        )
+        check_quota("acme", limits=self.limits, usage=self.usage, more=more)
+        self.records.append(document)
         if document.failure is not None and before is not None and before.active:
             return
         self.sources[key] = document.source_key
@@ -62,6 +88,7 @@ class MemoryRegistry:
             mime_type=document.fields.mime_type,
             chunk_count=document.chunk_count,
             token_count=document.token_count,
+            size_bytes=document.size_bytes,
             create_time=before.create_time if before else datetime(2024, 1, 1, tzinfo=UTC),
         )
 

@@ -20,6 +20,7 @@ from ragweave.v1.collection_pb2 import Collection
 from ragweave.v1.document_pb2 import Document
 from services.mesh.errors import CollectionNotFound, FailedPrecondition
 from services.mesh.identity import caller
+from services.mesh.quotas import Amounts, amounts_from, check_quota
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World
@@ -45,6 +46,7 @@ class Peers(
     embedded: list[str] = field(default_factory=list)
     callers: set[tuple[str, str, str | None]] = field(default_factory=set)
     writes: int = 0
+    limits: Amounts = field(default_factory=lambda: Amounts(1_000, 1_000, 1_000_000, 2**40))
 
     @asynccontextmanager
     async def running(self, world: World) -> AsyncIterator[int]:
@@ -100,6 +102,11 @@ class Peers(
         if request.document.state != Document.FAILED or key not in self.documents:
             self.documents[key] = request
         return registry_pb.RecordDocumentResponse(document=request.document)
+
+    async def CheckQuota(self, request: Any, context: Any) -> registry_pb.CheckQuotaResponse:
+        used = Amounts(documents=sum(tenant == caller().tenant for tenant, _, _ in self.documents))
+        check_quota(caller().tenant, limits=self.limits, usage=used, more=amounts_from(request.more))
+        return registry_pb.CheckQuotaResponse()
 
     async def ListSourceDocuments(self, request: Any, context: Any) -> registry_pb.ListSourceDocumentsResponse:
         ids = sorted(id for (_, _, id), known in self.documents.items() if known.source_key == request.source_key)

@@ -48,7 +48,7 @@ class Rig:
         queue = RedisQueue(self.redis, worker, lease_s=self.lease_s)
         return Tools(
             queue=trap.on(queue, "lease", "assignment", "lock", "commit", "expand", "finish", "put_back", "absent"),
-            registry=trap.on(self.registry, "record", "delete_documents"),
+            registry=trap.on(self.registry, "check_quota", "record", "delete_documents"),
             index=trap.on(self.index, "upsert", "retire", "update_fields", "delete"),
             embedding=trap.on(self.embedding, "embed"),
             models=self.models,

@@ -246,7 +246,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the job failed, or the first item's error where items failed."""
+        """Why the job failed, or the first item's error where items failed; with validate_only, that not all of it fits into
+        the tenant's quota.
+        """
 
     @_builtins.property
     def estimate(self) -> Global___Job.Estimate:

@@ -13,7 +13,9 @@ from services.collections.adapters.embedding import EmbeddingModels
 from services.collections.adapters.jobs import GrpcJobs
 from services.collections.adapters.retrieval import RetrievalIndex
 from services.collections.adapters.sql import SqlStore
+from services.collections.adapters.system import SystemLimits
 from services.collections.documents import Documents
+from services.collections.quotas import Quotas
 from services.collections.registry import Registry
 from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer
 from services.collections.settings import Settings
@@ -32,15 +34,17 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.retrieval_target) as retrieval,
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.jobs_target) as jobs,
+        open_channel(mesh, mesh.system_target) as system,
     ):
         index = RetrievalIndex(retrieval)
-        registry = Registry(store, index, EmbeddingModels(embedding), poll_s=settings.follow_poll_s)
-        documents = Documents(store, index, GrpcJobs(jobs), max_upload_bytes=settings.max_upload_bytes)
+        quotas = Quotas(store, SystemLimits(system), defaults=settings.quota.limits, fresh_s=settings.limits_fresh_s)
+        registry = Registry(store, index, EmbeddingModels(embedding), quotas, poll_s=settings.follow_poll_s)
+        documents = Documents(store, index, GrpcJobs(jobs), quotas, max_upload_bytes=settings.max_upload_bytes)
 
         def register(server: grpc.aio.Server) -> None:
             add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
             add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
-            add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents), server)
+            add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
         async with Upkeep(store, registry, documents, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)

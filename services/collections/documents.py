@@ -20,11 +20,13 @@ from services.collections.document_changes import (
     with_fields,
 )
 from services.collections.ports import Content, Index, Jobs, RegistryStore
+from services.collections.quotas import Quotas
 from services.collections.records import (
     CHUNKS,
     DOCUMENTS,
     Chunk,
     Collection,
+    Delta,
     Document,
     new_id,
     readable_by,
@@ -39,11 +41,13 @@ from services.mesh.errors import (
     DomainError,
     EmptyDocument,
     InvalidArgument,
+    QuotaExceeded,
     RequestIdReused,
 )
 from services.mesh.filters import all_of
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt, once
 
 _MAX_ORDINAL: Final = 2**31 - 1
@@ -76,10 +80,13 @@ class Documents:
         max_upload_bytes: Longest file taken.
     """
 
-    def __init__(self, store: RegistryStore, index: Index, jobs: Jobs, *, max_upload_bytes: int) -> None:
+    def __init__(
+        self, store: RegistryStore, index: Index, jobs: Jobs, quotas: Quotas, *, max_upload_bytes: int
+    ) -> None:
         self._store = store
         self._index = index
         self._jobs = jobs
+        self._quotas = quotas
         self._max_upload_bytes = max_upload_bytes
 
     async def create(
@@ -100,6 +107,7 @@ class Documents:
         Raises:
             AlreadyExists: The id is taken.
             CollectionNotFound, CollectionDisabled: There is no such collection, or it takes no documents.
+            QuotaExceeded: The tenant keeps as much as it may.
             DependencyUnavailable: The jobs service does not answer; nothing is recorded.
         """
 
@@ -114,6 +122,7 @@ class Documents:
             made = document_of(collection, new, content)
             if validate_only:
                 await self._check_free(collection, made.document_id)
+                await self._quotas.check(who.tenant, Delta.of([None], [made]).amounts)
                 return made, await self._jobs.import_document(made, content, validate_only=True)
             return await self._create(collection, made, content, receipt)
 
@@ -136,6 +145,7 @@ class Documents:
 
         Raises:
             EmptyDocument, DocumentTooLarge: The file has no bytes, or too many.
+            QuotaExceeded: The tenant may not keep one more document, or as many bytes; said as soon as it is known.
             InvalidArgument: Its SHA-256 is another than announced.
         """
         collection = await self._collection(file.parent, who, writing=True)
@@ -149,6 +159,8 @@ class Documents:
         document_of(collection, new, b"")  # refuses now what would be refused after the last byte
         if receipt is None:
             await self._check_free(collection, new.document_id)
+        if receipt is None or not await self._came_before(receipt):
+            parts = self._quotas.fitting(who.tenant, parts)
         stored = await self._jobs.store(self._bounded(parts, file.sha256), validate_only=validate_only)
         if validate_only:
             return document_of(collection, new, stored), b""
@@ -290,12 +302,19 @@ class Documents:
 
         Raises:
             CollectionNotFound: The collection is gone, or is another one of the same id.
+            QuotaExceeded: The document is new, or larger than it was, and the tenant may not keep so much.
         """
         collection = await self._collection(given.collection_id, who)
         if collection.uid != given.collection_uid:
             raise CollectionNotFound(f"{collection.name} was deleted and made anew", collection=collection.name)
-        (recorded,) = await self._write(
-            collection, given.document_id, lambda found: after_import(given, found.get(given.document_id))
+        (recorded,) = await self._quotas.within(
+            who.tenant,
+            lambda limits: self._write(
+                collection,
+                given.document_id,
+                lambda found: after_import(given, found.get(given.document_id)),
+                limits=limits,
+            ),
         )
         if recorded.unsettled:
             await self.settle(collection, recorded)
@@ -360,16 +379,26 @@ class Documents:
         """Records the document and queues its import; both or neither."""
         document = made
         try:
-            (document,) = await self._write(
-                collection, made.document_id, lambda found: _unless_taken(made, found), receipt
+            (document,) = await self._quotas.within(
+                collection.tenant,
+                lambda limits: self._write(
+                    collection, made.document_id, lambda found: _unless_taken(made, found), receipt, limits=limits
+                ),
             )
             return document, await self._jobs.import_document(document, content)
-        except (AlreadyExists, RequestIdReused, CollectionNotFound):
+        except (AlreadyExists, RequestIdReused, CollectionNotFound, QuotaExceeded):
             raise  # nothing was recorded
         except BaseException:  # cancelled too: a document nobody imports would stay PENDING for ever
             if document.uid == made.uid:
                 await asyncio.shield(self._take_back(collection, made, receipt))
             raise
+
+    async def _came_before(self, receipt: Receipt) -> bool:
+        """Whether the id is recorded, with a content that is not known yet: what it stands for is counted already."""
+        try:
+            return await self._store.recall(receipt, tuple[Document, ...]) is not None
+        except RequestIdReused:
+            return True
 
     async def _check_free(self, collection: Collection, document_id: str) -> None:
         if found := await self._store.find_documents(collection, [document_id]):
@@ -422,6 +451,8 @@ class Documents:
         document_id: str,
         change: Callable[[Mapping[str, Document]], Document],
         receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> tuple[Document, ...]:
         """Writes one document; a deleted one of the same id is seen off first."""
 
@@ -432,7 +463,9 @@ class Documents:
 
         while True:
             try:
-                return await self._store.write_documents(collection, [document_id], unless_leaving, receipt)
+                return await self._store.write_documents(
+                    collection, [document_id], unless_leaving, receipt, limits=limits
+                )
             except _StillLeaving as still:
                 await self.finish_deletion(collection, still.documents)
 

@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from services.collections.records import Chunk, Collection, Document, DocumentTotals
 from services.mesh.lists import ListQuery, Page
+from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 
 T = TypeVar("T")
@@ -32,16 +33,26 @@ class RegistryStore(Protocol):
     async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]: ...
 
     async def write_collection(
-        self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
+        self,
+        tenant: str,
+        collection_id: str,
+        change: ChangeCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> Collection:
         """Reads a collection, writes what `change` makes of it, and its event and receipt with it.
 
         No other change comes between. An unchanged collection is not written and makes no event.
 
+        Args:
+            limits: What the tenant may keep; one writer of the tenant after the other is held to it.
+
         Returns:
             The collection as written, its sequence set; or what an earlier request with the receipt was answered.
 
         Raises:
+            QuotaExceeded: The change does not fit into the limits.
             RequestIdReused: The receipt is known with another digest.
         """
         ...
@@ -86,10 +97,15 @@ class RegistryStore(Protocol):
         document_ids: Sequence[str],
         change: ChangeDocuments,
         receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> tuple[Document, ...]:
         """Reads documents, writes what `change` makes of them, the collection's counts and the receipt with it.
 
         No other change of the collection's documents comes between.
+
+        Args:
+            limits: What the tenant may keep; one writer of the tenant after the other is held to it.
 
         Returns:
             The documents there are afterwards, in the order of the ids; or what an earlier request with the receipt
@@ -97,6 +113,7 @@ class RegistryStore(Protocol):
 
         Raises:
             CollectionNotFound: There is no such collection now, by its uid.
+            QuotaExceeded: The change does not fit into the limits.
             RequestIdReused: The receipt is known with another digest.
         """
         ...
@@ -110,6 +127,10 @@ class RegistryStore(Protocol):
         ...
 
     async def totals(self, collection: Collection) -> DocumentTotals: ...
+
+    async def usage(self, tenant: str) -> Amounts:
+        """What the tenant's collections add up to."""
+        ...
 
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         """What an earlier request with the receipt was answered; None where there was none.
@@ -194,6 +215,16 @@ class Models(Protocol):
         Raises:
             ModelNotFound: There is none that embeds.
             DependencyUnavailable: The embedding service does not answer.
+        """
+        ...
+
+
+class Limits(Protocol):
+    async def of_caller(self) -> Amounts:
+        """What the caller's tenant may keep.
+
+        Raises:
+            DependencyUnavailable: Their owner does not answer.
         """
         ...
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from services.mesh.filters import Comparison, Field, FieldType, Filter, Has, Operator, Schema, any_of, negate
 from services.mesh.lists import Listing
+from services.mesh.quotas import Amounts
 
 T = TypeVar("T")
 
@@ -209,6 +210,11 @@ class Delta:
             revision=int(visible),
         )
 
+    @property
+    def amounts(self) -> Amounts:
+        """What it adds to the tenant's."""
+        return Amounts(documents=self.documents, chunks=self.chunks, storage_bytes=self.size_bytes)
+
     def added_to(self, collection: Collection) -> Collection:
         return replace(
             collection,
@@ -318,6 +324,13 @@ def readable_by(principals: frozenset[str]) -> Filter:
     """Documents open to the whole tenant, or to one of these principals."""
     granted = [Comparison(("principals",), Operator.EQ, each) for each in sorted(principals)]
     return any_of(negate(Has(("principals",))), *granted)
+
+
+def amounts_of(collection: Collection | None) -> Amounts:
+    """What a collection counts for; nothing from the moment it is deleted."""
+    if collection is None or collection.delete_time is not None:
+        return Amounts()
+    return Amounts(1, collection.document_count, collection.chunk_count, collection.size_bytes)
 
 
 def now() -> datetime:

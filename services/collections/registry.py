@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from services.collections.masks import Mask
 from services.collections.ports import EmbeddingModel, Index, IndexStats, Models, RegistryStore
+from services.collections.quotas import Quotas
 from services.collections.records import (
     COLLECTIONS,
     Chunking,
@@ -17,6 +18,7 @@ from services.collections.records import (
     DocumentTotals,
     SearchDefaults,
     Source,
+    amounts_of,
     new_etag,
     new_id,
     now,
@@ -89,10 +91,13 @@ class Registry:
         poll_s: How often a follower looks for changes that another process recorded, in seconds.
     """
 
-    def __init__(self, store: RegistryStore, index: Index, models: Models, *, poll_s: float = 1.0) -> None:
+    def __init__(
+        self, store: RegistryStore, index: Index, models: Models, quotas: Quotas, *, poll_s: float = 1.0
+    ) -> None:
         self._store = store
         self._index = index
         self._models = models
+        self._quotas = quotas
         self._poll_s = poll_s
         self._changed = asyncio.Event()
         self._stopping = False
@@ -115,6 +120,7 @@ class Registry:
         Raises:
             AlreadyExists: The id is taken.
             InvalidArgument: A field is wrong, or names a model or language that is not there.
+            QuotaExceeded: The tenant has as many as it may.
             RequestIdReused: The receipt is known with another digest.
         """
 
@@ -123,9 +129,13 @@ class Registry:
             if validate_only:
                 if await self._store.find_collection(who.tenant, made.collection_id):
                     raise _taken(made)
+                await self._quotas.check(who.tenant, amounts_of(made))
                 return made
-            created = await self._store.write_collection(
-                who.tenant, made.collection_id, lambda current: _unless_taken(made, current), receipt
+            created = await self._quotas.within(
+                who.tenant,
+                lambda limits: self._store.write_collection(
+                    who.tenant, made.collection_id, lambda current: _unless_taken(made, current), receipt, limits=limits
+                ),
             )
             self._announce()
             # An index that is down learns of it from the stream when it comes back, before it answers.

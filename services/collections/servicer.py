@@ -14,8 +14,10 @@ from ragweave.v1.collection_service_pb2_grpc import CollectionServiceServicer
 from ragweave.v1.document_service_pb2_grpc import DocumentServiceServicer
 from services.collections import convert
 from services.collections.documents import Documents
+from services.collections.quotas import Quotas
 from services.collections.registry import Registry
 from services.mesh.identity import caller
+from services.mesh.quotas import amounts_from, amounts_to
 from services.mesh.receipts import receipt_from
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -171,9 +173,10 @@ class DocumentServicer(DocumentServiceServicer):
 
 
 class RegistryServicer(RegistryServiceServicer):
-    def __init__(self, registry: Registry, documents: Documents) -> None:
+    def __init__(self, registry: Registry, documents: Documents, quotas: Quotas) -> None:
         self._registry = registry
         self._documents = documents
+        self._quotas = quotas
 
     async def GetCollectionRecord(
         self, request: internal_pb.GetCollectionRecordRequest, context: Context
@@ -211,3 +214,14 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> internal_pb.DeleteSourceDocumentsResponse:
         deleted = await self._documents.delete_source(request.collection_id, request.document_ids, caller(context))
         return internal_pb.DeleteSourceDocumentsResponse(deleted=deleted)
+
+    async def GetTenantUsage(
+        self, request: internal_pb.GetTenantUsageRequest, context: Context
+    ) -> internal_pb.GetTenantUsageResponse:
+        return internal_pb.GetTenantUsageResponse(usage=amounts_to(await self._quotas.usage(caller(context).tenant)))
+
+    async def CheckQuota(
+        self, request: internal_pb.CheckQuotaRequest, context: Context
+    ) -> internal_pb.CheckQuotaResponse:
+        await self._quotas.check(caller(context).tenant, amounts_from(request.more))
+        return internal_pb.CheckQuotaResponse()

@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.mesh.quotas import QuotaSettings
 from services.mesh.settings import ServiceSettings
 
 
@@ -29,3 +30,7 @@ class Settings(ServiceSettings):
     upkeep_interval_s: float = Field(
         15.0, gt=0, le=3600, description="Seconds between sweeps for expired collections and interrupted work."
     )
+    quota: QuotaSettings = Field(
+        default_factory=QuotaSettings, description="Limits while the system service has not told others."
+    )
+    limits_fresh_s: float = Field(10.0, ge=0, le=600, description="Seconds a tenant's limits are used once told.")

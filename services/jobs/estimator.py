@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.jobs.cutting import Cutting
 from services.jobs.job import Assignment, DocumentSpec, Estimate, OnDuplicate
@@ -11,6 +11,7 @@ from services.jobs.ports import Collection, Models, Registry
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.reading import media_type, text_version
 from services.mesh.errors import DomainError
+from services.mesh.quotas import Amounts
 
 _MAX_LISTED = 100_000
 _MAX_SAMPLED = 1000
@@ -30,6 +31,7 @@ class _Count:
     chunks: int = 0
     tokens: int = 0
     duplicates: int = 0
+    added: Amounts = field(default_factory=Amounts)
 
 
 class Estimator:
@@ -48,8 +50,10 @@ class Estimator:
         self._extractor = extractor
         self._limit_s = limit_s
 
-    async def estimate(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Estimate:
-        """What importing these documents would do; one that cannot be read counts for nothing."""
+    async def estimate(
+        self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]
+    ) -> tuple[Estimate, Amounts]:
+        """What importing these documents would do, and add to the tenant's; one that cannot be read adds nothing."""
         cutting = await Cutting.of(collection, self._models)
         candidates = [candidate async for candidate in _first(found, _MAX_LISTED)]
         now = asyncio.get_running_loop().time
@@ -61,12 +65,18 @@ class Estimator:
             await self._add(count, candidate, job, cutting)
             looked += 1
         scale = len(candidates) / looked if looked else 1.0
-        return Estimate(
+        estimate = Estimate(
             documents=round(count.documents * scale),
             chunks=round(count.chunks * scale),
             tokens=round(count.tokens * scale),
             duplicates=round(count.duplicates * scale),
             sampled=looked < len(candidates),
+        )
+        added = count.added
+        return estimate, Amounts(
+            documents=round(added.documents * scale),
+            chunks=max(0, round(added.chunks * scale)),
+            storage_bytes=max(0, round(added.storage_bytes * scale)),
         )
 
     async def _add(self, count: _Count, candidate: Candidate, job: Assignment, cutting: Cutting) -> None:
@@ -95,6 +105,10 @@ class Estimator:
         count.documents += 1
         count.chunks += len(chunks)
         count.tokens += sum(chunk.token_count for chunk in chunks)
+        before = Amounts()
+        if known is not None:
+            before = Amounts(0, -1, -known.chunk_count if known.active else 0, -known.size_bytes)
+        count.added += before + Amounts(0, 1, len(chunks), len(content))
 
 
 async def _first(found: AsyncIterator[Candidate], limit: int) -> AsyncIterator[Candidate]:

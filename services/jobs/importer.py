@@ -12,6 +12,7 @@ from services.jobs.job import (
     Assignment,
     DirectoryImport,
     DocumentSpec,
+    Failure,
     Job,
     JobState,
     JobType,
@@ -27,6 +28,7 @@ from services.mesh.errors import (
     InvalidArgument,
     PathNotAllowed,
     PathNotFound,
+    QuotaExceeded,
     UploadNotFound,
     Violation,
 )
@@ -35,6 +37,7 @@ from services.mesh.receipts import Receipt, once
 
 _MAX_METADATA_BYTES = 16 * 1024
 _ID_DIGITS = 32
+_RESOURCE_EXHAUSTED = 8  # google.rpc.Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,9 @@ class Importer:
 
     async def import_documents(self, request: ImportRequest, who: Caller) -> Job:
         """The job, recorded and queued; with `validate_only` one that holds an estimate and is kept nowhere.
+
+        Documents are held to the tenant's quota one by one, when they are written. An estimate that does not fit as a
+        whole says so as the job's error.
 
         Raises:
             CollectionNotFound, CollectionDisabled: there is nothing to import into.
@@ -191,9 +197,14 @@ class Importer:
         return await self._store.get(job.tenant, made)
 
     async def _estimated(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Job:
-        estimate = await self._estimator.estimate(job, collection, found)
+        estimate, added = await self._estimator.estimate(job, collection, found)
+        refused: Failure | None = None
+        try:
+            await self._registry.check_quota(added)
+        except QuotaExceeded as error:  # what fits would be imported all the same, so this is told, not raised
+            refused = Failure(_RESOURCE_EXHAUSTED, error.reason, error.message)
         now = datetime.now(UTC)
-        return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate)
+        return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate, error=refused)
 
     async def _uploaded(self, tenant: str, specs: Sequence[DocumentSpec]) -> AsyncIterator[Candidate]:
         for spec in specs:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -36,8 +36,10 @@ from services.mesh.errors import (
     FailedPrecondition,
     NoTextFound,
     PathNotAllowed,
+    QuotaExceeded,
     UnsupportedMediaType,
 )
+from services.mesh.quotas import Amounts
 
 _CHUNKS_A_WRITE = 256
 _FLOAT_BYTES = 4
@@ -67,10 +69,11 @@ class Tools:
 
 
 class DocumentImport:
-    """The work of one item: read, extract, chunk, embed; then write: chunks, retirement of older revisions, record.
+    """The work of one item: read, extract, chunk, embed; then write: chunks, record, retirement of older revisions.
 
     Whatever has been read or computed is lost with the process and done again. The writes can be repeated: chunk ids
-    follow from the content, the record replaces itself. Each asks first whether the lease still holds.
+    follow from the content, the record replaces itself. Each asks first whether the lease still holds. Older revisions
+    stay until the new one is recorded, which the tenant's quota may yet forbid.
     """
 
     def __init__(self, tools: Tools, lease: Lease, job: Assignment) -> None:
@@ -116,7 +119,8 @@ class DocumentImport:
                 await tools.patience(lambda: tools.index.delete(collection, [self._id]))
         fields = DocumentFields(self._spec, self._titled(""), self._spec.mime_type, self._content_hash, 0)
         document = ImportedDocument(fields, self._size_bytes, source_key=self._job.source_key, failure=failure)
-        await tools.patience(lambda: tools.registry.record(collection, document))
+        with suppress(QuotaExceeded):  # no room to keep even that: the item says why
+            await tools.patience(lambda: tools.registry.record(collection, document))
 
     async def _import(self) -> Outcome:
         tools = self._tools
@@ -133,14 +137,17 @@ class DocumentImport:
             if not self.committing:
                 return self._outcome(ItemChange.SKIP)
             # An earlier attempt came as far as the record and was killed before it could say so.
-            revision = await tools.patience(lambda: tools.index.revision(collection))
-            return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
+            with suppress(FailedPrecondition):  # the index lost chunks: they are written anew
+                revision = await self._retired(collection, known.revision_key, known.chunk_count)
+                return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
         with self._timed("extract"):
             text = await self._text(content)
         with self._timed("chunk"):
             chunks = await cutting.chunks(text, self._spec.title)
         if not chunks:
             raise NoTextFound(f"{self._name}: it holds no text")
+        with self._naming():
+            await tools.patience(lambda: tools.registry.check_quota(self._more_than(known, len(chunks))))
         with self._timed("embed"):
             embedded = await self._embedded(chunks, cutting)
         return await self._write(collection, cutting, known, text, embedded)
@@ -240,9 +247,7 @@ class DocumentImport:
                 await self._asked(len(chunks))
                 batch = chunks[start : start + _CHUNKS_A_WRITE]
                 await tools.patience(lambda batch=batch: tools.index.upsert(collection, fields, key, batch))  # type: ignore[misc]
-            await self._asked(len(chunks))
-            revision = await self._retired(collection, key, len(chunks))
-        with self._timed("record"):
+        with self._timed("record"), self._naming():
             await self._record(
                 collection,
                 fields,
@@ -250,6 +255,11 @@ class DocumentImport:
                 token_count=sum(each.chunk.token_count for each in chunks),
                 revision_key=key,
             )
+        with self._timed("index"):
+            try:
+                revision = await self._retired(collection, key, len(chunks))
+            except FailedPrecondition:
+                raise DependencyUnavailable(f"{self._name}: the index lost chunks; they are written anew") from None
         return self._outcome(ItemChange.SUCCEED, chunks=len(chunks), index_revision=revision)
 
     async def _write_fields(self, collection: Collection, content: bytes, known: KnownDocument) -> Outcome:
@@ -272,10 +282,9 @@ class DocumentImport:
         return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
 
     async def _retired(self, collection: Collection, key: str, count: int) -> int:
-        try:
-            return await self._tools.patience(lambda: self._tools.index.retire(collection, self._id, key, count))
-        except FailedPrecondition:
-            raise DependencyUnavailable(f"{self._name}: the index lost chunks; they are written anew") from None
+        """Raises FailedPrecondition where the index has fewer chunks of the revision than that."""
+        await self._asked(count)
+        return await self._tools.patience(lambda: self._tools.index.retire(collection, self._id, key, count))
 
     async def _record(
         self, collection: Collection, fields: DocumentFields, *, chunk_count: int, token_count: int, revision_key: str
@@ -309,6 +318,23 @@ class DocumentImport:
     def _name(self) -> str:
         """What errors name it by, and its type is told by where nothing else tells."""
         return self._spec.source_uri or self._spec.document_id
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """A quota that is used up fails the item by the document's name."""
+        try:
+            yield
+        except QuotaExceeded as error:
+            raise QuotaExceeded(f"{self._name}: {error.message}", subject=f"tenants/{self._job.tenant}") from None
+
+    def _more_than(self, known: KnownDocument | None, chunks: int) -> Amounts:
+        """What the document adds to the tenant's, with so many chunks."""
+        if known is None:
+            return Amounts(documents=1, chunks=chunks, storage_bytes=self._size_bytes)
+        return Amounts(
+            chunks=max(0, chunks - (known.chunk_count if known.active else 0)),
+            storage_bytes=max(0, self._size_bytes - known.size_bytes),
+        )
 
     @property
     def _fields_hash(self) -> str:

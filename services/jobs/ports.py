@@ -19,6 +19,7 @@ from services.jobs.job import (
 )
 from services.jobs.ports_content import Tokenizer
 from services.mesh.lists import ListQuery, Page
+from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 
 
@@ -189,6 +190,7 @@ class KnownDocument:
     mime_type: str
     chunk_count: int
     token_count: int
+    size_bytes: int = 0
     create_time: datetime | None = None
 
 
@@ -217,7 +219,13 @@ class Registry(Protocol):
         """Those of the documents that exist."""
         ...
 
-    async def record(self, collection: Collection, document: ImportedDocument) -> None: ...
+    async def check_quota(self, more: Amounts) -> None:
+        """Raises QuotaExceeded where the tenant may not keep so much more; nothing is set aside for it."""
+        ...
+
+    async def record(self, collection: Collection, document: ImportedDocument) -> None:
+        """Raises QuotaExceeded where it is new, or larger than it was, and the tenant may not keep so much."""
+        ...
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
         """Ids of the source's documents after that one, in order; fewer than `limit` at the end."""

@@ -87,6 +87,12 @@ class UploadServicer(upload_grpc.UploadServiceServicer):
         )
         return convert.blob_to(stored)
 
+    async def ReadUpload(
+        self, request: upload_pb.ReadUploadRequest, context: Context
+    ) -> AsyncIterator[upload_pb.ReadUploadResponse]:
+        async for part in self._uploads.read(caller(context).tenant, request.content_hash):
+            yield upload_pb.ReadUploadResponse(data=part)
+
 
 def _id(name: str) -> str:
     return name.rpartition("/")[2]

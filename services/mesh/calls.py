@@ -71,3 +71,13 @@ def serving(call: Call) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def detached() -> Iterator[None]:
+    """Outgoing calls inside the block have bounds of their own only: for what others wait for besides this call."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -183,6 +183,12 @@ class TooManyRequests(DomainError):
     reason = "TOO_MANY_REQUESTS"
 
 
+class QuotaExceeded(DomainError):
+    """A tenant keeps as much as it may. Waiting does not help: delete something, or have the limit raised."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class DependencyUnavailable(DomainError):
     """A part this service needs does not answer; the message names it."""
 
@@ -234,6 +240,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     CollectionDisabled: StatusCode.FAILED_PRECONDITION,
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
+    QuotaExceeded: StatusCode.RESOURCE_EXHAUSTED,
     DependencyUnavailable: StatusCode.UNAVAILABLE,
     DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     IndexLocked: StatusCode.UNAVAILABLE,

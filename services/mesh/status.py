@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
-from services.mesh.errors import STATUS, DomainError, TooManyRequests
+from services.mesh.errors import STATUS, DomainError, QuotaExceeded, TooManyRequests
 
 DOMAIN = "ragweave"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -60,6 +60,15 @@ def code_of(status: Status) -> grpc.StatusCode:
     return _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
 
 
+def reason_of(status: Status) -> str:
+    """The reason of its ErrorInfo, for programs; "UNKNOWN" without one."""
+    for detail in status.details:
+        info = details.ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason
+    return "UNKNOWN"
+
+
 def retry_after_s(status: Status) -> float | None:
     """Seconds after which its RetryInfo says to try again; None without one."""
     for detail in status.details:
@@ -79,7 +88,7 @@ def _of_domain(error: DomainError) -> Status:
             for each in error.violations[:_MAX_VIOLATIONS]
         ]
         found.append(details.BadRequest(field_violations=violations))
-    if isinstance(error, TooManyRequests):
+    if isinstance(error, (TooManyRequests, QuotaExceeded)):
         subject = error.metadata.get("subject", error.reason)
         violation = details.QuotaFailure.Violation(subject=subject, description=_cut(error.message, _MAX_TEXT))
         found.append(details.QuotaFailure(violations=[violation]))

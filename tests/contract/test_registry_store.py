@@ -27,7 +27,8 @@ from services.collections.records import (
     now,
     readable_by,
 )
-from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, RequestIdReused
+from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, QuotaExceeded, RequestIdReused
+from services.mesh.quotas import Amounts
 from services.mesh.sql import sqlite_url
 from tests.collections_records import LONG_AGO, collection, document, receipt
 
@@ -388,3 +389,64 @@ async def test_the_store_answers_its_check(store: RegistryStore) -> None:
 
 def _counts(found: Collection) -> tuple[int, int, int, int]:
     return found.document_count, found.chunk_count, found.size_bytes, found.revision
+
+
+async def test_usage_is_what_the_tenants_live_collections_hold(store: RegistryStore) -> None:
+    docs, more = await put(store, collection()), await put(store, collection("more"))
+    await put(store, collection(tenant="globex"))
+    active = {"state": "ACTIVE", "chunk_count": 3, "size_bytes": 5_000_000_000}
+    await add(store, docs, document("a", of=docs, **active), document("b", of=docs, size_bytes=1))
+    await add(store, more, document("a", of=more, **active))
+    assert await store.usage("acme") == Amounts(2, 3, 6, 10_000_000_001)
+    assert await store.usage("globex") == Amounts(1, 0, 0, 0)
+    assert await store.usage("nobody") == Amounts()
+    await add(store, docs, replace(document("a", of=docs, **active), delete_time=now()))
+    assert await store.usage("acme") == Amounts(2, 2, 3, 5_000_000_001)
+    await put(store, replace(await current(store, more), delete_time=now()))
+    assert await store.usage("acme") == Amounts(1, 1, 0, 1)
+
+
+async def test_of_many_collections_created_at_once_as_many_are_as_fit(store: RegistryStore) -> None:
+    async def create(number: int) -> bool:
+        made = collection(f"c{number}")
+        try:
+            await store.write_collection("acme", made.collection_id, lambda found: made, limits=Amounts(collections=10))
+        except QuotaExceeded:
+            return False
+        return True
+
+    created = await asyncio.gather(*map(create, range(50)))
+    assert created.count(True) == 10
+    assert (await store.usage("acme")).collections == 10
+    assert len(await store.changes(0, 100)) == 10
+
+
+async def test_writers_of_several_collections_share_one_quota(store: RegistryStore) -> None:
+    parents = [await put(store, collection(f"c{number}")) for number in range(4)]
+    limits = Amounts(collections=4, documents=7, chunks=100, storage_bytes=10)
+
+    async def write(number: int) -> bool:
+        parent = parents[number % len(parents)]
+        made = document(f"d{number}", of=parent, size_bytes=1)
+        try:
+            await store.write_documents(parent, [made.document_id], lambda _: {made.document_id: made}, limits=limits)
+        except QuotaExceeded:
+            return False
+        return True
+
+    written = await asyncio.gather(*map(write, range(40)))
+    assert written.count(True) == 7
+    assert await store.usage("acme") == Amounts(4, 7, 0, 7)
+    totals = [(await current(store, parent)).document_count for parent in parents]
+    assert sum(totals) == 7
+
+
+async def test_what_is_refused_for_the_quota_leaves_no_trace(store: RegistryStore) -> None:
+    docs = await put(store, collection())
+    with pytest.raises(QuotaExceeded):
+        await store.write_documents(
+            docs, ["a"], lambda _: {"a": document("a", of=docs)}, receipt(), limits=Amounts(collections=1)
+        )
+    assert await store.find_documents(docs, ["a"]) == []
+    assert await store.recall(receipt(), tuple[Document, ...]) is None
+    assert await current(store, docs) == docs

@@ -14,10 +14,12 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
-from ragweave.internal.v1 import index_service_pb2, registry_service_pb2, upload_service_pb2
+from ragweave.internal.v1 import index_service_pb2, quota_service_pb2, registry_service_pb2, upload_service_pb2
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer, add_IndexServiceServicer_to_server
+from ragweave.internal.v1.quota_service_pb2_grpc import QuotaServiceServicer, add_QuotaServiceServicer_to_server
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
 from ragweave.internal.v1.upload_service_pb2_grpc import UploadServiceServicer, add_UploadServiceServicer_to_server
 from ragweave.v1 import collection_pb2, document_pb2, job_pb2, model_pb2, model_service_pb2
@@ -32,9 +34,10 @@ from services.collections.__main__ import wire
 from services.collections.settings import Settings
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentTooLarge, ModelNotFound
 from services.mesh.identity import caller
+from services.mesh.quotas import Amounts, amounts_to
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
-from services.mesh.status import DETAILS_KEY
+from services.mesh.status import DETAILS_KEY, status_of
 from tests.mesh.harness import World, caller_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,10 +46,13 @@ RERANKER = model_pb2.Model(name="models/ranker", kind=model_pb2.Model.RERANKING)
 A = "collections/docs/documents/a"
 
 
-class Scripted(IndexServiceServicer, JobServiceServicer, UploadServiceServicer, ModelServiceServicer):
-    """What the other services were asked, in whose name; and whether retrieval answers."""
+class Scripted(
+    IndexServiceServicer, JobServiceServicer, UploadServiceServicer, ModelServiceServicer, QuotaServiceServicer
+):
+    """What the other services were asked, in whose name; whether retrieval answers; and what a tenant may keep."""
 
     def __init__(self) -> None:
+        self.limits = Amounts(1_000, 1_000, 1_000, 2**40)
         self.asked: list[Any] = []
         self.tenants: set[str] = set()
         self.largest_part = 0
@@ -120,6 +126,18 @@ class Scripted(IndexServiceServicer, JobServiceServicer, UploadServiceServicer, 
         self._answer(request_iterator)
         return upload_service_pb2.StoreUploadResponse(content_hash=content.hexdigest(), size_bytes=size)
 
+    async def ReadUpload(
+        self, request: upload_service_pb2.ReadUploadRequest, context: Context
+    ) -> AsyncIterator[upload_service_pb2.ReadUploadResponse]:
+        raise NotImplementedError
+        yield
+
+    async def GetQuotaLimits(
+        self, request: quota_service_pb2.GetQuotaLimitsRequest, context: Context
+    ) -> quota_service_pb2.GetQuotaLimitsResponse:
+        self._answer(request)
+        return quota_service_pb2.GetQuotaLimitsResponse(limits=amounts_to(self.limits))
+
     async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
         for model in (MODEL, RERANKER):
             if request.name.removeprefix("models/") == model.name.removeprefix("models/"):
@@ -160,14 +178,15 @@ async def collections_service(folder: Path, **settings: Any) -> AsyncIterator[Me
                 add_JobServiceServicer_to_server(others, server)
                 add_UploadServiceServicer_to_server(others, server)
                 add_ModelServiceServicer_to_server(others, server)
+                add_QuotaServiceServicer_to_server(others, server)
 
             yield Wiring(register)
 
         port = await opened.enter_async_context(world.running(wire_others, world.settings(), name="others"))
-        targets = {f"{name}_target": world.target(port) for name in ("retrieval", "embedding", "jobs")}
+        targets = {f"{name}_target": world.target(port) for name in ("retrieval", "embedding", "jobs", "system")}
         mesh = world.mesh.model_copy(update=targets)
         world = replace(world, mesh=mesh)
-        own = Settings(mesh=mesh, port=0, follow_poll_s=0.05, **settings)
+        own = Settings(mesh=mesh, port=0, follow_poll_s=0.05, limits_fresh_s=0, **settings)
         port = await opened.enter_async_context(world.running(wire, own, name="collections"))
         outside = await opened.enter_async_context(world.channel(port))
         inside = await opened.enter_async_context(world.channel_as(port, caller_of("ann"), service="jobs"))
@@ -561,3 +580,50 @@ async def test_parallel_creators_of_one_document_get_one(mesh: Mesh) -> None:
     failures = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
     assert len(failures) == 4
     assert {each.code() for each in failures} == {grpc.StatusCode.ALREADY_EXISTS}
+
+
+async def test_of_fifty_collections_created_at_once_as_many_are_as_the_quota_allows(mesh: Mesh) -> None:
+    mesh.others.limits = Amounts(collections=10)
+
+    async def attempt(number: int) -> grpc.StatusCode:
+        try:
+            await create(mesh, f"c{number}")
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    ended = await asyncio.gather(*map(attempt, range(50)))
+    assert ended.count(grpc.StatusCode.OK) == 10
+    assert ended.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 40
+    listed = await mesh.collections.ListCollections(collections_pb.ListCollectionsRequest(), metadata=mesh.as_())
+    assert listed.total_size == 10
+
+
+async def test_a_quota_that_is_used_up_says_whose_and_which_and_nothing_of_a_retry(mesh: Mesh) -> None:
+    mesh.others.limits = Amounts()
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await create(mesh)
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = status_of(failure.value)
+    info, quota = error_details_pb2.ErrorInfo(), error_details_pb2.QuotaFailure()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(quota)
+    assert len(status.details) == 2
+    assert (info.reason, dict(info.metadata)["quota"]) == ("QUOTA_EXCEEDED", "collections")
+    (violation,) = quota.violations
+    assert violation.subject == "tenants/acme"
+    assert violation.description == "collections: 0 of 0 are used, 1 more do not fit"
+    assert mesh.others.tenants == {"acme"}
+
+
+async def test_usage_and_room_are_told_to_other_services_for_the_callers_tenant(mesh: Mesh) -> None:
+    docs = await create(mesh)
+    await record(mesh, docs)
+    told = await mesh.registry.GetTenantUsage(registry_service_pb2.GetTenantUsageRequest())
+    assert told.usage == amounts_to(Amounts(1, 1, 2, 9))
+    mesh.others.limits = Amounts(1, 2, 2, 9)
+    asked = registry_service_pb2.CheckQuotaRequest(more=amounts_to(Amounts(documents=1)))
+    await mesh.registry.CheckQuota(asked)
+    asked.more.chunks = 1
+    code, message, _ = await refused(mesh.registry.CheckQuota(asked))
+    assert (code, message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "chunks: 2 of 2 are used, 1 more do not fit")

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from services.jobs import expansion
 from services.jobs.adapters.redis import Redis
 from services.jobs.job import ItemState, JobState, OnDuplicate
 from services.mesh.errors import DependencyUnavailable, TextTooLong
+from services.mesh.quotas import Amounts
 from tests.jobs_fakes import Killed, Trap, collection
 from tests.jobs_rig import Rig, prose, until
 from tests.jobs_store import Store, store_in
@@ -453,26 +455,81 @@ async def test_a_kill_in_a_cancelled_import_leaves_no_half_written_document(serv
 
 async def test_a_kill_while_a_document_is_given_up_leaves_its_older_revision(server: Store) -> None:
     async def prepare(rig: Rig) -> str:
-        await rig.done(await rig.put(prose(100, "old")))
-
-        async def refuse(*args):  # type: ignore[no-untyped-def]
-            raise TextTooLong("refused")
-
-        retire = rig.index.retire
-
-        async def refuse_new(collection, document_id, keep, expected):  # type: ignore[no-untyped-def]
-            if expected:
-                raise TextTooLong("refused")
-            return await retire(collection, document_id, keep, expected)
-
-        rig.index.retire = refuse_new  # type: ignore[method-assign]
-        return await rig.submit(await rig.put(prose(60, "new")))
+        await rig.done(await rig.put(prose(40, "old")))
+        rig.registry.limits = rig.registry.usage
+        rig.registry.oblivious = True  # so that it is refused when its chunks have been written
+        return await rig.submit(await rig.put(prose(120, "new")))
 
     async def check(rig: Rig, job) -> None:  # type: ignore[no-untyped-def]
         assert job.state is JobState.FAILED
-        assert rig.text_of("a.txt").split() == prose(100, "old").split()
+        assert job.error.reason == "QUOTA_EXCEEDED"
+        assert rig.text_of("a.txt").split() == prose(40, "old").split()
 
     await _kill_everywhere(server, prepare, check)
+
+
+async def test_a_document_over_the_quota_fails_by_name_before_anything_is_embedded(rig: Rig) -> None:
+    rig.registry.limits = replace(rig.registry.limits, documents=2)
+    specs = [await rig.put(prose(8, f"w{at}"), f"{at}.txt") for at in range(4)]
+    job = await rig.done(*specs)
+    assert (job.state, job.progress.succeeded, job.progress.failed) == (JobState.PARTIALLY_SUCCEEDED, 2, 2)
+    failed = [item for item in await rig.items(job) if item.error]
+    assert [(item.attempts, item.error.reason) for item in failed if item.error] == [(1, "QUOTA_EXCEEDED")] * 2
+    for item in failed:
+        assert item.error is not None
+        assert item.error.message.startswith(f"{item.spec.document_id}: documents: 2 of 2 are used, 1 more")
+    assert len(rig.embedding.texts) == len(rig.index.chunks) == 2
+    assert len(rig.registry.documents) == 2
+
+
+async def test_a_document_refused_only_when_it_is_recorded_leaves_no_chunks(rig: Rig) -> None:
+    rig.registry.limits = replace(rig.registry.limits, chunks=1)
+    rig.registry.oblivious = True
+    job = await rig.done(await rig.put(prose(120)))
+    assert (job.state, job.error and job.error.reason) == (JobState.FAILED, "QUOTA_EXCEEDED")
+    assert rig.index.chunks == {}
+    assert [record.failure.reason for record in rig.registry.records if record.failure] == ["QUOTA_EXCEEDED"]
+
+
+async def test_a_replacement_is_asked_for_only_by_what_it_is_larger(rig: Rig) -> None:
+    await rig.done(await rig.put(prose(120)))
+    before = rig.registry.usage
+    rig.registry.limits = before
+    job = await rig.done(await rig.put(prose(60, "word")))
+    assert job.state is JobState.SUCCEEDED
+    assert rig.registry.asked[-1] == Amounts()
+    job = await rig.done(await rig.put(prose(480, "word")))
+    assert (job.state, job.error and job.error.reason) == (JobState.FAILED, "QUOTA_EXCEEDED")
+    assert rig.text_of("a.txt").split() == prose(60, "word").split()
+
+
+async def test_a_worker_that_died_after_the_record_sees_off_the_older_revision(rig: Rig) -> None:
+    await rig.done(await rig.put(prose(60, "old")))
+    retire = rig.index.retire
+
+    async def fails_once(*args):  # type: ignore[no-untyped-def]
+        rig.index.retire = retire  # type: ignore[method-assign]
+        raise DependencyUnavailable("retrieval is unavailable")
+
+    rig.index.retire = fails_once  # type: ignore[method-assign]
+    job = await rig.done(await rig.put(prose(60, "new")))
+    assert job.state is JobState.SUCCEEDED
+    assert rig.text_of("a.txt").split() == prose(60, "new").split()
+    assert len({revision for revision, _, _ in rig.index.of("a.txt")}) == 1
+
+
+async def test_chunks_the_index_lost_after_the_record_are_written_anew(rig: Rig) -> None:
+    retire = rig.index.retire
+
+    async def loses_one(*args):  # type: ignore[no-untyped-def]
+        rig.index.retire = retire  # type: ignore[method-assign]
+        rig.index.chunks.pop(next(iter(rig.index.chunks)))
+        return await retire(*args)
+
+    rig.index.retire = loses_one  # type: ignore[method-assign]
+    job = await rig.done(await rig.put(prose(120)))
+    assert job.state is JobState.SUCCEEDED
+    assert rig.text_of("a.txt").split() == prose(120).split()
 
 
 def test_the_trap_kills_where_it_is_told() -> None:

@@ -28,7 +28,7 @@ from services.mesh.errors import (
     RequestIdReused,
 )
 from services.mesh.identity import Caller
-from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, receipt
+from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.read", "documents.write"}))
 BOB = Caller("acme", "bob", frozenset({"collections.read"}), frozenset({"user:bob", "group:crew"}))
@@ -53,12 +53,12 @@ def jobs() -> FakeJobs:
 
 @pytest.fixture
 def documents(store: MemoryStore, index: FakeIndex, jobs: FakeJobs) -> Documents:
-    return Documents(store, index, jobs, max_upload_bytes=100)
+    return Documents(store, index, jobs, quotas(store), max_upload_bytes=100)
 
 
 @pytest.fixture
 def registry(store: MemoryStore, index: FakeIndex) -> Registry:
-    return Registry(store, index, FakeModels())
+    return Registry(store, index, FakeModels(), quotas(store))
 
 
 @pytest.fixture
@@ -352,8 +352,8 @@ class MeddlingIndex(FakeIndex):
 
 async def test_two_writers_at_once_both_hold_here_and_in_the_index(store: MemoryStore, jobs: FakeJobs) -> None:
     index = MeddlingIndex()
-    documents = Documents(store, index, jobs, max_upload_bytes=1)
-    docs = await Registry(store, index, FakeModels()).create("docs", {}, ANN)
+    documents = Documents(store, index, jobs, quotas(store), max_upload_bytes=1)
+    docs = await Registry(store, index, FakeModels(), quotas(store)).create("docs", {}, ANN)
     first = await imported(documents, docs)
     index.meddle = lambda: documents.update(A, {"source_uri": "theirs"}, [], ANN)
     changed = await documents.update(A, {"title": "ours"}, [], ANN)
@@ -520,8 +520,8 @@ async def test_a_creation_that_is_cancelled_leaves_nothing(store: MemoryStore, i
             return b""
 
     jobs = StuckJobs()
-    documents = Documents(store, index, jobs, max_upload_bytes=1)
-    docs = await Registry(store, index, FakeModels()).create("docs", {}, ANN)
+    documents = Documents(store, index, jobs, quotas(store), max_upload_bytes=1)
+    docs = await Registry(store, index, FakeModels(), quotas(store)).create("docs", {}, ANN)
     creating = asyncio.create_task(documents.create("docs", NewDocument("a"), "text", ANN))
     await jobs.asked.wait()
     creating.cancel()

@@ -23,7 +23,7 @@ from services.mesh.errors import (
     RequestIdReused,
 )
 from services.mesh.identity import Caller
-from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, receipt
+from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
 EVE = Caller(tenant="globex", subject="eve", scopes=ANN.scopes)
@@ -41,12 +41,14 @@ def index() -> FakeIndex:
 
 @pytest.fixture
 def registry(store: MemoryStore, index: FakeIndex) -> Registry:
-    return Registry(store, index, FakeModels(), poll_s=0.01)
+    return Registry(store, index, FakeModels(), quotas(store), poll_s=0.01)
 
 
 @pytest.fixture
 def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry) -> Upkeep:
-    return Upkeep(store, registry, Documents(store, index, FakeJobs(), max_upload_bytes=10), interval_s=60)
+    return Upkeep(
+        store, registry, Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10), interval_s=60
+    )
 
 
 async def fill(store: MemoryStore, collection: Collection) -> None:
@@ -353,7 +355,7 @@ async def test_a_followers_stream_ends_when_the_process_stops(registry: Registry
 async def test_a_follower_sees_what_another_process_wrote(registry: Registry, store: MemoryStore) -> None:
     stream = registry.follow(0)
     await followed(stream, 0)
-    await Registry(store, FakeIndex(), FakeModels()).create("docs", {"description": "elsewhere"}, ANN)
+    await Registry(store, FakeIndex(), FakeModels(), quotas(store)).create("docs", {"description": "elsewhere"}, ANN)
     step = await anext(stream)
     assert [each.description for each in step.collections] == ["elsewhere"]
     await stream.aclose()

@@ -11,7 +11,7 @@ from services.collections.document_changes import NewDocument, NewFile
 from services.collections.documents import Documents
 from services.collections.registry import Registry
 from services.mesh.receipts import Receipt
-from tests.collections_records import FakeIndex, FakeJobs, FakeModels, collection, document, receipt
+from tests.collections_records import FakeIndex, FakeJobs, FakeModels, collection, document, quotas, receipt
 from tests.jobs_fakes import Killed, Trap
 from tests.mesh.harness import caller_of
 
@@ -47,7 +47,8 @@ class World:
         store = trap.on(self.store, "write_collection", "write_documents", "purge_collection", "remember", "forget")
         index = trap.on(self.index, "apply", "drop", "stats", "delete_documents", "update_fields")
         jobs = trap.on(self.jobs, "import_document", "store")
-        return Registry(store, index, FakeModels()), Documents(store, index, jobs, max_upload_bytes=100)
+        held = quotas(store)
+        return Registry(store, index, FakeModels(), held), Documents(store, index, jobs, held, max_upload_bytes=100)
 
     async def seen(self) -> Any:
         """What callers can see, less what is made up anew in each world; and what goes on elsewhere."""

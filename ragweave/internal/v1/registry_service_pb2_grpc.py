@@ -65,6 +65,16 @@ class RegistryServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsResponse.FromString,
                 _registered_method=True)
+        self.GetTenantUsage = channel.unary_unary(
+                '/ragweave.internal.v1.RegistryService/GetTenantUsage',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageResponse.FromString,
+                _registered_method=True)
+        self.CheckQuota = channel.unary_unary(
+                '/ragweave.internal.v1.RegistryService/CheckQuota',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -113,6 +123,20 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTenantUsage(self, request, context):
+        """Counts what the caller's tenant keeps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckQuota(self, request, context):
+        """Refuses with RESOURCE_EXHAUSTED where so much more would be over the tenant's quota.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +169,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.DeleteSourceDocuments,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsResponse.SerializeToString,
+            ),
+            'GetTenantUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenantUsage,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageResponse.SerializeToString,
+            ),
+            'CheckQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckQuota,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +344,60 @@ class RegistryService:
             '/ragweave.internal.v1.RegistryService/DeleteSourceDocuments',
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.DeleteSourceDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenantUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.RegistryService/GetTenantUsage',
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.GetTenantUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.RegistryService/CheckQuota',
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.CheckQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class RegistryServiceStub:
     """Lists documents of one import source by id, for finding those that have vanished from it."""
     DeleteSourceDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteSourceDocumentsRequest, _registry_service_pb2.DeleteSourceDocumentsResponse]
     """Deletes documents, from the index first. Those that do not exist are passed over."""
+    GetTenantUsage: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetTenantUsageRequest, _registry_service_pb2.GetTenantUsageResponse]
+    """Counts what the caller's tenant keeps."""
+    CheckQuota: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CheckQuotaRequest, _registry_service_pb2.CheckQuotaResponse]
+    """Refuses with RESOURCE_EXHAUSTED where so much more would be over the tenant's quota."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -63,6 +67,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists documents of one import source by id, for finding those that have vanished from it."""
     DeleteSourceDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteSourceDocumentsRequest, _registry_service_pb2.DeleteSourceDocumentsResponse]  # type: ignore[assignment]
     """Deletes documents, from the index first. Those that do not exist are passed over."""
+    GetTenantUsage: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetTenantUsageRequest, _registry_service_pb2.GetTenantUsageResponse]  # type: ignore[assignment]
+    """Counts what the caller's tenant keeps."""
+    CheckQuota: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CheckQuotaRequest, _registry_service_pb2.CheckQuotaResponse]  # type: ignore[assignment]
+    """Refuses with RESOURCE_EXHAUSTED where so much more would be over the tenant's quota."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry as other services see it. Served by collections. The tenant is the caller's."""
@@ -114,5 +122,21 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.DeleteSourceDocumentsResponse, _abc.Awaitable[_registry_service_pb2.DeleteSourceDocumentsResponse]]:
         """Deletes documents, from the index first. Those that do not exist are passed over."""
+
+    @_abc_1.abstractmethod
+    def GetTenantUsage(
+        self,
+        request: _registry_service_pb2.GetTenantUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.GetTenantUsageResponse, _abc.Awaitable[_registry_service_pb2.GetTenantUsageResponse]]:
+        """Counts what the caller's tenant keeps."""
+
+    @_abc_1.abstractmethod
+    def CheckQuota(
+        self,
+        request: _registry_service_pb2.CheckQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CheckQuotaResponse, _abc.Awaitable[_registry_service_pb2.CheckQuotaResponse]]:
+        """Refuses with RESOURCE_EXHAUSTED where so much more would be over the tenant's quota."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,6 +40,11 @@ class UploadServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.FromString,
                 _registered_method=True)
+        self.ReadUpload = channel.unary_stream(
+                '/ragweave.internal.v1.UploadService/ReadUpload',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.FromString,
+                _registered_method=True)
 
 
 class UploadServiceServicer:
@@ -53,6 +58,13 @@ class UploadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadUpload(self, request, context):
+        """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UploadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_UploadServiceServicer_to_server(servicer, server):
                     servicer.StoreUpload,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.SerializeToString,
+            ),
+            'ReadUpload': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadUpload,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class UploadService:
             '/ragweave.internal.v1.UploadService/StoreUpload',
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ragweave.internal.v1.UploadService/ReadUpload',
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class UploadServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UploadServiceAsyncStub: ...
     StoreUpload: _grpc.StreamUnaryMultiCallable[_upload_service_pb2.StoreUploadRequest, _upload_service_pb2.StoreUploadResponse]
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+    ReadUpload: _grpc.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]
+    """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
 
 @_typing.type_check_only
 class UploadServiceAsyncStub(UploadServiceStub):
@@ -43,6 +45,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StoreUpload: _aio.StreamUnaryMultiCallable[_upload_service_pb2.StoreUploadRequest, _upload_service_pb2.StoreUploadResponse]  # type: ignore[assignment]
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+    ReadUpload: _aio.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]  # type: ignore[assignment]
+    """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
 
 class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
     """Original bytes, by content. Served by jobs, called by collections."""
@@ -54,5 +58,13 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_upload_service_pb2.StoreUploadResponse, _abc.Awaitable[_upload_service_pb2.StoreUploadResponse]]:
         """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+
+    @_abc_1.abstractmethod
+    def ReadUpload(
+        self,
+        request: _upload_service_pb2.ReadUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_upload_service_pb2.ReadUploadResponse], _abc.AsyncIterator[_upload_service_pb2.ReadUploadResponse]]:
+        """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
 
 def add_UploadServiceServicer_to_server(servicer: UploadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

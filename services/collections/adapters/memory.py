@@ -11,6 +11,7 @@ from services.collections.records import (
     Delta,
     Document,
     DocumentTotals,
+    amounts_of,
     collection_fields,
     decode,
     document_fields,
@@ -19,6 +20,7 @@ from services.collections.records import (
 )
 from services.mesh.errors import CollectionNotFound
 from services.mesh.lists import ListQuery, Page, paginate
+from services.mesh.quotas import Amounts, check_quota
 from services.mesh.receipts import REQUEST_TTL, Receipt
 
 T = TypeVar("T")
@@ -40,12 +42,20 @@ class MemoryStore:
         return paginate((each for each in self._all_live() if each.tenant == tenant), query, collection_fields)
 
     async def write_collection(
-        self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
+        self,
+        tenant: str,
+        collection_id: str,
+        change: ChangeCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> Collection:
         if receipt and (answered := await self.recall(receipt, Collection)) is not None:
             return answered
         current = self._live(tenant, collection_id)
         changed = change(current)
+        if limits is not None and current is None:
+            await self._check(tenant, limits, amounts_of(changed))
         if changed != current:
             changed = replace(changed, sequence=await self.last_sequence() + 1)
             self._collections[changed.uid] = changed
@@ -100,6 +110,8 @@ class MemoryStore:
         document_ids: Sequence[str],
         change: ChangeDocuments,
         receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> tuple[Document, ...]:
         if receipt and (answered := await self.recall(receipt, tuple[Document, ...])) is not None:
             return answered
@@ -110,12 +122,14 @@ class MemoryStore:
         before = {document_id: held[document_id] for document_id in document_ids if document_id in held}
         changed = change(before)
         after = {**before, **changed}
+        delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
+        if limits is not None:
+            await self._check(collection.tenant, limits, delta.amounts)
         for document_id, document in changed.items():
             if document is None:
                 held.pop(document_id, None)
             else:
                 held[document_id] = document
-        delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
         self._collections[collection.uid] = delta.added_to(current)
         result = tuple(document for each in document_ids if (document := after.get(each)))
         self._remember(receipt, result)
@@ -148,6 +162,10 @@ class MemoryStore:
             last_write_time=max((document.update_time for document in documents), default=None),
         )
 
+    async def usage(self, tenant: str) -> Amounts:
+        live = (amounts_of(each) for each in self._all_live() if each.tenant == tenant)
+        return sum(live, start=Amounts())
+
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         digest, result, expire_time = self._receipts.get(_key(receipt), ("", b"", now()))
         if expire_time <= now():
@@ -169,6 +187,9 @@ class MemoryStore:
 
     async def check(self) -> None:
         """Always answers."""
+
+    async def _check(self, tenant: str, limits: Amounts, more: Amounts) -> None:
+        check_quota(tenant, limits=limits, usage=await self.usage(tenant), more=more)
 
     def _live(self, tenant: str, collection_id: str) -> Collection | None:
         named = (each for each in self._all_live() if (each.tenant, each.collection_id) == (tenant, collection_id))

@@ -38,6 +38,7 @@ from services.collections.records import (
     Delta,
     Document,
     DocumentTotals,
+    amounts_of,
     decode,
     encode,
     now,
@@ -45,6 +46,7 @@ from services.collections.records import (
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable
 from services.mesh.filters import EVERYTHING
 from services.mesh.lists import ListQuery, Page
+from services.mesh.quotas import COUNTED, Amounts, check_quota
 from services.mesh.receipts import Receipt
 from services.mesh.sql import Columns, Database, Mode, database, paged
 
@@ -102,7 +104,13 @@ class SqlStore:
         return query.page(collections, total, lambda each: collection_values(each) | {"name": each.name})
 
     async def write_collection(
-        self, tenant: str, collection_id: str, change: ChangeCollection, receipt: Receipt | None = None
+        self,
+        tenant: str,
+        collection_id: str,
+        change: ChangeCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> Collection:
         def write(connection: Connection) -> Collection:
             if (answered := RECEIPTS.recall(connection, receipt)) is not None:
@@ -112,6 +120,8 @@ class SqlStore:
             row = connection.execute(locked).one_or_none()
             current = None if row is None else collection_from(row)
             changed = change(current)
+            if limits is not None and current is None:
+                _check_quota(connection, tenant, limits, amounts_of(changed))
             if changed != current:
                 changed = replace(changed, sequence=sequence)
                 _put_collection(connection, current, changed)
@@ -183,6 +193,8 @@ class SqlStore:
         document_ids: Sequence[str],
         change: ChangeDocuments,
         receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
     ) -> tuple[Document, ...]:
         def write(connection: Connection) -> tuple[Document, ...]:
             if (answered := RECEIPTS.recall(connection, receipt)) is not None:
@@ -195,8 +207,10 @@ class SqlStore:
             before = {row.document_id: document_from(row, collection) for row in rows}
             changed = change(before)
             after = {**before, **changed}
-            _put_documents(connection, before, changed)
             delta = Delta.of([before.get(each) for each in document_ids], [after.get(each) for each in document_ids])
+            if limits is not None:
+                _check_quota(connection, collection.tenant, limits, delta.amounts)
+            _put_documents(connection, before, changed)
             _count(connection, collection_from(row), delta)
             result = tuple(document for each in document_ids if (document := after.get(each)))
             RECEIPTS.record(connection, receipt, encode(result))
@@ -247,6 +261,9 @@ class SqlStore:
             last_write_time=max((row.last_write_time for row in by_state.values()), default=None),
         )
 
+    async def usage(self, tenant: str) -> Amounts:
+        return await self._run(lambda connection: _usage(connection, tenant), Mode.ONE_READ)
+
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         answered = await self._run(lambda connection: RECEIPTS.recall(connection, receipt), Mode.ONE_READ)
         return None if answered is None else decode(kind, answered)
@@ -296,6 +313,15 @@ def _live_collections() -> Select[Any]:
 _BY_NAME: Final = _live_collections().where(
     COLLECTIONS.c.tenant == bindparam("tenant"), COLLECTIONS.c.collection_id == bindparam("collection_id")
 )
+
+
+_USAGE: Final = select(
+    func.count(),
+    *(
+        func.coalesce(func.sum(column), 0)
+        for column in (COLLECTIONS.c.document_count, COLLECTIONS.c.chunk_count, COLLECTIONS.c.size_bytes)
+    ),
+).where(COLLECTIONS.c.tenant == bindparam("tenant"), COLLECTIONS.c.delete_time.is_(None))
 
 
 def _named(tenant: str, collection_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -377,3 +403,19 @@ def _count(connection: Connection, collection: Collection, delta: Delta) -> None
     counted = delta.added_to(collection)
     values = {name: getattr(counted, name) for name in _COUNTS}
     connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == collection.uid).values(values))
+
+
+def _check_quota(connection: Connection, tenant: str, limits: Amounts, more: Amounts) -> None:
+    """Writers of a tenant that add something wait here for one another, from their check to their commit."""
+    if not any(getattr(more, name) > 0 for name in COUNTED):
+        return
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+        lock = func.pg_advisory_xact_lock(func.hashtextextended(f"quota of {tenant}", 0))
+        connection.execute(select(lock))
+    check_quota(tenant, limits=limits, usage=_usage(connection, tenant), more=more)
+
+
+def _usage(connection: Connection, tenant: str) -> Amounts:
+    """Added up from the counts that each collection keeps of itself: a row a collection, not one a document."""
+    row = connection.execute(_USAGE, {"tenant": tenant}).one()
+    return Amounts(*map(int, row))

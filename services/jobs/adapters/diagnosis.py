@@ -2,10 +2,10 @@
 
 import grpc
 import structlog
-from google.rpc import error_details_pb2
 
 from services.jobs.job import Failure
-from services.mesh.status import code_of, is_expected, status_of
+from services.mesh.errors import QuotaExceeded
+from services.mesh.status import code_of, is_expected, reason_of, status_of
 
 # What another attempt may mend. INTERNAL too: nobody waits for an item, and attempts are counted.
 _TRANSIENT = {
@@ -16,6 +16,8 @@ _TRANSIENT = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
+# What no attempt mends, whatever its code: it takes a person.
+_LASTING = {QuotaExceeded.reason}
 
 _log = structlog.get_logger("jobs.diagnosis")
 
@@ -25,12 +27,6 @@ def diagnose(error: BaseException) -> Failure:
     status = status_of(error)
     if not is_expected(error):
         _log.error("unexpected error", exc_info=error)
-    return Failure(status.code, _reason(status.details), status.message, code_of(status) in _TRANSIENT)
-
-
-def _reason(details: object) -> str:
-    for detail in details:  # type: ignore[attr-defined]
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return info.reason
-    return "UNKNOWN"
+    reason = reason_of(status)
+    transient = code_of(status) in _TRANSIENT and reason not in _LASTING
+    return Failure(status.code, reason, status.message, transient)

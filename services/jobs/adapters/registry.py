@@ -1,7 +1,8 @@
 """The Registry port over RegistryService."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 
@@ -12,8 +13,10 @@ from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
 from services.jobs.chunker import Strategy
 from services.jobs.ports import Collection, ImportedDocument, KnownDocument
-from services.mesh.errors import CollectionNotFound
+from services.mesh.errors import CollectionNotFound, QuotaExceeded
 from services.mesh.identity import caller
+from services.mesh.quotas import Amounts, amounts_to
+from services.mesh.status import reason_of, status_of
 
 # A worker asks once a document; what it learns is this old at most.
 _FRESH_S = 2.0
@@ -51,18 +54,22 @@ class RegistryClient:
         found = await self._stub.LookupDocuments(request)
         return {record.document_id: _known_from(record) for record in found.documents}
 
+    async def check_quota(self, more: Amounts) -> None:
+        with _held_to_quota():
+            await self._stub.CheckQuota(pb.CheckQuotaRequest(more=amounts_to(more)))
+
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
-        await self._stub.RecordDocument(
-            pb.RecordDocumentRequest(
-                collection_id=collection.id,
-                collection_uid=collection.uid,
-                document_id=document.fields.spec.document_id,
-                document=_document_to(document),
-                revision_key=document.revision_key,
-                fields_hash=document.fields_hash,
-                source_key=document.source_key,
-            )
+        request = pb.RecordDocumentRequest(
+            collection_id=collection.id,
+            collection_uid=collection.uid,
+            document_id=document.fields.spec.document_id,
+            document=_document_to(document),
+            revision_key=document.revision_key,
+            fields_hash=document.fields_hash,
+            source_key=document.source_key,
         )
+        with _held_to_quota():
+            await self._stub.RecordDocument(request)
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
         request = pb.ListSourceDocumentsRequest(
@@ -74,6 +81,18 @@ class RegistryClient:
         await self._stub.DeleteSourceDocuments(
             pb.DeleteSourceDocumentsRequest(collection_id=collection_id, document_ids=document_ids)
         )
+
+
+@contextmanager
+def _held_to_quota() -> Iterator[None]:
+    """Tells a quota that is used up, which lasts, from a service that is full, which does not."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        status = status_of(error)
+        if reason_of(status) != QuotaExceeded.reason:
+            raise
+        raise QuotaExceeded(status.message, subject=f"tenants/{caller().tenant}") from None
 
 
 def _collection_from(record: pb.CollectionRecord) -> Collection:
@@ -104,6 +123,7 @@ def _known_from(record: pb.DocumentRecord) -> KnownDocument:
         mime_type=document.mime_type,
         chunk_count=document.chunk_count,
         token_count=document.token_count,
+        size_bytes=document.size_bytes,
         create_time=time_from(document.create_time) if document.HasField("create_time") else None,
     )
 
