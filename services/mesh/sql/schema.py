@@ -51,7 +51,7 @@ class Schema:
         options = {"version_table": self.version_table}
         current = MigrationContext.configure(connection, opts=options).get_current_revision()
         if current is not None and current not in {step.revision for step in steps.walk_revisions()}:
-            raise UnknownSchema(self.name, found=current, known=str(head))
+            raise UnknownSchema(self.name, found=current, known=head)
         if current != head:
             command.upgrade(config, "head")
 

@@ -7,17 +7,18 @@ import subprocess
 from array import array
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition
-from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
+from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
 from services.retrieval.adapters.edge_filter import recipe
 from services.retrieval.adapters.edge_folder import FolderLock, IndexFolder, Manifest
+from services.retrieval.adapters.qdrant_keys import STEPS, Step
 from services.retrieval.adapters.qdrant_payload import FIELDS, chunk_of, payload_of, point_id, searched_text
 from services.retrieval.chunks import (
     Chunk,
@@ -81,7 +82,15 @@ class EdgeVectorStore:
     """
 
     def __init__(
-        self, root: Path, lock: FolderLock, *, build_threshold: int, threads: int, max_open: int, idle_s: float
+        self,
+        root: Path,
+        lock: FolderLock,
+        *,
+        build_threshold: int,
+        threads: int,
+        max_open: int,
+        idle_s: float,
+        steps: Mapping[int, Step],
     ) -> None:
         self._root = root
         self._lock = lock
@@ -89,6 +98,8 @@ class EdgeVectorStore:
         self._threads = threads
         self._max_open = max_open
         self._idle_s = idle_s
+        self._steps = steps
+        self._schema = max(steps)
         self._shared: EdgeEngine | None = None
         self._starting = asyncio.Lock()
         self._indexes: dict[IndexId, _Index] = {}
@@ -106,8 +117,9 @@ class EdgeVectorStore:
         threads: int = 1,
         max_open: int = 64,
         idle_s: float = 600.0,
+        steps: Mapping[int, Step] = STEPS,
     ) -> AsyncIterator["EdgeVectorStore"]:
-        """The store kept in the folder `root`, with its first engine running.
+        """The store kept in the folder `root`, with its first engine running and every index of the present version.
 
         Args:
             build_threshold: Points without a graph that start a build.
@@ -117,17 +129,19 @@ class EdgeVectorStore:
 
         Raises:
             IndexLocked: Another process has the folder open.
-            FailedPrecondition: The folder is of a newer version.
+            UnknownSchema: An index is of a newer version.
         """
         await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
         async with AsyncExitStack() as opened:
             lock = await FolderLock.take(root)
             opened.callback(lock.release)
-            bounds: dict[str, Any] = {"threads": threads, "max_open": max_open, "idle_s": idle_s}
+            bounds: dict[str, Any] = {"threads": threads, "max_open": max_open, "idle_s": idle_s, "steps": steps}
             store = cls(root, lock, build_threshold=build_threshold, **bounds)
             await asyncio.to_thread(store._recover)
             opened.push_async_callback(store._close)
             await store._shared_engine()
+            for index in store._indexes.values():
+                await store._upgrade(index)
             reaping = asyncio.create_task(store._reap())
             opened.push_async_callback(_cancelled, reaping)
             yield store
@@ -139,7 +153,7 @@ class EdgeVectorStore:
             known = self._indexes.get(index)
             if known is None:
                 folder = IndexFolder(self._root, index)
-                manifest = Manifest(dimension, distance)
+                manifest = Manifest(dimension, distance, self._schema)
                 engine = await self._shared_engine()
                 with _told("create"):
                     await engine.request("close", folder.shard(0))  # of a creation that was given up half-way
@@ -429,10 +443,24 @@ class EdgeVectorStore:
             if entry.is_dir():
                 index = IndexId(entry.name)
                 folder = IndexFolder(self._root, index)
-                manifest = folder.load()
+                manifest = folder.load(self._schema)
                 folder.clear(manifest)
                 if manifest is not None:
                     self._indexes[index] = _Index(folder, manifest)
+
+    async def _upgrade(self, index: _Index) -> None:
+        """Takes the steps that an older index lacks; the folder's lock keeps others away meanwhile."""
+        before = index.manifest.schema
+        for version in range(before + 1, self._schema + 1):
+            step = self._steps[version]
+            await self._write(index, "index", step.keywords, step.integers)
+            for key, value in step.defaults.items():
+                await self._write(index, "set_payload", recipe(Not(Has((key,)))), {key: value})
+            manifest = replace(index.manifest, schema=version)
+            await asyncio.to_thread(index.folder.store, manifest)
+            index.manifest = manifest
+        if index.manifest.schema != before:
+            self._log.info("index upgraded", folder=str(index.shard), before=before, now=self._schema)
 
     async def _close(self) -> None:
         for index in self._indexes.values():

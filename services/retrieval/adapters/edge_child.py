@@ -13,6 +13,7 @@ import socket
 import sys
 from array import array
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,13 +116,12 @@ class Engine:
     def do_create(self, folder: str, dimension: int, distance: str, threads: int) -> None:
         Path(folder).mkdir(parents=True)
         shard = edge.EdgeShard.create(folder, config_of(dimension, distance, threads))
-        for key in KEYWORDS:
-            shard.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
-        for key in INTEGERS:
-            counted = edge.IntegerIndexParams(lookup=True, range=False)
-            shard.update(edge.UpdateOperation.create_field_index(key, counted))
-        shard.flush()
+        _index(shard, KEYWORDS, INTEGERS)
         self._keep(folder, Shard(shard))
+
+    def do_index(self, folder: str, keywords: list[str], integers: list[str]) -> None:
+        """Gives payload keys their index, where they have none."""
+        _index(self._shard(folder).edge, keywords, integers)
 
     def do_close(self, folder: str) -> None:
         shard = self._open.pop(folder, None)
@@ -273,6 +273,15 @@ def config_of(dimension: int, distance: str, threads: int) -> edge.EdgeConfig:
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
         max_search_threads=threads,
     )
+
+
+def _index(shard: edge.EdgeShard, keywords: Sequence[str], integers: Sequence[str]) -> None:
+    for key in keywords:
+        shard.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
+    for key in integers:
+        counted = edge.IntegerIndexParams(lookup=True, range=False)
+        shard.update(edge.UpdateOperation.create_field_index(key, counted))
+    shard.flush()
 
 
 def serve(connection: socket.socket, engine: Engine) -> None:

@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from services.mesh.errors import FailedPrecondition, IndexLocked
+from services.mesh.errors import IndexLocked
+from services.mesh.schemas import UnknownSchema
 from services.retrieval.chunks import Distance, IndexId
-
-SCHEMA: Final = 1
-"""Version of what is in the folder; one that is newer is refused."""
 
 _LOCK_WAIT_S: Final = 2.0
 _LOCK_POLL_S: Final = 0.05
@@ -26,15 +24,16 @@ class Manifest:
     """What an index is, and which of its shard folders is the live one.
 
     Attributes:
+        schema: Version of what it holds.
         generation: Counts the builds; names the shard's folder.
         built_points: Points in the search graph when it was built; 0 where there is none.
     """
 
     dimension: int
     distance: Distance
+    schema: int
     generation: int = 0
     built_points: int = 0
-    schema: int = SCHEMA
 
     def next(self, built_points: int) -> "Manifest":
         return replace(self, generation=self.generation + 1, built_points=built_points)
@@ -89,20 +88,21 @@ class IndexFolder:
     def journal(self, generation: int) -> Path:
         return self._folder / f"g{generation}.journal"
 
-    def load(self) -> Manifest | None:
+    def load(self, known: int) -> Manifest | None:
         """The manifest; None where there is no index, or its creation or deletion was not completed.
 
+        Args:
+            known: The latest version that can be read.
+
         Raises:
-            FailedPrecondition: It is of a newer version.
+            UnknownSchema: It is of a newer one.
         """
         try:
             content = json.loads(self._manifest.read_text())
         except FileNotFoundError:
             return None
-        if content["schema"] > SCHEMA:
-            raise FailedPrecondition(
-                f"index folder {self._folder} has version {content['schema']}, this release reads up to {SCHEMA}"
-            )
+        if content["schema"] > known:
+            raise UnknownSchema(f"the index in {self._folder}", found=content["schema"], known=known)
         return Manifest(**{**content, "distance": Distance(content["distance"])})
 
     def store(self, manifest: Manifest) -> None:

@@ -14,9 +14,10 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition
-from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
+from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
+from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
-from services.retrieval.adapters.qdrant_keys import DENSE, INTEGERS, KEYWORDS, SPARSE
+from services.retrieval.adapters.qdrant_keys import DENSE, SPARSE, STEPS, Step
 from services.retrieval.adapters.qdrant_payload import FIELDS, chunk_of, payload_of, point_id, searched_text
 from services.retrieval.chunks import (
     Chunk,
@@ -36,6 +37,7 @@ from services.retrieval.ports import UnscaledChunk
 
 _POINTS_A_WRITE: Final = 256
 _MOST_VALUES: Final = 100_000
+_SCHEMA_KEY: Final = "ragweave_schema"
 _FILTERS: Final = QdrantFilters(models)
 _METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
 
@@ -52,12 +54,20 @@ class QdrantVectorStore:
         replicas: Copies of each shard; a write is acknowledged by the majority, and so are reads answered.
     """
 
-    def __init__(self, client: AsyncQdrantClient, *, prefix: str = "ragweave-", replicas: int = 1) -> None:
+    def __init__(
+        self,
+        client: AsyncQdrantClient,
+        *,
+        prefix: str = "ragweave-",
+        replicas: int = 1,
+        steps: Mapping[int, Step] = STEPS,
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._replicas = replicas
         self._read: dict[str, Any] = {"consistency": models.ReadConsistencyType.MAJORITY} if replicas > 1 else {}
         self._known: set[IndexId] = set()
+        self._steps = steps
 
     @classmethod
     @asynccontextmanager
@@ -77,6 +87,7 @@ class QdrantVectorStore:
         with _told():
             if not await self._exists(index):
                 await self._create(index, dimension, distance)
+                await self._upgrade(index)
             params = (await self._client.get_collection(self._name(index))).config.params.vectors
             found = params[DENSE] if isinstance(params, dict) else None
             if found is None or (found.size, found.distance) != (dimension, _METRICS[distance]):
@@ -204,8 +215,31 @@ class QdrantVectorStore:
 
     async def _exists(self, index: IndexId) -> bool:
         if index not in self._known and await self._client.collection_exists(self._name(index)):
+            await self._upgrade(index)
             self._known.add(index)
         return index in self._known
+
+    async def _upgrade(self, index: IndexId) -> None:
+        """Takes the steps that an older index lacks, as a new one does; other replicas may do the same meanwhile.
+
+        Raises:
+            DependencyUnavailable: It is of a newer version, whose replicas can answer.
+        """
+        name, known = self._name(index), max(self._steps)
+        found = int(((await self._client.get_collection(name)).config.metadata or {}).get(_SCHEMA_KEY, 0))
+        if found > known:
+            raise DependencyUnavailable(too_new(f"the index {name}", found=found, known=known))
+        for version in range(found + 1, known + 1):
+            step = self._steps[version]
+            for key in step.keywords:
+                await self._client.create_payload_index(name, key, models.PayloadSchemaType.KEYWORD, **_WRITE)
+            for key in step.integers:
+                counted = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=False)
+                await self._client.create_payload_index(name, key, counted, **_WRITE)
+            for key, value in step.defaults.items():
+                without = _FILTERS.compile(Not(Has((key,))))
+                await self._client.set_payload(name, {key: value}, without, **_WRITE)
+            await self._client.update_collection(name, metadata={_SCHEMA_KEY: version})
 
     async def _create(self, index: IndexId, dimension: int, distance: Distance) -> None:
         majority = self._replicas // 2 + 1
@@ -221,11 +255,6 @@ class QdrantVectorStore:
         except (grpc.RpcError, ApiException, ValueError):
             if not await self._client.collection_exists(name):  # unless another replica was faster
                 raise
-        for key in KEYWORDS:
-            await self._client.create_payload_index(name, key, models.PayloadSchemaType.KEYWORD, **_WRITE)
-        for key in INTEGERS:
-            counted = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=False)
-            await self._client.create_payload_index(name, key, counted, **_WRITE)
 
     async def _delete(self, index: IndexId, chosen: Filter) -> None:
         with _told():
