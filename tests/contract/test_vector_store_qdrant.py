@@ -14,6 +14,9 @@ from services.retrieval.adapters.qdrant_keys import SCHEMA, STEPS, Step
 from services.retrieval.chunks import Distance, IndexId
 from tests.retrieval_fakes import chunk, direction, encoded
 
+# Qdrant's local engine says what it leaves to the server.
+pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+
 INDEX = IndexId("uid-1")
 NEXT = {**STEPS, SCHEMA + 1: Step(keywords=("mime_type",), defaults={"colour": "grey"})}
 
