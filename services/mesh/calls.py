@@ -50,6 +50,11 @@ class Call:
             self.headers_sent = True
             await self.context.send_initial_metadata(self.headers)
 
+    @property
+    def transcoded(self) -> bool:
+        """Whether the edge made it of a REST request. Only the edge says so: it strips the header from callers."""
+        return "x-envoy-original-path" in self.metadata
+
     def remaining_s(self) -> float | None:
         """Seconds until its deadline, never negative; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

@@ -10,6 +10,7 @@ import structlog
 
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
+from services.mesh.spelling import for_rest
 from services.mesh.status import DETAILS_KEY, code_of, is_expected, retry_after_s, status_of
 
 # How long a client may go on sending after its call has failed, and the pause that says it waits for an answer.
@@ -41,6 +42,8 @@ class Errors:
 
     async def _fail(self, call: Call, error: BaseException) -> None:
         status = status_of(error)
+        if call.transcoded:
+            status = for_rest(status, call.method)
         call.status = code_of(status)
         if not is_expected(error):
             self._log.error(
