@@ -34,6 +34,9 @@ S = TypeVar("S", bound=ServiceSettings)
 # Connections are renewed at this age, so that channels see new addresses; streams on them may end in their own time.
 _CONNECTION_AGE_S = 30 * 60
 _CONNECTION_GRACE_S = 60 * 60
+# Metadata of one call: a REST path arrives as such, and the edge takes 32 KiB of headers. gRPC's own bounds begin to
+# refuse calls at 8 KiB, at random, and all over 16 KiB.
+_METADATA_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,8 @@ def _options(settings: MeshSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # on by default: a second server would share the port silently
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -329,3 +329,23 @@ async def test_a_draining_edge_finishes_what_it_has(tmp_path_factory: pytest.Tem
                         async with httpx.AsyncClient(base_url=edge.http.base_url) as fresh:
                             await fresh.get(f"{API}/collections/a", headers=edge.bearer())
                         await asyncio.sleep(0.05)
+
+
+async def test_a_field_at_fault_goes_by_the_name_its_caller_knows(edge: Edge) -> None:
+    answer = await edge.rest("POST", "/api/v1/rag/search", {"query": "a", "topK": 1000})
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("topK: ")
+    assert answer.json()["details"][1]["fieldViolations"][0]["field"] == "topK"
+    created = await edge.rest("POST", "/api/v1/rag/collections", {"chunking": {"maxTokens": -1}})
+    assert created.json()["details"][1]["fieldViolations"][0]["field"] == "chunking.maxTokens"
+    stub = retrieval_service_pb2_grpc.RetrievalServiceStub(edge.channel)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.Search(search_pb2.SearchRequest(query="a", top_k=1000), metadata=tuple(edge.bearer().items()))
+    assert (raised.value.details() or "").startswith("top_k: ")
+
+
+async def test_a_query_string_as_long_as_the_contract_allows_arrives(edge: Edge) -> None:
+    """Its path travels as metadata, which gRPC bounds at 8 KiB unless told otherwise."""
+    for _ in range(10):  # it refuses at random
+        answer = await edge.rest("GET", "/api/v1/rag/collections", params={"filter": "é" * 4000})
+        assert answer.status_code == 200, answer.text

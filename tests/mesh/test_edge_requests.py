@@ -546,3 +546,9 @@ async def test_an_accepted_search_arrives_as_it_was_sent(edge: Edge) -> None:
         collections=["a", "b"],
         read_mask={"paths": ["text", "score"]},
     )
+
+
+async def test_headers_that_are_too_large_are_refused_like_all_else(edge: Edge) -> None:
+    answer = await edge.rest("GET", f"{COLLECTIONS}?filter={'a' * 40_000}")
+    assert refusal(answer, 431, 3)["details"][0]["reason"] == "HEADERS_TOO_LARGE"
+    assert answer.headers["x-api-version"] == "v1" and answer.headers["x-request-id"]

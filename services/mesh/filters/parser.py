@@ -14,8 +14,8 @@ from services.mesh.errors import InvalidFilter, Violation
 from services.mesh.filters.schema import Literal, Schema, Target, Wildcard, shown
 from services.mesh.filters.tree import EVERYTHING, Filter, Path, all_of, any_of, negate
 
-# Longer text is generated, not written; the typed filter serves programs. It also bounds what one request can cost.
-MAX_LENGTH: Final = 4096
+# As the contract bounds every `filter`. Longer text is generated, not written; the typed filter serves programs.
+MAX_LENGTH: Final = 8192
 # Comparisons in one filter. Each becomes a bound SQL expression or a store condition; SQLite stops at 1,000 in a chain.
 MAX_COMPARISONS: Final = 256
 # Parentheses within one another: far below Python's recursion limit and protobuf's 100 levels, far above need.
