@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test bench-ingest bench-footprint lint format protos clean
+.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,6 +46,9 @@ test: install lint ## Lint, then run the suite with coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --fail-under=70
+
+fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
+	$(BIN)/python -m tests.e2e.fuzz_api
 
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest

@@ -21,11 +21,23 @@ HEADERS: dict[str, Any] = {
     },
     "Retry-After": {
         "description": "Seconds until a retry may succeed; RetryInfo says the same.",
-        "required": True,
         "schema": {"type": "integer", "minimum": 1},
+    },
+    "X-RateLimit-Limit": {
+        "description": "Calls a minute of the caller's tier in the method's rate class, then with its window.",
+        "schema": {"type": "string", "examples": ["100, 100;w=60"]},
+    },
+    "X-RateLimit-Remaining": {
+        "description": "Calls left now. What is used up comes back little by little.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "X-RateLimit-Reset": {
+        "description": "Seconds until the whole limit is there again.",
+        "schema": {"type": "integer", "minimum": 0},
     },
 }
 _ALWAYS = ("X-Request-Id", "X-Api-Version")
+_LIMITED = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 _DETAILS = (details.ErrorInfo, details.BadRequest, details.QuotaFailure, details.RetryInfo)
 
 # Status: name of the component, what it tells. The codes are gRPC's.
@@ -53,13 +65,14 @@ _REFUSALS: dict[int, tuple[str, str]] = {
     503: ("Unavailable", "UNAVAILABLE (14): the service behind the path, or one it needs, does not answer."),
     504: ("DeadlineExceeded", "DEADLINE_EXCEEDED (4): the call did not end within its time."),
 }
-_RETRIED = (502, 503)
+_RETRIED = (429, 502, 503)
 ALWAYS = (400, 401, 403, 429, 431, 499, 500, 502, 503, 504)
 
 
-def headers(*more: str) -> dict[str, Any]:
-    """References to the headers of all answers, and `more`."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*_ALWAYS, *more)}
+def headers(status: int) -> dict[str, Any]:
+    """References to the headers of an answer of this status."""
+    names = [*_ALWAYS, *(_LIMITED if status in (200, 429) else ()), *(("Retry-After",) if status in _RETRIED else ())]
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def refusals(statuses: Iterable[int]) -> dict[str, Any]:
@@ -73,7 +86,7 @@ def responses(schemas: Schemas) -> dict[str, Any]:
     return {
         name: {
             "description": text,
-            "headers": headers(*(["Retry-After"] if status in _RETRIED else [])),
+            "headers": headers(status),
             "content": {"application/json": {"schema": error}},
         }
         for status, (name, text) in _REFUSALS.items()

@@ -156,7 +156,7 @@ class Operations:
             kind, schema = "*/*", {}
         return {
             "description": self._comments.of(result) or "Done.",
-            "headers": answers.headers(),
+            "headers": answers.headers(200),
             "content": {kind: {"schema": schema}},
         }
 

@@ -1,0 +1,86 @@
+"""What schemathesis must know of the REST surface that its document cannot say; loaded by fuzz_api.toml."""
+
+import json
+import os
+import re
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from jsonschema import Draft202012Validator
+from schemathesis.core.parameters import ParameterLocation
+
+DOCUMENT: dict[str, Any] = json.loads((Path(__file__).resolve().parents[2] / "docs" / "openapi.json").read_text())
+# Ids that exist, by path parameter.
+EXISTING: dict[str, str] = json.loads(os.environ.get("FUZZ_EXISTING", "{}"))
+# Text that means something only where somebody made it: at random, it ends every call at the same check.
+OPAQUE = {"collection", "collections", "consistencyToken", "embeddingModel", "filter", "model", "orderBy", "pageToken"}
+OPAQUE |= {"facets", "groupBy", "highlight", "mmr", "neighbors", "readMask", "typedFilter", "updateMask", "vector"}
+NUMERIC = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+@schemathesis.hook
+def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+    """Leaves out bodies that break the schema only in ways proto3 JSON allows: null is no value, "5" is a number."""
+    if case.meta is None or not case.meta.generation.mode.is_negative or not isinstance(case.body, dict):
+        return True
+    body = case.operation.definition.raw.get("requestBody", {}).get("content", {}).get("application/json")
+    if body is None:
+        return True
+    read = as_read(case.body, body["schema"])
+    return read == case.body or not validator(json.dumps(body["schema"])).is_valid(read)
+
+
+@schemathesis.hook
+def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
+    """Leads most well-formed calls past the first check: to what exists, and without opaque text."""
+    meta = case.meta
+    if meta is None:
+        return case
+    draw = zlib.crc32(repr((case.path_parameters, case.query, case.body)).encode())
+    if draw % 4 and case.method != "DELETE" and not meta.is_negative_at(ParameterLocation.PATH):
+        known = {name: EXISTING.get(name, value) for name, value in (case.path_parameters or {}).items()}
+        case.path_parameters = {**known}
+    if draw // 4 % 4 and not meta.is_negative_at(ParameterLocation.QUERY) and case.query:
+        case.query = {name: value for name, value in case.query.items() if name not in OPAQUE}
+    if draw // 16 % 4 and not meta.is_negative_at(ParameterLocation.BODY) and isinstance(case.body, dict):
+        case.body = {name: value for name, value in case.body.items() if name not in OPAQUE}
+        if case.operation.definition.raw["operationId"] == "Search":
+            case.body |= {"collection": EXISTING.get("collection", ""), "query": "cats"}
+    return case
+
+
+@schemathesis.deserializer("application/x-ndjson")
+def lines(context: schemathesis.DeserializationContext, response: schemathesis.Response) -> Any:
+    """The first line of a stream that breaks its schema, else the last: a check sees one value."""
+    read = [json.loads(line) for line in response.content.splitlines()]
+    kind = context.operation.definition.raw["responses"]["200"]["content"]["application/x-ndjson"]
+    fits = validator(json.dumps(kind["schema"])).is_valid
+    return next((each for each in read if not fits(each)), read[-1])
+
+
+@cache
+def validator(schema: str) -> Draft202012Validator:
+    """A validator of a schema of the document, given as JSON."""
+    return Draft202012Validator({**json.loads(schema), "components": DOCUMENT["components"]})
+
+
+def as_read(value: Any, schema: dict[str, Any]) -> Any:
+    """`value` as a proto3 JSON parser understands it (https://protobuf.dev/programming-guides/json/)."""
+    while "$ref" in schema:
+        schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    match value:
+        case dict():
+            known = schema.get("properties", {})
+            return {name: as_read(each, known.get(name, {})) for name, each in value.items() if each is not None}
+        case list():
+            return [as_read(each, schema.get("items", {})) for each in value]
+        case str() if schema.get("type") in ("integer", "number") and NUMERIC.fullmatch(value):
+            return as_read(float(value), schema)
+        case float() if schema.get("type") == "integer" and value.is_integer():
+            return int(value)
+        case int() if "enum" in schema and not isinstance(value, bool):
+            return schema["enum"][value] if 0 <= value < len(schema["enum"]) else value
+    return value

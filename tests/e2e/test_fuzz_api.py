@@ -1,0 +1,92 @@
+"""The REST surface keeps what its document promises, whatever is sent to it. `make fuzz-api` is the long run."""
+
+import http.client
+import json
+import random
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.e2e.fuzz_api import CALLER, DOCUMENT, fuzz
+from tests.e2e.stack import PREFIX, Mesh
+
+RUN_S = 110.0
+SEED = 20260131
+PATHS = json.loads(DOCUMENT.read_text())["paths"]
+VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh that may be filled with nonsense."""
+    mesh = Mesh(tmp_path_factory.mktemp("fuzzed"))
+    mesh.start()
+    try:
+        yield mesh
+    finally:
+        mesh.stop()
+
+
+def test_what_the_document_says_holds_for_whatever_fits_it_and_whatever_does_not(fuzzed: Mesh) -> None:
+    done = fuzz(fuzzed, "--max-examples", "25", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    assert "Tested: " in done.stdout
+
+
+def test_unknown_routes_and_parameters_are_refused_and_eject_nobody(fuzzed: Mesh) -> None:
+    draw = random.Random(SEED)
+    token = fuzzed.token(**CALLER)
+    connection = _connection(fuzzed)
+    for _ in range(1000):
+        verb, target, expected = _unknown_route(draw) if draw.random() < 0.5 else _unknown_parameter(draw)
+        connection.request(verb, target, headers={"authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status in expected, (verb, target, answer.status, body)
+        if verb != "HEAD" and answer.status != 200:
+            assert set(json.loads(body)) == {"code", "message", "details"}, (verb, target, body)
+    stats = _stats(fuzzed)
+    ejections = {name: value for name, value in stats.items() if "outlier_detection.ejections_enforced_total" in name}
+    assert ejections and not any(ejections.values()), ejections
+    assert fuzzed.rest("GET", f"{PREFIX}/collections", token=token).status == 200
+
+
+def _unknown_route(draw: random.Random) -> tuple[str, str, set[int]]:
+    """A path of the contract with a segment, an escape or a verb it does not have, or one of nothing known."""
+    segments = draw.choice(list(PATHS)).split("/")[1:] if draw.random() < 0.8 else ["api", "v1"]
+    segments.insert(draw.randint(3, len(segments)) if len(segments) > 3 else len(segments), _noise(draw) + "!")
+    path = "/" + "/".join(segments).replace("{", "").replace("}", "")
+    return draw.choice(VERBS), path + draw.choice(["", ":" + _noise(draw), "?" + _noise(draw)]), {400, 404, 405}
+
+
+def _unknown_parameter(draw: random.Random) -> tuple[str, str, set[int]]:
+    path = draw.choice(list(PATHS))
+    verb = draw.choice(list(PATHS[path])).upper()
+    names = [f"{_noise(draw)}.{_noise(draw)}" for _ in range(draw.randint(1, 3))]
+    query = "&".join(f"x{name}={_noise(draw)}" for name in names)
+    return verb, f"{path.replace('{', '').replace('}', '')}?{query}", {400}
+
+
+def _noise(draw: random.Random) -> str:
+    """Text of any characters, escaped for a URL but for what is harmless or odd there."""
+    text = "".join(
+        chr(draw.choice([draw.randint(1, 127), draw.randint(128, 0xD7FF)])) for _ in range(draw.randint(1, 9))
+    )
+    return quote(text, safe="!$'()*,;@~-._" if draw.random() < 0.5 else "")
+
+
+def _connection(mesh: Mesh) -> http.client.HTTPConnection:
+    if mesh.layout.https:
+        trust = ssl.create_default_context(cafile=mesh.layout.edge_authority)
+        return http.client.HTTPSConnection(mesh.edge, timeout=30, context=trust)
+    return http.client.HTTPConnection(mesh.edge, timeout=30)
+
+
+def _stats(mesh: Mesh) -> dict[str, Any]:
+    url = f"http://{mesh.layout.address('edge admin')}/stats?format=json"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return {each["name"]: each["value"] for each in json.load(response)["stats"] if "name" in each}
