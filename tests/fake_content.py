@@ -5,8 +5,9 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from services.jobs.blobs import PIECE_BYTES, Blob
-from services.jobs.extraction import SUPPORTED, ExtractedText, Syntax, media_type_of
+from services.jobs.extraction import ExtractedText, Syntax
 from services.mesh.errors import DocumentTooLarge, NoTextFound, UnsupportedMediaType, UploadNotFound
+from services.mesh.media_types import SUPPORTED, media_type_of
 
 
 class MemoryBlobStore:

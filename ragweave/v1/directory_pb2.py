@@ -26,7 +26,7 @@ from ragweave.third_party.buf.validate import validate_pb2 as buf_dot_validate_d
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bragweave/v1/directory.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\rDirectoryRoot\x12\x16\n\x04path\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x19\n\x07problem\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xcc\x02\n\x0e\x44irectoryEntry\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32 .ragweave.v1.DirectoryEntry.KindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\tmime_type\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x12\n\nimportable\x18\x06 \x01(\x08\x12\x19\n\x07problem\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46ILE\x10\x01\x12\r\n\tDIRECTORY\x10\x02\x12\x0b\n\x07SYMLINK\x10\x03\x12\t\n\x05OTHER\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bragweave/v1/directory.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\rDirectoryRoot\x12\x16\n\x04path\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x19\n\x07problem\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x15\n\x04name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xcc\x02\n\x0e\x44irectoryEntry\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32 .ragweave.v1.DirectoryEntry.KindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\tmime_type\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x12\n\nimportable\x18\x06 \x01(\x08\x12\x19\n\x07problem\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04\x46ILE\x10\x01\x12\r\n\tDIRECTORY\x10\x02\x12\x0b\n\x07SYMLINK\x10\x03\x12\t\n\x05OTHER\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIRECTORYROOT'].fields_by_name['path']._serialized_options = b'\272H\005r\003\030\200 '
   _globals['_DIRECTORYROOT'].fields_by_name['problem']._loaded_options = None
   _globals['_DIRECTORYROOT'].fields_by_name['problem']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_DIRECTORYROOT'].fields_by_name['name']._loaded_options = None
+  _globals['_DIRECTORYROOT'].fields_by_name['name']._serialized_options = b'\272H\004r\002\030@'
   _globals['_DIRECTORYENTRY'].fields_by_name['path']._loaded_options = None
   _globals['_DIRECTORYENTRY'].fields_by_name['path']._serialized_options = b'\272H\006r\004\030\200\200\001'
   _globals['_DIRECTORYENTRY'].fields_by_name['kind']._loaded_options = None
@@ -48,9 +50,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIRECTORYENTRY'].fields_by_name['problem']._loaded_options = None
   _globals['_DIRECTORYENTRY'].fields_by_name['problem']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_DIRECTORYROOT']._serialized_start=106
-  _globals['_DIRECTORYROOT']._serialized_end=191
-  _globals['_DIRECTORYENTRY']._serialized_start=194
-  _globals['_DIRECTORYENTRY']._serialized_end=526
-  _globals['_DIRECTORYENTRY_KIND']._serialized_start=449
-  _globals['_DIRECTORYENTRY_KIND']._serialized_end=526
+  _globals['_DIRECTORYROOT']._serialized_end=214
+  _globals['_DIRECTORYENTRY']._serialized_start=217
+  _globals['_DIRECTORYENTRY']._serialized_end=549
+  _globals['_DIRECTORYENTRY_KIND']._serialized_start=472
+  _globals['_DIRECTORYENTRY_KIND']._serialized_end=549
 # @@protoc_insertion_point(module_scope)

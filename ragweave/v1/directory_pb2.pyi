@@ -27,22 +27,28 @@ class DirectoryRoot(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """What its paths begin with in requests, absolute."""
+    """The root itself as requests write it, and what its paths begin with: `name:`; `.` for the one root whose paths are
+    written without a name.
+    """
     available: _builtins.bool
     """Whether it can be read now."""
     problem: _builtins.str
     """Why it cannot be read; empty where it can."""
+    name: _builtins.str
+    """Its name; empty for the root without one."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         available: _builtins.bool = ...,
         problem: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "path", b"path", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "name", b"name", "path", b"path", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,15 +99,17 @@ class DirectoryEntry(_message.Message):
     IMPORTABLE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Its path as requests take it. Bytes that are no UTF-8, control characters and `%` are written as %XX."""
+    """Its path as requests take it. A backslash is written `\\\\`, each byte of a control character and each byte that is not
+    UTF-8 as `\\xNN`.
+    """
     kind: Global___DirectoryEntry.Kind.ValueType
     """What it is."""
     size_bytes: _builtins.int
     """Length of a file in bytes."""
     mime_type: _builtins.str
-    """Media type by its name; empty for all but files."""
+    """Media type by its name; empty for all but files, and where the name does not tell."""
     importable: _builtins.bool
-    """Whether an import would take it."""
+    """Whether an import of the folder it is in would take it, or go into it."""
     problem: _builtins.str
     """Why an import would leave it out; empty where it would not."""
     @_builtins.property

@@ -94,7 +94,7 @@ class ListDirectoryEntriesRequest(_message.Message):
     SHOW_HIDDEN_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """The folder: absolute under a root, or relative to one; as DirectoryEntry.path writes it."""
+    """The folder, as DirectoryEntry.path or DirectoryRoot.path writes it; or absolute, below a root."""
     page_size: _builtins.int
     """Items of one answer. Defaults to 20; more than 100 reads as 100."""
     page_token: _builtins.str
@@ -163,7 +163,7 @@ class ValidatePathRequest(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Absolute under a root, or relative to one; as DirectoryEntry.path writes it."""
+    """A file or folder, as DirectoryEntry.path or DirectoryRoot.path writes it; or absolute, below a root."""
     def __init__(
         self,
         *,
@@ -192,7 +192,9 @@ class ValidatePathResponse(_message.Message):
     problem: _builtins.str
     """Why not; empty where it would."""
     importable_files: _builtins.int
-    """Files an import would take, counted up to 10,000."""
+    """Files an import would take: at least so many where there are more than can be counted in a few seconds, and 10,000
+    at most.
+    """
     @_builtins.property
     def entry(self) -> _directory_pb2.DirectoryEntry:
         """The file or folder itself."""

@@ -66,7 +66,8 @@ class DirectoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDirectoryEntries(self, request, context):
-        """Lists a folder, not what is below its folders.
+        """Lists a folder, not what is below its folders. Links are shown, never followed. A folder with more entries than can be
+        looked through in the time of the call is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

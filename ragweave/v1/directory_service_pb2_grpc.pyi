@@ -38,7 +38,9 @@ class DirectoryServiceStub:
     ListRoots: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListRootsRequest, _directory_service_pb2.ListRootsResponse]
     """Lists the roots the tenant may import from."""
     ListDirectoryEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListDirectoryEntriesRequest, _directory_service_pb2.ListDirectoryEntriesResponse]
-    """Lists a folder, not what is below its folders."""
+    """Lists a folder, not what is below its folders. Links are shown, never followed. A folder with more entries than can be
+    looked through in the time of the call is refused.
+    """
     ValidatePath: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ValidatePathRequest, _directory_service_pb2.ValidatePathResponse]
     """Says whether a path can be imported, and what an import would find there."""
 
@@ -52,7 +54,9 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     ListRoots: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListRootsRequest, _directory_service_pb2.ListRootsResponse]  # type: ignore[assignment]
     """Lists the roots the tenant may import from."""
     ListDirectoryEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListDirectoryEntriesRequest, _directory_service_pb2.ListDirectoryEntriesResponse]  # type: ignore[assignment]
-    """Lists a folder, not what is below its folders."""
+    """Lists a folder, not what is below its folders. Links are shown, never followed. A folder with more entries than can be
+    looked through in the time of the call is refused.
+    """
     ValidatePath: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ValidatePathRequest, _directory_service_pb2.ValidatePathResponse]  # type: ignore[assignment]
     """Says whether a path can be imported, and what an import would find there."""
 
@@ -75,7 +79,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_service_pb2.ListDirectoryEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.ListDirectoryEntriesResponse, _abc.Awaitable[_directory_service_pb2.ListDirectoryEntriesResponse]]:
-        """Lists a folder, not what is below its folders."""
+        """Lists a folder, not what is below its folders. Links are shown, never followed. A folder with more entries than can be
+        looked through in the time of the call is refused.
+        """
 
     @_abc_1.abstractmethod
     def ValidatePath(

@@ -199,7 +199,9 @@ class ImportDocumentsRequest(_message.Message):
         EXCLUDE_GLOBS_FIELD_NUMBER: _builtins.int
         METADATA_FIELD_NUMBER: _builtins.int
         path: _builtins.str
-        """The directory or file: relative to an allowed root, or absolute under one."""
+        """The directory or file, as DirectoryEntry.path writes it: below the tenant's root without a name, below another as
+        `name:path`, or absolute and below a root.
+        """
         @_builtins.property
         def include_globs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Files to take, as globs over the relative path. Empty takes every supported file."""

@@ -18,7 +18,7 @@ from services.mesh.errors import (
     PathNotFound,
     UnreadableDocument,
 )
-from services.mesh.paths import MAX_BYTES, shown
+from services.mesh.paths import MAX_BYTES, legible, shown
 from services.mesh.roots import Place
 
 MAX_DEPTH: Final = 64
@@ -96,7 +96,7 @@ class Folder:
         """
         content = self.begin(path, spelt, max_bytes + 1)
         if len(content) > max_bytes:
-            raise DocumentTooLarge(f"{spelt}: over the limit of {max_bytes} bytes")
+            raise DocumentTooLarge(f"{legible(spelt)}: over the limit of {max_bytes} bytes")
         return content
 
     def begin(self, path: str, spelt: str, most: int) -> bytes:
@@ -107,7 +107,7 @@ class Folder:
             while len(content) < most and (piece := os.read(descriptor, min(_PIECE_BYTES, most - len(content)))):
                 content += piece
         except OSError:
-            raise UnreadableDocument(f"{spelt}: it cannot be read") from None
+            raise UnreadableDocument(f"{legible(spelt)}: it cannot be read") from None
         finally:
             os.close(descriptor)
         return bytes(content)
@@ -116,17 +116,17 @@ class Folder:
         try:
             descriptor = self._open(self._descriptor, path, os.O_RDONLY)
         except FileNotFoundError:
-            raise UnreadableDocument(f"{spelt}: the file is gone") from None
+            raise UnreadableDocument(f"{legible(spelt)}: the file is gone") from None
         except PermissionError:
-            raise UnreadableDocument(f"{spelt}: access denied") from None
+            raise UnreadableDocument(f"{legible(spelt)}: access denied") from None
         except OSError as error:
             if error.errno in _TROUBLE:
                 raise _unavailable(spelt, error) from None
-            raise PathNotAllowed(f"{spelt}: not a regular file") from None  # a link, a socket, a name too long
+            raise PathNotAllowed(f"{legible(spelt)}: not a regular file") from None  # a link, a socket, a name too long
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        raise PathNotAllowed(f"{spelt}: not a regular file")
+        raise PathNotAllowed(f"{legible(spelt)}: not a regular file")
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -223,12 +223,13 @@ def _refusing(spelt: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise PathNotFound(f"{spelt}: there is no such file or directory") from None
+        raise PathNotFound(f"{legible(spelt)}: there is no such file or directory") from None
     except OSError as error:
         if error.errno in _TROUBLE:
             raise _unavailable(spelt, error) from None
-        raise PathNotAllowed(f"{spelt}: not a directory that may be entered") from None
+        raise PathNotAllowed(f"{legible(spelt)}: not a directory that may be entered") from None
 
 
 def _unavailable(spelt: str, error: OSError) -> DependencyUnavailable:
-    return DependencyUnavailable(f"{spelt}: the file system does not answer ({errno.errorcode[error.errno or 0]})")
+    code = errno.errorcode.get(error.errno or 0, "?")
+    return DependencyUnavailable(f"{legible(spelt)}: the file system does not answer ({code})")

@@ -54,7 +54,7 @@ def names_in(path: str) -> tuple[str, ...]:
 
 def legible(path: str, most: int = 200) -> str:
     """A path somebody sent, fit for a message: escaped, and cut where it is long."""
-    cut = path if len(path) <= most else f"{path[:most]}..."
+    cut = path if len(path) <= most else f"{path[: most // 2]}...{path[-most // 2 :]}"
     return _ILLEGIBLE.sub(_escaped, cut.encode("utf-8", "backslashreplace").decode())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.jobs.adapters import xberg as adapter
 from services.jobs.adapters.xberg import ExtractionLimits, XbergExtractor
-from services.jobs.extraction import CODE, HTML, JSON, PDF, TEXT, ExtractedText, Page, Syntax, media_type_of
+from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.mesh.errors import (
     DocumentTooLarge,
     DomainError,
@@ -17,6 +17,7 @@ from services.mesh.errors import (
     UnreadableDocument,
     UnsupportedMediaType,
 )
+from services.mesh.media_types import CODE, HTML, JSON, PDF, TEXT, media_type_of
 from tests import sample_files as samples
 
 BARE_EPUB = samples.zipped({"mimetype": "application/epub+zip"}, stored=["mimetype"])

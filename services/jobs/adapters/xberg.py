@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import services
-from services.jobs.extraction import SUPPORTED, ExtractedText, Page, Syntax, media_type_of
+from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.jobs.extractor_child import LENGTHS
 from services.jobs.structure import headline_of
 from services.mesh.errors import (
@@ -27,6 +27,7 @@ from services.mesh.errors import (
     UnreadableDocument,
     UnsupportedMediaType,
 )
+from services.mesh.media_types import SUPPORTED, media_type_of
 
 # Raise it whenever our own part of extraction gives another text for the same bytes.
 _OWN_VERSION = 1
