@@ -6,6 +6,7 @@
 --   <p>tenants           zset    tenants with work, by when they were last served: work is handed out in turns
 --   <p>delayed           zset    work to be queued again, by when
 --   <p>bell              stream  of one entry that changes when there is new work
+--   <p>schema            string  version of all this; see redis_schema.py
 --   <p><t>:queue         stream  work to do; group "workers", whose pending entries are the leases
 --   <p><t>:list, :purge  zset    jobs by create time; ended jobs by when they are forgotten
 --   <p><t>:job:<j>       hash    what changes of a job          <p><t>:about:<j>  string  what does not
@@ -309,6 +310,11 @@ local function add_items(job, specs, documents)
 end
 
 local C = {}
+
+-- Answers, as every command does: on data of this version.
+function C.ping()
+  return 'OK'
+end
 
 -- What a request id stands for, before work is done for it.
 function C.recall(a)

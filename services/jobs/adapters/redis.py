@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,9 +16,10 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
+from services.jobs.adapters.redis_schema import STEPS, newer_version, versioned
 from services.jobs.job import (
     ITEM_TRANSITIONS,
     JOB_TRANSITIONS,
@@ -35,6 +36,7 @@ from services.jobs.job import (
     Progress,
 )
 from services.mesh.errors import DependencyUnavailable, JobNotFound
+from services.mesh.schemas import UnknownSchema
 
 PREFIX = "rw:jobs:"
 # Longer than any blocking read; a store that says nothing for so long does not answer.
@@ -48,17 +50,27 @@ class Redis:
 
     Args:
         client: RESP2, undecoded.
+        steps: What brings older data to the latest version.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis", prefix: str = PREFIX) -> None:
+    def __init__(
+        self, client: "redis.asyncio.Redis", prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS
+    ) -> None:
         self.client: Any = client  # its stubs allow for decoded answers and both protocols
         self._prefix = prefix
-        self._script = client.register_script(_tables() + Path(__file__).with_name("redis.lua").read_text())
+        self._known = max(steps)
+        script = _tables() + Path(__file__).with_name("redis.lua").read_text()
+        self._script = client.register_script(versioned(script, steps))
         self._assignments: dict[tuple[str, str], Assignment] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, prefix: str = PREFIX) -> AsyncIterator["Redis"]:
+    async def open(cls, url: str, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS) -> AsyncIterator["Redis"]:
+        """The store at `url`, older data brought to this version; one that does not answer yet is when it does.
+
+        Raises:
+            UnknownSchema: its data is of a newer version.
+        """
         client = redis.asyncio.from_url(
             url,
             protocol=2,
@@ -70,7 +82,10 @@ class Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
         )
         try:
-            yield cls(client, prefix)
+            store = cls(client, prefix, steps=steps)
+            with suppress(DependencyUnavailable):
+                await store._refuse_newer()
+            yield store
         finally:
             await client.aclose()
 
@@ -78,15 +93,28 @@ class Redis:
         """One command of redis.lua.
 
         Raises:
-            DependencyUnavailable: the store does not answer.
+            DependencyUnavailable: the store does not answer, or a newer version has brought its data forward.
         """
-        async with answering():
-            packed = msgpack.packb(arguments, use_bin_type=False)
-            return await self._script(args=[self._prefix, command, packed])
+        try:
+            return await self._run(command, arguments)
+        except UnknownSchema as newer:
+            raise DependencyUnavailable(str(newer)) from None
 
     async def ping(self) -> None:
+        await self.run("ping")
+
+    async def _refuse_newer(self) -> None:
+        await self._run("ping", {})
+
+    async def _run(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        packed = msgpack.packb(arguments, use_bin_type=False)
         async with answering():
-            await self.client.ping()
+            try:
+                return await self._script(args=[self._prefix, command, packed])
+            except ResponseError as error:
+                if (found := newer_version(error)) is None:
+                    raise
+                raise UnknownSchema("what jobs keep in Redis", found=found, known=self._known) from None
 
     def key(self, tenant: str, kind: str, of: str = "") -> str:
         return f"{self._prefix}{named(tenant)}:{kind}" + (f":{of}" if of else "")

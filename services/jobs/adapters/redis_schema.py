@@ -1,0 +1,38 @@
+"""The version of what jobs keep in Redis, and the steps that bring older data to it."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+STEPS: Final[Mapping[int, str]] = {
+    1: "",  # data without a mark is of the first version, which had none
+}
+"""Lua that makes data of each version from the one before's. It sees what redis.lua defines, and runs in one piece with
+the mark and with the command that found the data old: whoever else comes finds all of it done, after a crash nothing.
+"""
+
+_NEWER = re.compile(r"SCHEMA (\d+)")
+
+
+def versioned(script: str, steps: Mapping[int, str]) -> str:
+    """The script with its last line's command run on data of the latest version only, after the steps that lack."""
+    body, _, last = script.rstrip().rpartition("\n")
+    functions = "\n".join(f"STEPS[{version}] = function()\n{step}\nend" for version, step in steps.items())
+    return f"""{body}
+local SCHEMA, STEPS = {max(steps)}, {{}}
+{functions}
+local MARK = P .. 'schema'
+local found = tonumber(call('GET', MARK) or 0)
+if found > SCHEMA then return redis.error_reply('SCHEMA ' .. found) end
+for version = found + 1, SCHEMA do STEPS[version]() end
+if found < SCHEMA then call('SET', MARK, SCHEMA) end
+{last}
+"""
+
+
+def newer_version(error: ResponseError) -> int | None:
+    """The version of data that a versioned script refused for being newer."""
+    found = _NEWER.match(str(error))
+    return int(found[1]) if found else None
