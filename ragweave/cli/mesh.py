@@ -19,6 +19,7 @@ from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
 from ragweave.local.processes import ensure_mesh_certificates, processes
 from ragweave.local.supervisor import start_detached, supervisor_pid
+from ragweave.local.weaknesses import weaknesses
 
 _READY_S = 60.0
 _LOOK_S = 0.1
@@ -32,11 +33,14 @@ def up() -> None:
     all_processes = processes(here)
     began = time.monotonic()
     if not supervisor_pid(here):
+        if here.production and (weak := [each for each in weaknesses(here) if each.refused]):
+            fail("production refuses to start:\n" + "\n".join(f"- {each}" for each in weak))
         running = [each for each in standings(here, all_processes) if each.pid]
         if not running and (taken := taken_ports(here)):
             fail("; ".join(taken.values()))
         here.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ensure_keys(here.keys)
+        if not here.production:
+            ensure_keys(here.keys)
         ensure_mesh_certificates(here, all_processes)
         start_detached(here)
     with err.status("starting") as status:
@@ -125,13 +129,16 @@ def logs(
 
 @command()
 def doctor() -> None:
-    """Look for what is wrong with this machine's mesh, and say how to mend it."""
+    """Look for what is wrong with this machine's mesh or weak about it, and say how to mend it."""
     here = layout()
     findings = [*_look_at_machine(here), *_look_at_mesh(here)]
     for good, sentence in findings:
         mark = "[green]ok  [/]" if good else "[red]FAIL[/]"
         out.print(f"{mark} {escape(sentence)}", soft_wrap=True)
-    if not all(good for good, _ in findings):
+    weak = weaknesses(here)
+    for each in weak:
+        out.print(f"[yellow]weak[/] {escape(str(each))}", soft_wrap=True)
+    if not all(good for good, _ in findings) or (here.production and any(each.refused for each in weak)):
         raise typer.Exit(1)
 
 
@@ -146,14 +153,8 @@ def _look_at_machine(here: Layout) -> list[tuple[bool, str]]:
     existing = next(path for path in (here.data, *here.data.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     found.append((free > _LOW_DISK_BYTES, f"{free / 2**30:.1f} GiB free for {here.data} (2 GiB are wanted)"))
-    for private in ("dev.pem", "mesh.pem"):
-        path = here.keys / private
-        if path.exists():
-            mode = path.stat().st_mode & 0o777
-            mend = "" if mode == 0o600 else f"; mend it with `chmod 600 {path}`"
-            found.append((mode == 0o600, f"{path} has mode {mode:o}{mend}"))
-        else:
-            found.append((False, f"{path} is missing; `ragweave up` makes it"))
+    missing = [name for name in ("dev.pem", "mesh.pem") if not here.production and not (here.keys / name).exists()]
+    found += [(False, f"{here.keys / name} is missing; `ragweave up` makes it") for name in missing]
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from ragweave.development import MARK
 from ragweave.local.files import replace_file
 
 ISSUER = "ragweave"
@@ -23,7 +24,7 @@ class NoKeys(Exception):
 def ensure_keys(folder: Path) -> None:
     """Makes `dev.pem` with `jwks.json` and `mesh.pem` with `mesh_jwks.json` where they are missing.
 
-    Private keys are readable by their owner alone.
+    Private keys are readable by their owner alone; public ones bear development's mark.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for private, public in (("dev.pem", "jwks.json"), ("mesh.pem", "mesh_jwks.json")):
@@ -31,7 +32,7 @@ def ensure_keys(folder: Path) -> None:
             key = ECKey.generate_key("P-256", private=True)
             replace_file(folder / private, key.as_pem(private=True), 0o600)
         key = ECKey.import_key((folder / private).read_bytes())
-        published = {**key.as_dict(private=False), "kid": key.thumbprint(), "use": "sig", "alg": "ES256"}
+        published = {**key.as_dict(private=False), "kid": key.thumbprint(), "use": "sig", "alg": "ES256", **MARK}
         replace_file(folder / public, json.dumps({"keys": [published]}, indent=2).encode(), 0o644)
 
 

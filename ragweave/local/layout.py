@@ -43,6 +43,7 @@ class Layout:
         host: Address everything listens on.
         ports: Port by part, as in PORTS.
         redis_url: The store; empty where the mesh runs its own.
+        production: Whether weak settings are refused.
         tls: Whether the processes speak mutual TLS, and the edge HTTPS.
         https: Whether the edge speaks HTTPS; with a certificate of its own it does so without `tls`.
         mounted: Certificate, key and CA that all processes use; the local CA's where None.
@@ -57,6 +58,7 @@ class Layout:
     host: str
     ports: Mapping[str, int]
     redis_url: str = ""
+    production: bool = False
     tls: bool = False
     https: bool = False
     mounted: CertificateFiles | None = None
@@ -93,6 +95,7 @@ class Layout:
             host=given.get("RAGWEAVE_HOST") or "127.0.0.1",
             ports=ports,
             redis_url=given.get("RAGWEAVE_REDIS_URL") or "",
+            production=given.get("RAGWEAVE_PROFILE") == "production",
             tls=tls,
             https=tls or bool(own),
             mounted=mounted,

@@ -22,6 +22,7 @@ from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
 from services.mesh.channels import open_channel
 from services.mesh.serve import Wiring, serve
+from services.mesh.settings import read
 from services.mesh.sql import sqlite_url
 
 
@@ -51,4 +52,4 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve("collections", wire, Settings()))
+    asyncio.run(serve("collections", wire, read(Settings)))

@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.mesh.quotas import QuotaSettings
 from services.mesh.settings import ServiceSettings
+from services.mesh.urls import SecretUrl
 
 
 class Settings(ServiceSettings):
@@ -16,7 +17,7 @@ class Settings(ServiceSettings):
     )
 
     port: int = Field(50053, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
-    database_url: str = Field(
+    database_url: SecretUrl = Field(
         "",
         pattern=r"^$|^(postgresql|sqlite)(\+\w+)?://",
         description="postgresql://user:password@host/database or sqlite:///path; "

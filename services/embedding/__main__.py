@@ -17,6 +17,7 @@ from services.embedding.models import Catalog
 from services.embedding.servicer import EmbeddingServicer, ModelServicer, TokenizerServicer
 from services.embedding.settings import Settings
 from services.mesh.serve import Wiring, serve
+from services.mesh.settings import read
 
 
 @asynccontextmanager
@@ -48,4 +49,4 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve("embedding", wire, Settings()))
+    asyncio.run(serve("embedding", wire, read(Settings)))

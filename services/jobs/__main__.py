@@ -25,6 +25,7 @@ from services.jobs.uploads import Uploads
 from services.mesh.channels import open_channel
 from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
+from services.mesh.settings import read
 
 
 @asynccontextmanager
@@ -58,4 +59,4 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve("jobs", wire, Settings()))
+    asyncio.run(serve("jobs", wire, read(Settings)))

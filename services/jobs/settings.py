@@ -15,7 +15,9 @@ from services.mesh.settings import ServiceSettings
 class Settings(ServiceSettings):
     """Read from RAGWEAVE_JOBS_* once, then frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_JOBS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_JOBS_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     port: int = Field(50054, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
     blobs: Path | None = Field(None, description="Folder of originals and their text; <data_dir>/blobs where empty.")

@@ -33,7 +33,9 @@ from services.mesh.edge_limits import ANONYMOUS, DOMAIN, FREE, REASON, refusals,
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.edge_tls import EdgeTls, write_secrets
+from services.mesh.settings import read
 from services.mesh.tokens import ROLES
+from services.mesh.weaknesses import refused
 
 # Which service serves what; architecture.md, "The house".
 OWNERS: Mapping[str, str] = {
@@ -216,7 +218,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--validate", action="store_true", help="have Envoy read the result")
     chosen = parser.parse_args(arguments)
     try:
-        config = render(EdgeSettings(), chosen.out)
+        settings = read(EdgeSettings)
+        if weak := refused(settings):
+            sys.exit("\n".join(f"edge: {each}" for each in weak))
+        config = render(settings, chosen.out)
         if chosen.validate:
             validate(chosen.out)
     except (ValueError, OSError) as error:

@@ -37,7 +37,7 @@ def jwt_filter(settings: EdgeSettings, methods: Iterable[Method], open_services:
                         "optional": {"requires_any": anyone},
                         "needed": {"provider_name": "users"},
                     },
-                    "rules": [*_rules(methods, open_services)],
+                    "rules": [*_rules(methods, open_services, anonymous=settings.mesh.anonymous)],
                 },
             }
         ]
@@ -77,12 +77,12 @@ def _provider(settings: EdgeSettings) -> dict[str, Any]:
     }
 
 
-def _rules(methods: Iterable[Method], open_services: Iterable[str]) -> Iterable[dict[str, Any]]:
+def _rules(methods: Iterable[Method], open_services: Iterable[str], *, anonymous: bool) -> Iterable[dict[str, Any]]:
     """The first that matches counts; paths are those callers send, REST's included. The last needs a token."""
     for service in open_services:
         yield {"match": {"prefix": f"/{service}/"}, "requirement_name": "optional"}
     for method in methods:
-        if method.public_collections:
+        if method.public_collections and anonymous:
             yield {"match": {"path": method.path}, "requirement_name": "optional"}
             for binding in method.http:
                 verb = {"name": ":method", "string_match": {"exact": binding.verb}}

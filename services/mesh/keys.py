@@ -13,6 +13,9 @@ import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
+from ragweave.development import is_development
+from services.mesh.urls import redacted
+
 # How often a file is looked at; how soon after one fetch an unknown key id, or a URL that failed, may cause another.
 _LOOK_AGAIN_S = 2.0
 _FETCH_TIMEOUT_S = 5.0
@@ -35,6 +38,7 @@ class Keys:
         source: A path, or an http or https URL.
         on_change: Called when the keys have changed, so that what was concluded from the old ones can be dropped.
         fresh_s: Seconds fetched keys serve before they are fetched again.
+        development: Whether keys marked as made for development count.
     """
 
     def __init__(
@@ -43,11 +47,13 @@ class Keys:
         on_change: Callable[[], None] = lambda: None,
         *,
         fresh_s: float = 30.0,
+        development: bool = True,
         clock: Callable[[], float] = time.monotonic,
         fetch: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         self._source = source
         self._on_change = on_change
+        self._development = development
         self._clock = clock
         self._remote = source.startswith(("http://", "https://"))
         self._fresh_s = fresh_s if self._remote else _LOOK_AGAIN_S
@@ -64,7 +70,7 @@ class Keys:
         """The keys, at most 2 s (file) or about `fresh_s` (URL) behind their source. Raises KeysUnavailable."""
         await self.keep_current()
         if not self._keys:
-            raise KeysUnavailable(self._source)
+            raise KeysUnavailable(redacted(self._source))
         return self._keys
 
     async def fitting(self, kid: str | None) -> Sequence[PublicKey]:
@@ -99,7 +105,7 @@ class Keys:
                 self._failing = False
             except (OSError, httpx.HTTPError, ValueError, KeyError, TypeError, JoseError) as error:
                 if not self._failing:
-                    self._log.warning("keys cannot be read", source=self._source, error=type(error).__name__)
+                    self._log.warning("keys cannot be read", source=redacted(self._source), error=type(error).__name__)
                 self._failing = True
             finally:
                 self._looked_at = self._clock()
@@ -119,11 +125,11 @@ class Keys:
             self._version = text
 
     def _take(self, text: str) -> None:
-        self._keys = _public_keys(json.loads(text))
+        self._keys = _public_keys(json.loads(text), development=self._development)
         self._on_change()
 
 
-def _public_keys(published: Any) -> tuple[PublicKey, ...]:
+def _public_keys(published: Any, *, development: bool) -> tuple[PublicKey, ...]:
     """The signature keys of a JWKS document; others it may hold, such as for encryption, are left out.
 
     Raises:
@@ -131,7 +137,9 @@ def _public_keys(published: Any) -> tuple[PublicKey, ...]:
     """
     found = []
     for each in published["keys"]:
-        if isinstance(each, dict) and each.get("use", "sig") == "sig":
+        if not isinstance(each, dict) or (is_development(each) and not development):
+            continue
+        if each.get("use", "sig") == "sig":
             with contextlib.suppress(JoseError, ValueError, KeyError, TypeError):  # RFC 7517, 5: ignore what is unknown
                 found.append(JWKRegistry.import_key(each))
     # A shared secret (`oct`) is never among them: who could verify could sign.

@@ -28,6 +28,7 @@ from services.mesh.health import Check, Readiness
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
 from services.mesh.tls import Certificates, CertificatesUnusable, server_credentials
+from services.mesh.weaknesses import refused
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -80,7 +81,8 @@ async def serve(name: str, wire: Callable[[S], AbstractAsyncContextManager[Wirin
         name: The service's name: in logs, in its tokens, and in RAGWEAVE_<NAME>_PORT.
 
     Raises:
-        CannotStart: The port is taken or cannot be listened on, or the certificates cannot be used.
+        CannotStart: The port is taken or cannot be listened on, the certificates cannot be used, or production refuses
+            the settings as too weak.
     """
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
@@ -103,7 +105,7 @@ async def serve_worker(
     """
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
-    _require_certificates(name, settings.mesh)
+    _refuse_unfit(name, settings.mesh)
     with _stop_signal() as stopped:
         async with AsyncExitStack() as opened:
             with opening_as(name):
@@ -130,9 +132,10 @@ async def running(
     """The server of a service inside the block, with the whole chain, health and reflection; `serve` less the signals.
 
     Raises:
-        CannotStart: The port is taken or cannot be listened on, or the certificates cannot be used.
+        CannotStart: The port is taken or cannot be listened on, the certificates cannot be used, or production refuses
+            the settings as too weak.
     """
-    _require_certificates(name, settings.mesh)
+    _refuse_unfit(name, settings.mesh)
     async with AsyncExitStack() as opened:
         with opening_as(name):
             wiring = await opened.enter_async_context(wire(settings))
@@ -184,7 +187,9 @@ class _Registrations:
         self._server.add_registered_method_handlers(service_name, method_handlers)
 
 
-def _require_certificates(name: str, settings: MeshSettings) -> None:
+def _refuse_unfit(name: str, settings: MeshSettings) -> None:
+    if weak := refused(settings):
+        raise CannotStart("\n".join(f"{name}: {each}" for each in weak))
     if settings.tls:
         try:
             Certificates(settings.certificates(name))

@@ -1,13 +1,15 @@
 """Settings every process of the mesh shares, and the base of each service's own."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from ragweave.certificates import CertificateFiles, name_of
 from services.mesh.roots import DEFAULT_FOLDER, Root, check_roots, root_from
+from services.mesh.urls import SecretUrl, with_query
 
 # sun_path of sockaddr_un is 108 bytes with its final NUL (unix(7)).
 UNIX_PATH_MAX = 107
@@ -25,7 +27,10 @@ class MeshSettings(BaseSettings):
     profile: Literal["development", "production"] = Field("development", description="Kind of deployment.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
-    redis_url: str = Field("", description="Redis store; unix://<data_dir>/redis/redis.sock where empty.")
+    redis_ca: Path | None = Field(
+        None, description="CA certificates for a rediss:// store (PEM); the system's if empty."
+    )
+    redis_url: SecretUrl = Field("", description="Redis store; unix://<data_dir>/redis/redis.sock where empty.")
     embedding_target: str = Field("127.0.0.1:50051", min_length=1, description="gRPC target of embedding.")
     retrieval_target: str = Field("127.0.0.1:50052", min_length=1, description="gRPC target of retrieval.")
     collections_target: str = Field("127.0.0.1:50053", min_length=1, description="gRPC target of collections.")
@@ -40,14 +45,17 @@ class MeshSettings(BaseSettings):
         "", max_length=253, description="Name that services' mounted certificates carry; their targets' where empty."
     )
 
-    jwks: str = Field("", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty.")
+    jwks: SecretUrl = Field(
+        "", description="Keys of user tokens: a path or URL; <data_dir>/keys/jwks.json where empty."
+    )
     jwks_cache_s: int = Field(
         30, ge=1, le=50, description="Seconds keys from a URL serve before they are fetched again."
     )
     issuer: str = Field("ragweave", min_length=1, description="`iss` a user token must carry.")
     audience: str = Field("ragweave", min_length=1, description="`aud` a user token must carry.")
     public_tenant: str = Field("public", min_length=1, max_length=64, description="Tenant of callers without a token.")
-    mesh_jwks: str = Field(
+    anonymous: bool = Field(True, description="Whether callers without a token may search PUBLIC collections at all.")
+    mesh_jwks: SecretUrl = Field(
         "", description="Keys of service tokens: a path or URL; <data_dir>/keys/mesh_jwks.json where empty."
     )
     mesh_key: Path | None = Field(
@@ -72,7 +80,9 @@ class MeshSettings(BaseSettings):
     drain_s: float = Field(1.0, ge=0, le=60, description="Seconds between NOT_SERVING and refusing new calls.")
     grace_s: float = Field(10.0, ge=0, le=600, description="Seconds calls in flight get to end while stopping.")
 
-    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces, such as http://127.0.0.1:4317; or none.")
+    otlp_endpoint: SecretUrl = Field(
+        "", description="OTLP gRPC endpoint for traces, such as http://127.0.0.1:4317; or none."
+    )
     trace_sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of new traces that are recorded.")
 
     @model_validator(mode="before")
@@ -102,6 +112,14 @@ class MeshSettings(BaseSettings):
     def _roots_fit(self) -> Self:
         check_roots(self.roots, self.data_dir, [key for key in (self.mesh_key, self.tls_key) if key])
         return self
+
+    @field_validator("redis_url")
+    @classmethod
+    def _trusting(cls, url: str, known: ValidationInfo) -> str:
+        authority = known.data.get("redis_ca")
+        if authority and not url.startswith("rediss://"):
+            raise ValueError("RAGWEAVE_REDIS_CA is for a rediss:// URL; the store would be reached without TLS")
+        return with_query(url, ssl_ca_certs=str(authority)) if authority else url
 
     @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:
@@ -147,3 +165,36 @@ class ServiceSettings(BaseSettings):
     mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
     port: int = Field(0, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Loopback port of Prometheus metrics; 0 turns them off.")
+
+
+K = TypeVar("K", bound=BaseSettings)
+
+
+class BadSettings(SystemExit):
+    """The environment holds settings a process cannot start with; ends it with a line for each."""
+
+
+def read(kind: type[K]) -> K:
+    """Settings from the environment.
+
+    Raises:
+        BadSettings: Some are out of bounds or do not go together. Names them, and quotes none: they may be passwords.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = str(
+            MeshSettings.model_config["env_prefix"]
+            if error.title == "MeshSettings"
+            else kind.model_config["env_prefix"]
+        )
+        raise BadSettings("\n".join(_sentences(error, prefix))) from None
+    except SettingsError as error:  # what should be JSON is not
+        raise BadSettings(str(error)) from None
+
+
+def _sentences(error: ValidationError, prefix: str) -> Iterator[str]:
+    for each in error.errors(include_input=False, include_url=False, include_context=False):
+        said = each["msg"].removeprefix("Value error, ")
+        name = str(each["loc"][0]).upper() if each["loc"] else ""
+        yield f"{name if name.startswith('RAGWEAVE_') else prefix + name}: {said}" if name else said

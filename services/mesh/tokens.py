@@ -80,7 +80,12 @@ class TokenVerifier:
         }
 
     def _keys(self, settings: MeshSettings, source: str) -> Keys:
-        return Keys(source, self._verified.clear, fresh_s=settings.jwks_cache_s)
+        return Keys(
+            source,
+            self._verified.clear,
+            fresh_s=settings.jwks_cache_s,
+            development=settings.profile == "development",
+        )
 
     async def verify(self, token: str) -> Caller:
         """The caller a token speaks for.

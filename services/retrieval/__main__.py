@@ -11,6 +11,7 @@ from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
 from services.mesh.serve import Wiring, serve
+from services.mesh.settings import read
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
@@ -73,4 +74,4 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve("retrieval", wire, Settings()))
+    asyncio.run(serve("retrieval", wire, read(Settings)))

@@ -7,12 +7,15 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.mesh.settings import ServiceSettings
+from services.mesh.urls import SecretUrl
 
 
 class Settings(ServiceSettings):
     """Read from RAGWEAVE_RETRIEVAL_* once, then frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="RAGWEAVE_RETRIEVAL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_RETRIEVAL_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     port: int = Field(50052, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
     store: Literal["edge", "qdrant"] = Field("edge", description="Where chunks are kept: embedded, or a Qdrant server.")
@@ -23,7 +26,7 @@ class Settings(ServiceSettings):
     threads: int = Field(1, ge=1, le=64, description="Threads of an engine, and of the building of a graph.")
     max_open: int = Field(64, ge=1, le=10_000, description="Small indexes the shared engine keeps open at a time.")
     engine_idle_s: float = Field(600, ge=1, le=86_400, description="Seconds after which an unused engine ends.")
-    qdrant_url: str = Field("", description="URL of the Qdrant server's REST port; gRPC is one port above it.")
+    qdrant_url: SecretUrl = Field("", description="URL of the Qdrant server's REST port; gRPC is one port above it.")
     qdrant_api_key: str = Field("", repr=False, description="API key of the Qdrant server, where it wants one.")
     qdrant_prefix: str = Field("ragweave-", max_length=64, description="Before the names of Qdrant's collections.")
     qdrant_replicas: int = Field(1, ge=1, le=9, description="Copies of each shard in a Qdrant cluster.")

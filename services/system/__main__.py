@@ -8,6 +8,7 @@ import grpc
 
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
 from services.mesh.serve import Wiring, serve
+from services.mesh.settings import read
 from services.mesh.sql import sqlite_url
 from services.mesh.sql.opened import OpenDatabase
 from services.system.adapters.sql_audit import SqlAuditLog
@@ -31,4 +32,4 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve("system", wire, Settings()))
+    asyncio.run(serve("system", wire, read(Settings)))

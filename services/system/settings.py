@@ -4,6 +4,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.mesh.settings import ServiceSettings
+from services.mesh.urls import SecretUrl
 
 
 class Settings(ServiceSettings):
@@ -15,7 +16,7 @@ class Settings(ServiceSettings):
     )
 
     port: int = Field(50055, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
-    database_url: str = Field(
+    database_url: SecretUrl = Field(
         "",
         pattern=r"^$|^(postgresql|sqlite)(\+\w+)?://",
         description="postgresql://user:password@host/database or sqlite:///path; "

@@ -22,6 +22,7 @@ from services.jobs.tasks import beginning
 from services.mesh.channels import open_channel
 from services.mesh.roots import Roots
 from services.mesh.serve import serve_worker
+from services.mesh.settings import read
 
 
 @asynccontextmanager
@@ -61,4 +62,4 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_worker("worker", wire, WorkerSettings()))
+    asyncio.run(serve_worker("worker", wire, read(WorkerSettings)))

@@ -28,7 +28,8 @@ def chain(settings: MeshSettings, methods: Mapping[str, Method], registry: Colle
             Metrics(registry),  # the same
             Errors(),  # inside the observers, outside all that may refuse
             Deadline(),  # before auth, which may wait for keys
-            Auth(TokenVerifier(settings), settings.public_tenant),  # before validation: strangers learn nothing
+            # Before validation: strangers learn nothing.
+            Auth(TokenVerifier(settings), settings.public_tenant, anonymous=settings.anonymous),
             Validation(),  # last: the handler sees only messages within the contract's bounds
         ],
         methods,

@@ -20,8 +20,9 @@ class Auth:
     that very service.
     """
 
-    def __init__(self, verifier: TokenVerifier, public_tenant: str) -> None:
+    def __init__(self, verifier: TokenVerifier, public_tenant: str, *, anonymous: bool = True) -> None:
         self._verifier = verifier
+        self._admits_anonymous = anonymous
         self._anonymous = Caller(tenant=public_tenant, subject=ANONYMOUS, anonymous=True)
 
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
@@ -35,6 +36,8 @@ class Auth:
     async def _authenticated(self, call: Call) -> Caller:
         sent = call.metadata.get("authorization")
         if sent is None:
+            if not self._admits_anonymous and not call.method.internal:
+                raise Unauthenticated(f"{call.method.name} needs a token", scope=call.method.scope)
             return self._anonymous
         scheme, _, token = str(sent).partition(" ")
         if scheme.lower() != "bearer" or not token:
