@@ -44,13 +44,8 @@ def _variable(kind: type[BaseSettings], field: str) -> str:
 def test_errors_of_settings_quote_nothing(kind: type[BaseSettings], monkeypatch: pytest.MonkeyPatch) -> None:
     assert kind.model_config["hide_input_in_errors"]
     refused = 0
-    for field in kind.model_fields:
-        for given in (
-            f"{CANARY}\t",
-            f"redis://:{CANARY}#1@host",
-            f"postgresql://a:[{CANARY}@h:{CANARY}/x",
-            f"[{CANARY}",
-        ):
+    for field in kind.model_fields.keys() - {"roots"}:  # folders are named: nothing of them is secret
+        for given in BROKEN:
             variable = _variable(kind, field)
             monkeypatch.setenv(variable, given)
             try:
