@@ -5,7 +5,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 from google.api import httpbody_pb2
@@ -33,8 +33,9 @@ from ragweave.v1 import (
 Token = str | Callable[[], str]
 ENDED = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.PARTIALLY_SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED})
 
-_ATTEMPTS = 4
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
+# A mutation outlives the restart of who serves it: attempts in all, and pauses between them.
+_ATTEMPTS = 6
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
 _UPLOAD_PART_BYTES = 256 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -56,6 +57,9 @@ class _CallDetails(grpc.ClientCallDetails):
         self.wait_for_ready = given.wait_for_ready
         self.compression = getattr(given, "compression", None)
 
+    def within(self, timeout: float | None) -> "_CallDetails":
+        return _CallDetails(self, timeout, self.metadata)
+
 
 class _Policy:
     """What is added to every call: the token, and the deadline the contract states unless the caller set one."""
@@ -73,23 +77,35 @@ class _Policy:
         return _CallDetails(details, timeout, tuple(metadata))
 
     @staticmethod
-    def repeatable(request: Any) -> bool:
-        """Gives a mutation a request_id where the caller gave none; then sending it again is safe."""
+    def repeatable(request: Any) -> Any | None:
+        """The mutation under a request_id, its own or one made up here, so that it may be sent again; else None.
+
+        The caller's message stays as it is: who sends it a second time means a second call.
+        """
         if not isinstance(request, Message) or "request_id" not in request.DESCRIPTOR.fields_by_name:
-            return False
-        if not request.request_id:  # type: ignore[attr-defined]
-            request.request_id = uuid.uuid4().hex  # type: ignore[attr-defined]
-        return True
+            return None
+        named: Any = type(request)()
+        named.CopyFrom(request)
+        named.request_id = named.request_id or uuid.uuid4().hex
+        return named
 
 
-def _backoffs(timeout: float | None) -> Iterator[float]:
-    """Pauses between attempts, in seconds, with full jitter, while they fit into the call's time."""
-    until = time.monotonic() + (timeout if timeout is not None else float("inf"))
+class _Attempt(NamedTuple):
+    """One more attempt: seconds to wait before it, and what is left of the call's time then; None: no end."""
+
+    pause_s: float
+    left_s: float | None
+
+
+def _attempts(timeout_s: float | None) -> Iterator[_Attempt]:
+    """Attempts after the first, with full jitter, while they fit into the call's time."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
     for attempt in range(_ATTEMPTS - 1):
-        pause = random.uniform(0, min(_FIRST_BACKOFF_S * 4**attempt, _LONGEST_BACKOFF_S))  # noqa: S311 - jitter
-        if time.monotonic() + pause >= until:
+        pause_s = random.uniform(0, min(_FIRST_BACKOFF_S * 4**attempt, _LONGEST_BACKOFF_S))  # noqa: S311 - jitter
+        left_s = None if until is None else until - time.monotonic() - pause_s
+        if left_s is not None and left_s <= 0:
             return
-        yield pause
+        yield _Attempt(pause_s, left_s)
 
 
 class _Blocking(
@@ -105,13 +121,14 @@ class _Blocking(
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         details = self._policy.applied(client_call_details)
-        call = continuation(details, request)
-        if self._policy.repeatable(request):
-            for pause in _backoffs(details.timeout):
-                if call.code() is not grpc.StatusCode.UNAVAILABLE:
-                    break
-                time.sleep(pause)
-                call = continuation(details, request)
+        named = self._policy.repeatable(request)
+        if named is None:
+            return continuation(details, request)
+        attempts = _attempts(details.timeout)
+        call = continuation(details, named)
+        while call.code() is grpc.StatusCode.UNAVAILABLE and (attempt := next(attempts, None)):
+            time.sleep(attempt.pause_s)
+            call = continuation(details.within(attempt.left_s), named)
         return call
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -131,14 +148,14 @@ class _AsyncUnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         details = self._policy.applied(client_call_details)
-        repeatable = self._policy.repeatable(request)
-        call = await continuation(details, request)
-        if repeatable:
-            for pause in _backoffs(details.timeout):
-                if await call.code() is not grpc.StatusCode.UNAVAILABLE:
-                    break
-                await asyncio.sleep(pause)
-                call = await continuation(details, request)
+        named = self._policy.repeatable(request)
+        if named is None:
+            return await continuation(details, request)
+        attempts = _attempts(details.timeout)
+        call = await continuation(details, named)
+        while await call.code() is grpc.StatusCode.UNAVAILABLE and (attempt := next(attempts, None)):
+            await asyncio.sleep(attempt.pause_s)
+            call = await continuation(details.within(attempt.left_s), named)
         return call
 
 
@@ -187,7 +204,8 @@ class Client(_Stubs):
         credentials: TLS credentials; plain text where None.
 
     The services are attributes (`client.collections.ListCollections(...)`); the methods below are shorter forms of
-    the common calls. They raise RagweaveError; the stubs raise grpc.RpcError.
+    the common calls. They raise RagweaveError; the stubs raise grpc.RpcError. A mutation is sent again while nobody
+    answers (UNAVAILABLE), under one request_id, and so is done once; a stream of the stubs' is not sent again.
     """
 
     def __init__(
@@ -234,11 +252,17 @@ class Client(_Stubs):
 
     def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
         """Uploads one file and queues its import."""
+        parts = _upload(collection, filename, content, fields)
         with _explained():
-            answer: document_service_pb2.UploadDocumentResponse = self.documents.UploadDocument(
-                iter(_upload(collection, filename, content, fields))
-            )
-            return answer.job
+            for attempt in (*_attempts(None), None):
+                try:
+                    answer: document_service_pb2.UploadDocumentResponse = self.documents.UploadDocument(iter(parts))
+                    return answer.job
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt is None:
+                        raise
+                    time.sleep(attempt.pause_s)
+        raise AssertionError("the last attempt answers or raises")
 
     def watch(self, job: str, after_sequence: int = 0) -> Iterator[job_service_pb2.WatchJobResponse]:
         """A job's events to its end; goes on after a broken connection where it was."""
@@ -324,11 +348,19 @@ class AsyncClient(_Stubs):
 
     async def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
         """As Client.upload."""
+        parts = _upload(collection, filename, content, fields)
         with _explained():
-            answer: document_service_pb2.UploadDocumentResponse = await self.documents.UploadDocument(
-                iter(_upload(collection, filename, content, fields))
-            )
-            return answer.job
+            for attempt in (*_attempts(None), None):
+                try:
+                    answer: document_service_pb2.UploadDocumentResponse = await self.documents.UploadDocument(
+                        iter(parts)
+                    )
+                    return answer.job
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt is None:
+                        raise
+                    await asyncio.sleep(attempt.pause_s)
+        raise AssertionError("the last attempt answers or raises")
 
     async def watch(self, job: str, after_sequence: int = 0) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
         """As Client.watch."""
@@ -401,4 +433,5 @@ def _upload(
         for at in range(0, max(len(content), 1), _UPLOAD_PART_BYTES)
     ]
     json_format.ParseDict(head, parts[0])
+    parts[0].request_id = parts[0].request_id or uuid.uuid4().hex
     return parts
