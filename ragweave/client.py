@@ -98,8 +98,11 @@ class _Attempt(NamedTuple):
 
 
 def _attempts(timeout_s: float | None) -> Iterator[_Attempt]:
-    """Attempts after the first, with full jitter, while they fit into the call's time."""
-    until = None if timeout_s is None else time.monotonic() + timeout_s
+    """Attempts after the first, with full jitter, while they fit into the call's time, which begins now."""
+    return _attempts_until(None if timeout_s is None else time.monotonic() + timeout_s)
+
+
+def _attempts_until(until: float | None) -> Iterator[_Attempt]:
     for attempt in range(_ATTEMPTS - 1):
         pause_s = random.uniform(0, min(_FIRST_BACKOFF_S * 4**attempt, _LONGEST_BACKOFF_S))  # noqa: S311 - jitter
         left_s = None if until is None else until - time.monotonic() - pause_s

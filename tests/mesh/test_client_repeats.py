@@ -155,7 +155,7 @@ async def test_the_callers_message_stays_as_it_is_and_its_own_id_counts() -> Non
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-@pytest.mark.parametrize(("pause_s", "attempts"), [(0.1, 6), (30, 1)])
+@pytest.mark.parametrize(("pause_s", "attempts"), [(0.3, 6), (30, 1)])
 async def test_attempts_share_the_calls_time(
     blocking: bool, pause_s: float, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,10 +166,10 @@ async def test_attempts_share_the_calls_time(
             if blocking:
                 with Client(target) as client:
                     request = pb.CreateCollectionRequest()
-                    await asyncio.to_thread(client.collections.CreateCollection, request, timeout=20)
+                    await asyncio.to_thread(client.collections.CreateCollection, request, timeout=5)
             else:
                 async with AsyncClient(target) as aio:
-                    await aio.collections.CreateCollection(pb.CreateCollectionRequest(), timeout=20)
+                    await aio.collections.CreateCollection(pb.CreateCollectionRequest(), timeout=5)
     assert len(server.left_s) == attempts
     for at, left_s in enumerate(server.left_s):
-        assert left_s < 20 - at * pause_s + 0.05, "what deadlines are rounded by is less"
+        assert left_s < (5 - at * pause_s) * 1.05, "gRPC rounds a deadline up by less"
