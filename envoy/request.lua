@@ -33,6 +33,7 @@ local function field_path()
     if type(step) == "number" then
       path = format("%s[%d]", path, step)
     else
+      step = sub(step, 1, MAX_SHOWN)
       path = path == "" and step or path .. "." .. step
     end
   end
@@ -51,7 +52,7 @@ end
 local function enter(step)
   if depth >= MAX_DEPTH then wrong("nested too deeply") end
   depth = depth + 1
-  trail[depth] = type(step) == "string" and sub(step, 1, MAX_SHOWN) or step
+  trail[depth] = step
 end
 
 local function leave() depth = depth - 1 end
@@ -99,6 +100,8 @@ local function enum_names(enum)
 end
 
 -- JSON (RFC 8259), checked while it is read --------------------------------------------------------------------------------
+--
+-- These loops see every byte of every body: bytes and no patterns, loops and no closures, since LuaJIT compiles neither.
 
 local function malformed(i, problem)
   refuse(400, "", format("the body is not JSON: %s at byte %d", problem, i))
@@ -106,8 +109,26 @@ end
 
 local function skip(s, i)
   local c = byte(s, i)
-  if c and c > 32 then return i end
-  return match(s, "^[ \t\r\n]*()", i)
+  while c == 32 or c == 10 or c == 13 or c == 9 do
+    i = i + 1
+    c = byte(s, i)
+  end
+  return i
+end
+
+-- Returns where the UTF-8 character at i ends (RFC 3629: shortest form, no surrogates, at most U+10FFFF), nil if it is none.
+local function character(s, i)
+  local a, b = byte(s, i, i + 1)
+  local length = a >= 0xC2 and a <= 0xDF and 2 or a >= 0xE0 and a <= 0xEF and 3 or a >= 0xF0 and a <= 0xF4 and 4
+  if not length or #s < i + length - 1 then return nil end
+  local least = a == 0xE0 and 0xA0 or a == 0xF0 and 0x90 or 0x80
+  local most = a == 0xED and 0x9F or a == 0xF4 and 0x8F or 0xBF
+  if b < least or b > most then return nil end
+  for j = i + 2, i + length - 1 do
+    local c = byte(s, j)
+    if c < 0x80 or c > 0xBF then return nil end
+  end
+  return i + length
 end
 
 -- Checks an escape whose backslash is at i; returns where it ends. UTF-16 surrogates must come in pairs.
@@ -128,11 +149,18 @@ end
 local function text(s, i)
   local j, escaped = i + 1, false
   while true do
-    local e = find(s, '["\\%z\1-\31]', j) or malformed(i, "a string that does not end")
-    local c = byte(s, e)
-    if c == 34 then return e + 1, escaped end
-    if c ~= 92 then malformed(e, "a control character in a string") end
-    j, escaped = escape(s, e), true
+    local c = byte(s, j)
+    if c == 34 then return j + 1, escaped end
+    if not c then malformed(i, "a string that does not end") end
+    if c == 92 then
+      j, escaped = escape(s, j), true
+    elseif c < 32 then
+      malformed(j, "a control character in a string")
+    elseif c < 128 then
+      j = j + 1
+    else
+      j = character(s, j) or malformed(j, "not UTF-8")
+    end
   end
 end
 
@@ -149,12 +177,38 @@ local function content(s, from, to, escaped)
   end))
 end
 
+local function past_digits(s, i)
+  local c = byte(s, i)
+  while c and c >= 48 and c <= 57 do
+    i = i + 1
+    c = byte(s, i)
+  end
+  return i
+end
+
+local IN_NUMBERS = {} -- bytes that end no number
+for c in ("+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"):gmatch(".") do IN_NUMBERS[byte(c)] = true end
+
+-- Checks the number at i; returns where it ends and whether it is written without a fraction and an exponent.
 local function number(s, i)
-  local j = match(s, "^-?[1-9]%d*()", i) or match(s, "^-?0()", i) or malformed(i, "a bad number")
-  j = match(s, "^%.%d+()", j) or j
-  j = match(s, "^[eE][+-]?%d+()", j) or j
-  if find(s, "^[%w.+-]", j) then malformed(i, "a bad number") end
-  return j
+  local j = byte(s, i) == 45 and i + 1 or i
+  local ending = byte(s, j) == 48 and j + 1 or past_digits(s, j)
+  if ending == j then malformed(i, "a bad number") end
+  local whole, c = true, byte(s, ending)
+  if c == 46 then
+    j, whole = ending + 1, false
+    ending = past_digits(s, j)
+    if ending == j then malformed(i, "a bad number") end
+    c = byte(s, ending)
+  end
+  if c == 101 or c == 69 then
+    j, whole, c = ending + 1, false, byte(s, ending + 1)
+    if c == 43 or c == 45 then j = j + 1 end
+    ending = past_digits(s, j)
+    if ending == j then malformed(i, "a bad number") end
+  end
+  if IN_NUMBERS[byte(s, ending) or 0] then malformed(i, "a bad number") end
+  return ending, whole
 end
 
 local WORDS = {[116] = "true", [102] = "false", [110] = "null"}
@@ -167,17 +221,20 @@ end
 
 local value
 
--- Walks the object or list at i; calls member(i) with where each member starts, which returns where it ends.
-local function members(s, i, close, member)
+-- Where the first member of the object or list at i starts; nil and where the whole ends, if there is none.
+local function first_member(s, i, close)
   i = skip(s, i + 1)
-  if byte(s, i) == close then return i + 1 end
-  while true do
-    i = skip(s, member(i))
-    local c = byte(s, i)
-    if c == close then return i + 1 end
-    if c ~= 44 then malformed(i, c and "an unexpected character" or "an unexpected end") end
-    i = skip(s, i + 1)
-  end
+  if byte(s, i) == close then return nil, i + 1 end
+  return i
+end
+
+-- The same for the member after the one that ends at i.
+local function next_member(s, i, close)
+  i = skip(s, i)
+  local c = byte(s, i)
+  if c == close then return nil, i + 1 end
+  if c ~= 44 then malformed(i, c and "an unexpected character" or "an unexpected end") end
+  return skip(s, i + 1)
 end
 
 local function key(s, i)
@@ -191,30 +248,33 @@ end
 
 -- An object with names of its own (a map, a Struct), or of nothing declared.
 local function free_object(s, i, field)
-  return members(s, i, 125, function(at)
+  local at, ending = first_member(s, i, 125)
+  while at do
     local name, start = key(s, at)
     enter(name)
-    local ending = value(s, start, field)
+    at, ending = next_member(s, value(s, start, field), 125)
     leave()
-    return ending
-  end)
+  end
+  return ending
 end
 
 local function list(s, i, field)
   local n = 0
-  return members(s, i, 93, function(at)
+  local at, ending = first_member(s, i, 93)
+  while at do
     enter(n)
     if byte(s, at) == 110 and field.kind ~= "any" then wrong("null in a list; expected " .. EXPECTED[field.kind]) end
-    local ending = value(s, at, field)
+    at, ending = next_member(s, value(s, at, field), 93)
     leave()
     n = n + 1
-    return ending
-  end)
+  end
+  return ending
 end
 
 local function object(s, i, fields)
   local seen = {}
-  return members(s, i, 125, function(at)
+  local at, ending = first_member(s, i, 125)
+  while at do
     local name, start = key(s, at)
     local field = fields[name]
     enter(name)
@@ -225,10 +285,10 @@ local function object(s, i, fields)
       if seen[field.oneof] then wrong(format("given together with %s; only one of them may be", seen[field.oneof])) end
       seen[field.oneof] = name
     end
-    local ending = value(s, start, field, true)
+    at, ending = next_member(s, value(s, start, field, true), 125)
     leave()
-    return ending
-  end)
+  end
+  return ending
 end
 
 local ANY = {kind = "any"}
@@ -249,6 +309,12 @@ local INT_BITS = {int32 = 31, uint32 = 32} -- 64 bit bounds are beyond a double:
 
 local IN_QUOTES = {string = true, bytes = true, timestamp = true, duration = true, fieldmask = true}
 
+local function in_range(field, n)
+  local bits = INT_BITS[field.of]
+  if field.kind == "uint" and n < 0 then wrong("expected " .. EXPECTED.uint) end
+  if bits and (n >= 2 ^ bits or n < -2 ^ 31) then wrong("the number is out of range") end
+end
+
 -- Checks a scalar that is written as a string, in the body or as a query parameter.
 local function scalar(field, written)
   local kind = field.kind
@@ -257,9 +323,7 @@ local function scalar(field, written)
     local whole = match(written, "^-?%d+$") or (match(written, "^-?%d+%.?%d*[eE]?[+-]?%d*$") and tonumber(written) and
       tonumber(written) % 1 == 0 and written)
     if not whole then wrong(format("expected %s", EXPECTED[kind])) end
-    local n, bits = tonumber(whole), INT_BITS[field.of]
-    if kind == "uint" and n < 0 then wrong("expected " .. EXPECTED[kind]) end
-    if bits and (n >= 2 ^ bits or n < -2 ^ 31) then wrong("the number is out of range") end
+    in_range(field, tonumber(whole))
   elseif kind == "double" or kind == "float" then
     local special = written == "NaN" or written == "Infinity" or written == "-Infinity"
     if not special and not (match(written, "^-?%d+%.?%d*[eE]?[+-]?%d*$") and tonumber(written)) then
@@ -289,8 +353,15 @@ end
 
 local function digits(s, i, field)
   local kind = field.kind
-  local j = number(s, i)
+  local j, whole = number(s, i)
   if kind == "any" then return j end
+  if j - i <= MAX_NUMBER then
+    if kind == "double" or kind == "float" then return j end
+    if whole and (kind == "int" or kind == "uint") then
+      in_range(field, tonumber(sub(s, i, j - 1)))
+      return j
+    end
+  end
   if IN_QUOTES[kind] or kind == "bool" or kind == "message" or kind == "free" or kind == "freelist" then
     mismatch(kind, 48)
   end
@@ -329,31 +400,18 @@ value = function(s, i, field, whole)
   return ending
 end
 
--- Returns the first byte that is not UTF-8 (RFC 3629: shortest form, no surrogates, at most U+10FFFF), or nil.
+-- Returns the first byte that is not UTF-8, or nil.
 local function not_utf8(s)
   local i = find(s, "[\128-\255]")
   while i do
-    local a, b = byte(s, i, i + 1)
-    local length = a >= 0xC2 and a <= 0xDF and 2 or a >= 0xE0 and a <= 0xEF and 3 or a >= 0xF0 and a <= 0xF4 and 4
-    if not length or #s < i + length - 1 then return i end
-    local least = a == 0xE0 and 0xA0 or a == 0xF0 and 0x90 or 0x80
-    local most = a == 0xED and 0x9F or a == 0xF4 and 0x8F or 0xBF
-    if b < least or b > most then return i end
-    for j = i + 2, i + length - 1 do
-      local c = byte(s, j)
-      if c < 0x80 or c > 0xBF then return i end
-    end
-    i = i + length
-    local c = byte(s, i)
-    if not c then return nil end
-    if c < 0x80 then i = find(s, "[\128-\255]", i) end
+    local ending = character(s, i)
+    if not ending then return i end
+    i = find(s, "[\128-\255]", ending)
   end
 end
 
 local function check_body(s, message)
   depth = 0
-  local bad = not_utf8(s)
-  if bad then malformed(bad, "not UTF-8") end
   local i = skip(s, 1)
   if byte(s, i) ~= 123 then malformed(i, "no object") end
   i = skip(s, object(s, i, CONTRACT.messages[message]))
