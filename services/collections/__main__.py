@@ -20,6 +20,7 @@ from services.collections.registry import Registry
 from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer
 from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
+from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -36,6 +37,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.jobs_target) as jobs,
         open_channel(mesh, mesh.system_target) as system,
+        AuditTrail.open(mesh) as trail,
     ):
         index = RetrievalIndex(retrieval)
         quotas = Quotas(store, SystemLimits(system), defaults=settings.quota.limits, fresh_s=settings.limits_fresh_s)
@@ -47,7 +49,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
-        async with Upkeep(store, registry, documents, interval_s=settings.upkeep_interval_s).running():
+        async with Upkeep(store, registry, documents, trail, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 
 

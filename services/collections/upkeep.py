@@ -12,18 +12,23 @@ from services.collections.documents import Documents
 from services.collections.ports import RegistryStore
 from services.collections.records import Collection, Document, now
 from services.collections.registry import Registry
+from services.mesh.audit import Trail, audited
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentNotFound, EtagMismatch
 from services.mesh.identity import Caller, acting_for
 
 # Longer than any call that could still be at work on it.
 _INTERRUPTED: Final = timedelta(seconds=60)
 _BATCH: Final = 500
+_DELETE: Final = "/ragweave.v1.CollectionService/DeleteCollection"
 
 
 class Upkeep:
     """Sweeps the registry now and then. Every step may be repeated, and by several processes at once."""
 
-    def __init__(self, store: RegistryStore, registry: Registry, documents: Documents, *, interval_s: float) -> None:
+    def __init__(
+        self, store: RegistryStore, registry: Registry, documents: Documents, trail: Trail, *, interval_s: float
+    ) -> None:
+        self._trail = trail
         self._store = store
         self._registry = registry
         self._documents = documents
@@ -64,7 +69,9 @@ class Upkeep:
             await asyncio.sleep(self._interval_s)
 
     async def _expire(self, collection: Collection) -> None:
-        await self._registry.delete(collection.collection_id, _acting(collection), etag=collection.etag, force=True)
+        who = _acting(collection)
+        async with audited(self._trail, who, _DELETE, collection.name):
+            await self._registry.delete(collection.collection_id, who, etag=collection.etag, force=True)
 
     async def _finish(self, collection: Collection, document: Document) -> None:
         if document.delete_time:
@@ -86,4 +93,4 @@ class Upkeep:
 
 
 def _acting(collection: Collection) -> Caller:
-    return Caller(tenant=collection.tenant, subject="collections", service="collections")
+    return Caller.of_service("collections", collection.tenant)

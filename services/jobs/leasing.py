@@ -157,7 +157,7 @@ class Worker:
     async def _to_its_end(self, active: _Active) -> None:
         lease = active.lease
         job = await self._written(lambda: self._queue.assignment(lease))
-        with acting_for(Caller(tenant=job.tenant, subject=job.subject)):
+        with acting_for(Caller(tenant=job.tenant, subject=job.subject, by_itself=True)):
             active.work = work = self._begin(lease, job)
             if lease.attempt > self._attempts:
                 await self._fail(lease, work, _exhausted(lease))

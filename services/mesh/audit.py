@@ -2,11 +2,17 @@
 
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from grpc import StatusCode
+from pydantic import TypeAdapter
+
+from services.mesh.identity import Caller
+from services.mesh.status import code_of, status_of
 
 OUTCOMES: Final = ("SUCCEEDED", "REFUSED", "FAILED", "UNKNOWN")
 
@@ -74,3 +80,45 @@ def new_event_id() -> tuple[str, datetime]:
     """An id that sorts by time, among those of all processes, and its time."""
     nanoseconds = time.time_ns()
     return f"{nanoseconds:016x}{secrets.token_hex(8)}", datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
+
+
+class Trail(Protocol):
+    """Where events go on their way to the audit log."""
+
+    async def begin(self, event: AuditEvent) -> None:
+        """Writes ahead of a mutation. Raises DependencyUnavailable where it must not be made without."""
+        ...
+
+    async def end(self, event: AuditEvent) -> None:
+        """Writes how it ended."""
+        ...
+
+
+@asynccontextmanager
+async def audited(trail: Trail, who: Caller, method: str, resource: str) -> AsyncIterator[None]:
+    """Records what a service changes by itself inside the block, as the method that callers would have used."""
+    event_id, event_time = new_event_id()
+    event = AuditEvent(event_id, who.tenant, event_time, who.subject, who.service or "", method, resource)
+    started = time.perf_counter()
+    code = StatusCode.OK
+    try:
+        await trail.begin(event)
+        yield
+    except BaseException as error:
+        code = code_of(status_of(error))
+        raise
+    finally:
+        duration_ms = round((time.perf_counter() - started) * 1e3, 3)
+        await trail.end(replace(event, code=code.name, duration_ms=duration_ms))
+
+
+_CODEC: Final = TypeAdapter(AuditEvent)
+
+
+def packed(event: AuditEvent) -> bytes:
+    return _CODEC.dump_json(event)
+
+
+def unpacked(content: bytes) -> AuditEvent:
+    """What `packed` was given, by this version or another. Raises ValueError."""
+    return _CODEC.validate_json(content)

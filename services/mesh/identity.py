@@ -23,6 +23,9 @@ class Caller:
         tier: Rate tier, "free" unless the token says otherwise.
         anonymous: No token was sent; only PUBLIC collections may be seen.
         service: Name of the service that relays the call for the caller; None when the caller came directly.
+        token_id: The `jti` of the caller's token; empty where it has none, or none was sent.
+        by_itself: Nobody waits for the call: the service sees to something recorded earlier. Revocations, which end
+            what callers ask for, do not end that.
     """
 
     tenant: str
@@ -32,6 +35,13 @@ class Caller:
     tier: str = "free"
     anonymous: bool = False
     service: str | None = None
+    token_id: str = ""
+    by_itself: bool = False
+
+    @classmethod
+    def of_service(cls, service: str, tenant: str) -> Caller:
+        """A service that sees to something of a tenant by itself, such as what has expired."""
+        return cls(tenant=tenant, subject=service, service=service, by_itself=True)
 
 
 _current: ContextVar[Caller] = ContextVar("caller")

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ragweave import contract
 from services.mesh import interceptors
+from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import opening_as
 from services.mesh.health import Check, Readiness
 from services.mesh.settings import MeshSettings, ServiceSettings
@@ -141,8 +142,9 @@ async def running(
             wiring = await opened.enter_async_context(wire(settings))
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
+        trail = await opened.enter_async_context(AuditTrail.open(settings.mesh))
         server = grpc.aio.server(
-            interceptors=[interceptors.chain(settings.mesh, contract.methods())],
+            interceptors=[interceptors.chain(settings.mesh, contract.methods(), trail)],
             options=_options(settings.mesh),
             maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
         )

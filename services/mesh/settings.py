@@ -71,6 +71,15 @@ class MeshSettings(BaseSettings):
         "every tenant; default=<data_dir>/import where empty.",
     )
     max_document_bytes: int = Field(50 * 2**20, ge=1, le=2**31, description="Largest original, in bytes.")
+    audit_required: bool = Field(
+        False, description="Whether nothing is changed while the audit log's store does not answer."
+    )
+    audit_buffer: int = Field(
+        10_000, ge=1, le=1_000_000, description="Audit events kept in memory while that store does not answer."
+    )
+    deny_list_refresh_s: float = Field(
+        5.0, gt=0, le=15, description="Seconds between two looks at which tokens are revoked."
+    )
 
     max_message_bytes: int = Field(
         16 * 2**20, ge=2**16, le=256 * 2**20, description="Longest gRPC message sent or taken, in bytes."

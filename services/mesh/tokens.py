@@ -183,6 +183,8 @@ class ServiceTokens:
                 "principals": sorted(who.principals),
                 "tier": who.tier,
                 "anonymous": who.anonymous,
+                "jti": who.token_id,
+                "by_itself": who.by_itself,
             },
         }
         return jwt.encode({"alg": "ES256", "kid": self._key.kid}, claims, self._key, algorithms=["ES256"])
@@ -203,6 +205,7 @@ def _user(claims: Mapping[str, Any]) -> Caller:
         scopes=scopes_of(claims),
         principals=frozenset({f"user:{subject}", *(f"group:{group}" for group in _texts(claims, "groups"))}),
         tier=_text(claims, "tier", "free"),
+        token_id=_text(claims, "jti", ""),
     )
 
 
@@ -218,6 +221,8 @@ def _service(claims: Mapping[str, Any]) -> Caller:
         tier=_text(acted_for, "tier", "free"),
         anonymous=acted_for.get("anonymous") is True,
         service=_text(claims, "sub"),
+        token_id=_text(acted_for, "jti", ""),
+        by_itself=acted_for.get("by_itself") is True,
     )
 
 

@@ -56,7 +56,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.collections_target) as registry,
         asyncio.TaskGroup() as background,
     ):
-        self_caller = Caller(tenant=mesh.public_tenant, subject="retrieval")
+        self_caller = Caller.of_service("retrieval", mesh.public_tenant)
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         scales = SparseScales(store, collections.language_of)
         retriever = Retriever(store, EmbeddingClient(embedding), collections, scales)

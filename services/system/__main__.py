@@ -3,32 +3,49 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
 
 import grpc
 
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
+from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 from services.mesh.sql import sqlite_url
 from services.mesh.sql.opened import OpenDatabase
+from services.system.adapters.redis_audit import RedisAuditStream
 from services.system.adapters.sql_audit import SqlAuditLog
 from services.system.adapters.sql_tables import check
 from services.system.audit import Audit
+from services.system.audit_intake import AuditIntake
 from services.system.migrations import SYSTEM
 from services.system.servicer import SystemServicer
 from services.system.settings import Settings
+
+_CONNECTIONS: Final = 8
 
 
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     url = settings.database_url or sqlite_url(settings.mesh.data_dir / "system" / "system.db")
-    async with OpenDatabase.open(url, SYSTEM, pool_size=settings.database_pool) as database:
-        audit = Audit(SqlAuditLog(database))
+    async with (
+        OpenDatabase.open(url, SYSTEM, pool_size=settings.database_pool) as database,
+        open_redis(settings.mesh.redis_url, connections=_CONNECTIONS) as redis,
+    ):
+        log = SqlAuditLog(database)
+        intake = AuditIntake(
+            RedisAuditStream(redis, claim_s=settings.audit_claim_s),
+            log,
+            retention=timedelta(days=settings.audit_retention_days),
+        )
+        audit = Audit(log)
 
         def register(server: grpc.aio.Server) -> None:
             add_SystemServiceServicer_to_server(SystemServicer(audit), server)
 
-        yield Wiring(register, checks={"database": lambda: check(database)})
+        async with intake.running():
+            yield Wiring(register, checks={"database": lambda: check(database)})
 
 
 if __name__ == "__main__":

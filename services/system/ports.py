@@ -1,6 +1,7 @@
 """What the system service needs of the world: stores of its own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -28,4 +29,30 @@ class AuditLog(Protocol):
 
     async def erase(self, tenant: str, limit: int) -> int:
         """Drops at most so many events of a tenant; returns how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Something of the audit stream; handed out again, perhaps to another process, until it is settled.
+
+    Attributes:
+        event: None where it cannot be read.
+        content: As it was found.
+    """
+
+    entry_id: str
+    event: AuditEvent | None
+    content: bytes = b""
+
+
+class AuditStream(Protocol):
+    """Events on their way from every process. Raises DependencyUnavailable where the store does not answer."""
+
+    async def take(self) -> Sequence[Taken]:
+        """What nobody has taken, and what another took long ago and never settled; waits some seconds for any."""
+        ...
+
+    async def settle(self, entry_ids: Sequence[str]) -> None:
+        """Drops what has been seen to. Whatever is not settled stays in the stream, however long it grows."""
         ...

@@ -23,3 +23,7 @@ class Settings(ServiceSettings):
         "<data_dir>/system/system.db where empty.",
     )
     database_pool: int = Field(5, ge=1, le=100, description="Connections to the database.")
+    audit_retention_days: int = Field(365, ge=1, le=36_500, description="Days that audit events are kept.")
+    audit_claim_s: float = Field(
+        10.0, gt=0, le=600, description="Seconds that audit events are left to a process that took them and died."
+    )

@@ -53,7 +53,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(world: World, what: str, **environment: str) -> AsyncIterator[Process]:
+async def process(
+    world: World, *arguments: str, module: str = "tests.mesh.served", **environment: str
+) -> AsyncIterator[Process]:
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAGWEAVE_")},
         "RAGWEAVE_DATA_DIR": str(world.mesh.data_dir),
@@ -64,8 +66,8 @@ async def process(world: World, what: str, **environment: str) -> AsyncIterator[
     started = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.mesh.served",
-        what,
+        module,
+        *arguments,
         cwd=ROOT,
         env=env,
         stdout=asyncio.subprocess.PIPE,

@@ -28,6 +28,7 @@ from services.mesh.errors import (
     RequestIdReused,
 )
 from services.mesh.identity import Caller
+from tests.audit_fakes import FakeTrail
 from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.read", "documents.write"}))
@@ -326,7 +327,7 @@ async def test_a_change_the_index_may_not_have_got_is_taken_back_there(
     assert (await documents.get(A, ANN)).etag == first.etag
     index.down = False
     age(store, docs, "a", unsettled_time=LONG_AGO)
-    await Upkeep(store, registry, documents, interval_s=60).sweep()
+    await Upkeep(store, registry, documents, FakeTrail(), interval_s=60).sweep()
     assert index.fields[docs.uid, "a"].title == "old"
     assert (await documents.get(A, ANN)).unsettled == 0
 
@@ -452,7 +453,7 @@ async def test_an_interrupted_deletion_is_ended_by_upkeep(
     await imported(documents, docs)
     await interrupted(documents, index)
     age(store, docs, "a", delete_time=LONG_AGO)
-    await Upkeep(store, registry, documents, interval_s=60).sweep()
+    await Upkeep(store, registry, documents, FakeTrail(), interval_s=60).sweep()
     assert store._documents[docs.uid] == {}
 
 

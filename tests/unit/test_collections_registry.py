@@ -23,6 +23,7 @@ from services.mesh.errors import (
     RequestIdReused,
 )
 from services.mesh.identity import Caller
+from tests.audit_fakes import FakeTrail
 from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
@@ -46,9 +47,8 @@ def registry(store: MemoryStore, index: FakeIndex) -> Registry:
 
 @pytest.fixture
 def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry) -> Upkeep:
-    return Upkeep(
-        store, registry, Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10), interval_s=60
-    )
+    documents = Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10)
+    return Upkeep(store, registry, documents, FakeTrail(), interval_s=60)
 
 
 async def fill(store: MemoryStore, collection: Collection) -> None:

@@ -24,9 +24,6 @@ WITHOUT = {
     ("SystemService/CreateRevocation", "etag"): _MAKES,
     ("SystemService/DeleteTenant", "etag"): "takes all there is, whatever it is by then; twice is as once",
     ("SystemService/RestoreTenant", "etag"): "a tenant has a state and nothing else: DELETED is its precondition",
-    ("EmbeddingService/StreamEmbed", "request_id"): "computes and keeps nothing; a stream, hence not NO_SIDE_EFFECTS",
-    ("EmbeddingService/StreamEmbed", "validate_only"): "changes nothing anyway",
-    ("EmbeddingService/StreamEmbed", "etag"): "changes nothing",
 }
 
 

@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-import redis.asyncio as redis
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+
+from services.mesh.redis import UNANSWERED, open_redis
 
 # After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
 _REST_S: Final = 1.0
@@ -21,8 +19,8 @@ _CONNECTIONS: Final = 8
 class RedisCache:
     """Plain keys with a time to live. A store that fails or is slow is a miss, logged once until it answers again."""
 
-    def __init__(self, client: redis.Redis, *, ttl_s: int, timeout_s: float) -> None:
-        self._redis: Any = client
+    def __init__(self, client: Any, *, ttl_s: int, timeout_s: float) -> None:
+        self._redis = client
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
         self._rest_until = 0.0
@@ -38,14 +36,8 @@ class RedisCache:
             ttl_s: How long an entry is kept, in seconds.
             timeout_s: How long the store may take to answer, in seconds.
         """
-        pool = redis.BlockingConnectionPool.from_url(
-            url, max_connections=_CONNECTIONS, timeout=None, retry=Retry(NoBackoff(), 0)
-        )
-        client = redis.Redis.from_pool(pool)
-        try:
+        async with open_redis(url, connections=_CONNECTIONS) as client:
             yield cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
-        finally:
-            await client.aclose()
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         pipeline = self._redis.pipeline(transaction=False).mget([_name(key) for key in keys])
@@ -64,7 +56,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answers: list[Any] = await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNANSWERED as error:
             self._rest_until = time.monotonic() + _REST_S
             if not self._failing:
                 self._log.warning("embedding cache unavailable", error=type(error).__name__)

@@ -1,9 +1,8 @@
 """The Redis side of jobs: one connection pool, one script, and how jobs and items are written down."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,12 +11,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import msgpack  # type: ignore[import-untyped]
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError, ResponseError
-from redis.exceptions import TimeoutError as TimedOut
+from redis.exceptions import ResponseError
 
 from services.jobs.adapters.redis_schema import STEPS, newer_version, versioned
 from services.jobs.job import (
@@ -36,12 +30,15 @@ from services.jobs.job import (
     Progress,
 )
 from services.mesh.errors import DependencyUnavailable, JobNotFound
+from services.mesh.redis import answering as store_answering
+from services.mesh.redis import open_redis
 from services.mesh.schemas import UnknownSchema
 
 PREFIX = "rw:jobs:"
 # Longer than any blocking read; a store that says nothing for so long does not answer.
 _TIMEOUT_S = 10.0
-_MAX_CONNECTIONS = 2000
+_CONNECTIONS = 2000
+_REPEATS = 4
 _KNOWN_ASSIGNMENTS = 1024
 
 
@@ -53,10 +50,8 @@ class Redis:
         steps: What brings older data to the latest version.
     """
 
-    def __init__(
-        self, client: "redis.asyncio.Redis", prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS
-    ) -> None:
-        self.client: Any = client  # its stubs allow for decoded answers and both protocols
+    def __init__(self, client: Any, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS) -> None:
+        self.client = client
         self._prefix = prefix
         self._known = max(steps)
         script = _tables() + Path(__file__).with_name("redis.lua").read_text()
@@ -71,23 +66,11 @@ class Redis:
         Raises:
             UnknownSchema: its data is of a newer version.
         """
-        client = redis.asyncio.from_url(
-            url,
-            protocol=2,
-            # Ours is in `answering`: redis-py bounds its writes by asyncio.wait_for, which loses a cancellation that
-            # comes while it returns (cpython#86296), and a cancelled watcher would go on.
-            socket_timeout=None,
-            socket_connect_timeout=_TIMEOUT_S / 2,
-            max_connections=_MAX_CONNECTIONS,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
-        )
-        try:
+        async with open_redis(url, connections=_CONNECTIONS, repeats=_REPEATS) as client:
             store = cls(client, prefix, steps=steps)
             with suppress(DependencyUnavailable):
                 await store._refuse_newer()
             yield store
-        finally:
-            await client.aclose()
 
     async def run(self, command: str, **arguments: Any) -> Any:
         """One command of redis.lua.
@@ -155,14 +138,9 @@ def named(tenant: str) -> str:
     return quote(tenant, safe="")
 
 
-@asynccontextmanager
-async def answering() -> AsyncIterator[None]:
+def answering() -> AbstractAsyncContextManager[None]:
     """Raises DependencyUnavailable in place of the driver's errors, and where there is no answer at all."""
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            yield
-    except (Disconnected, TimedOut, ReadOnlyError, OSError):
-        raise DependencyUnavailable("the job store does not answer", retry_after_s=1.0, service="redis") from None
+    return store_answering("the job store", timeout_s=_TIMEOUT_S)
 
 
 def _tables() -> str:

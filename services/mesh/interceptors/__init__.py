@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from ragweave.contract import Method
+from services.mesh.audit import Trail
 from services.mesh.chain import Chain
+from services.mesh.interceptors.access import Access
+from services.mesh.interceptors.audit import Audit
 from services.mesh.interceptors.auth import Auth
 from services.mesh.interceptors.call_log import CallLog
 from services.mesh.interceptors.deadline import Deadline
@@ -18,7 +21,9 @@ from services.mesh.settings import MeshSettings
 from services.mesh.tokens import TokenVerifier
 
 
-def chain(settings: MeshSettings, methods: Mapping[str, Method], registry: CollectorRegistry = REGISTRY) -> Chain:
+def chain(
+    settings: MeshSettings, methods: Mapping[str, Method], trail: Trail, registry: CollectorRegistry = REGISTRY
+) -> Chain:
     """The whole chain, outermost first."""
     return Chain(
         [
@@ -28,8 +33,10 @@ def chain(settings: MeshSettings, methods: Mapping[str, Method], registry: Colle
             Metrics(registry),  # the same
             Errors(),  # inside the observers, outside all that may refuse
             Deadline(),  # before auth, which may wait for keys
-            # Before validation: strangers learn nothing.
+            # Before the audit, which names the caller.
             Auth(TokenVerifier(settings), settings.public_tenant, anonymous=settings.anonymous),
+            Audit(trail),  # outside all that may refuse a known caller
+            Access(),  # before validation: strangers learn nothing
             Validation(),  # last: the handler sees only messages within the contract's bounds
         ],
         methods,

@@ -1,4 +1,4 @@
-"""Decides who is calling and whether they may."""
+"""Decides who is calling."""
 
 from typing import Any
 
@@ -13,11 +13,9 @@ ANONYMOUS = "anonymous"
 
 
 class Auth:
-    """Denies by default: a verified token with the method's scope, a service's, or none where the method is public.
+    """A user by a verified token, the caller a service acts for by that service's, or nobody in the public tenant.
 
-    A service has checked its caller's scopes at the method the caller called, so what it relays needs none here; the
-    tenant stays the caller's. Over TLS its token counts only on a connection that shows the local CA's certificate for
-    that very service.
+    Over TLS a service's token counts only on a connection that shows the local CA's certificate for that very service.
     """
 
     def __init__(self, verifier: TokenVerifier, public_tenant: str, *, anonymous: bool = True) -> None:
@@ -29,7 +27,6 @@ class Auth:
         call.caller = who = await self._authenticated(call)
         if who.service is not None:
             _check_connection(call, who.service)
-        _authorise(call, who)
         with acting_for(who):
             return await proceed(call, request)
 
@@ -49,17 +46,3 @@ def _check_connection(call: Call, service: str) -> None:
     roles = peer_roles(call.context.auth_context())
     if roles and service not in roles:
         raise PermissionDenied(f"the token is of {service}, the connection of {' and '.join(sorted(roles))}")
-
-
-def _authorise(call: Call, who: Caller) -> None:
-    method = call.method
-    if who.service is not None:
-        return
-    if method.internal:
-        raise PermissionDenied(f"{method.name} is for services only")
-    if who.anonymous:
-        if not method.public_collections:
-            raise Unauthenticated(f"{method.name} needs a token", scope=method.scope)
-        return
-    if method.scope not in who.scopes:
-        raise PermissionDenied(f"{method.name} needs the scope {method.scope}", scope=method.scope)

@@ -27,13 +27,12 @@ class Errors:
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         try:
             return await proceed(call, request)
-        except grpc.aio.AbortError:  # a handler that ended the call by itself
-            call.status = _aborted_with(call)
+        except grpc.aio.AbortError as error:
+            call.status = code_after(call, error)
             raise
         except asyncio.CancelledError as error:
             if _cancelling():
-                late = call.remaining_s() == 0
-                call.status = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+                call.status = code_after(call, error)
                 raise
             # A stray one: it would end the call without a status, and its caller would wait for its deadline.
             await self._fail(call, error)
@@ -61,6 +60,15 @@ class Errors:
         # trailers, which gRPC then sends as the one and only header block.
         headers = () if call.headers_sent else call.headers
         await call.context.abort(call.status, status.message, (*headers, (DETAILS_KEY, status.SerializeToString())))
+
+
+def code_after(call: Call, error: BaseException) -> grpc.StatusCode:
+    """The code a call ends with that `error` leaves."""
+    if isinstance(error, grpc.aio.AbortError):  # a handler that ended the call by itself
+        return _aborted_with(call)
+    if isinstance(error, asyncio.CancelledError) and _cancelling():
+        return grpc.StatusCode.DEADLINE_EXCEEDED if call.remaining_s() == 0 else grpc.StatusCode.CANCELLED
+    return code_of(status_of(error))
 
 
 async def _writes_ended(call: Call) -> None:

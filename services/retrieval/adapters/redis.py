@@ -5,33 +5,30 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import redis.asyncio as redis
 import structlog
-from redis.exceptions import RedisError
 
 from services.mesh.errors import DependencyUnavailable
+from services.mesh.redis import UNANSWERED, open_redis
 from services.retrieval.chunks import IndexId
 
 _CONNECTIONS: Final = 16
+# A revision that is bumped twice is as good as bumped once.
+_REPEATS: Final = 3
 
 
 class RedisRevisions:
     """Fulfils IndexRevisions with one counter a collection."""
 
-    def __init__(self, client: redis.Redis, *, timeout_s: float) -> None:
-        self._redis: Any = client
+    def __init__(self, client: Any, *, timeout_s: float) -> None:
+        self._redis = client
         self._timeout_s = timeout_s
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, *, timeout_s: float) -> AsyncIterator["RedisRevisions"]:
         """Counters in the store at `url`, which need not be up yet."""
-        pool = redis.BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=None)
-        client = redis.Redis.from_pool(pool)
-        try:
+        async with open_redis(url, connections=_CONNECTIONS, repeats=_REPEATS) as client:
             yield cls(client, timeout_s=timeout_s)
-        finally:
-            await client.aclose()
 
     async def bump(self, index: IndexId) -> int:
         return int(await self._answer(self._redis.incr(_key(index))))
@@ -46,7 +43,7 @@ class RedisRevisions:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asked
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNANSWERED as error:
             structlog.get_logger("retrieval.redis").warning("revisions unavailable", error=type(error).__name__)
             raise DependencyUnavailable("the revision counter (Redis) does not answer", retry_after_s=1.0) from None
 

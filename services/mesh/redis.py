@@ -1,0 +1,62 @@
+"""The one way a process opens the Redis-protocol store, and what it means when the store does not answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as TimedOut
+
+from services.mesh.errors import DependencyUnavailable
+
+# What a store that is away, starting, failing over or out of memory answers with, and what it is like not to answer.
+UNANSWERED: Final = (RedisError, OSError, TimeoutError)
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.5
+
+
+@asynccontextmanager
+async def open_redis(url: str, *, connections: int, repeats: int = 0) -> AsyncIterator[Any]:
+    """A client of the store at `url`, which need not be up: RESP2, answers as bytes. Closed on exit.
+
+    It waits as long as the store takes: bound each use by `asyncio.timeout`, or by `answering`. redis-py's own bound is
+    off, since it uses asyncio.wait_for, which loses a cancellation that comes while it returns (cpython#86296).
+
+    Args:
+        connections: Most at a time; whoever comes then waits for one.
+        repeats: How often a command whose connection broke is sent again; it may then have been run twice.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        protocol=2,
+        max_connections=connections,
+        timeout=None,
+        socket_timeout=None,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=_FIRST_PAUSE_S), repeats),
+    )
+    client: Any = redis.asyncio.Redis.from_pool(pool)  # its stubs allow for decoded answers and both protocols
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def answering(store: str, *, timeout_s: float) -> AsyncIterator[None]:
+    """Raises DependencyUnavailable ("<store> does not answer") for a store that is away, or silent for too long.
+
+    Answers that tell of a defect of ours, such as a wrong type, stay as they are.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (Disconnected, TimedOut, ReadOnlyError, OSError):
+        raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service="redis") from None
