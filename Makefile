@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint lint format protos clean
+.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ bench-ingest: install ## Measure ingest against the bare model
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint
+
+bench-edge: install ## Measure what the edge's check and limits cost
+	$(BIN)/python -m benchmarks.edge
 
 lint: install ## Check style, types, imports and the contract
 	$(BIN)/ruff check
