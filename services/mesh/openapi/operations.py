@@ -79,14 +79,7 @@ class Operations:
             "200": self._result(method),
             **answers.refusals([*answers.ALWAYS, *self._more_refusals(method, body)]),
         }
-        # Without a token a method with public collections takes its caller for the public tenant's.
-        operation["security"] = [{SECURITY: [method.scope]}, *([{}] if method.public_collections else [])]
-        operation["x-grpc-method"] = method.path
-        operation["x-scope"] = method.scope
-        operation["x-roles"] = sorted(role for role, scopes in ROLES.items() if method.scope in scopes)
-        operation["x-rate-class"] = method.rate_class
-        operation["x-timeout-seconds"] = method.timeout_s if method.timeout_s % 1 else int(method.timeout_s)
-        return operation
+        return operation | _policy(method)
 
     def _told_apart_by(self, method: Method, at: int) -> str:
         first, other = (set(self._path_names(method.http[each])) for each in (0, at))
@@ -168,6 +161,18 @@ class Operations:
         resources = {*_NAMING, *self._ids, *self._ids.values()}
         if any(each.name in resources for each in method.descriptor.input_type.fields):
             yield 404
+
+
+def _policy(method: Method) -> dict[str, Any]:
+    """Who may call it, how often and for how long; without a token only where public collections are searched."""
+    return {
+        "security": [{SECURITY: [method.scope]}, *([{}] if method.public_collections else [])],
+        "x-grpc-method": method.path,
+        "x-scope": method.scope,
+        "x-roles": sorted(role for role, scopes in ROLES.items() if method.scope in scopes),
+        "x-rate-class": method.rate_class,
+        "x-timeout-seconds": method.timeout_s if method.timeout_s % 1 else int(method.timeout_s),
+    }
 
 
 def _resolved(message: Descriptor | None, path: str) -> FieldDescriptor:
