@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
-from services.collections.masks import Mask
 from services.collections.ports import Content, Upload
 from services.collections.records import STATES, Collection, Document, new_etag, new_id, now
 from services.collections.text import checked, same_etag
 from services.mesh.errors import EtagMismatch, FailedPrecondition, InvalidArgument
+from services.mesh.masks import Mask
 
 DOCUMENT_MASK: Final = Mask(
     "document",

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from services.collections.masks import Mask
 from services.collections.ports import EmbeddingModel, Index, IndexStats, Models, RegistryStore
 from services.collections.quotas import Quotas
 from services.collections.records import (
@@ -35,6 +34,7 @@ from services.mesh.errors import (
 )
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
+from services.mesh.masks import Mask
 from services.mesh.receipts import Receipt, once
 
 # ISO 639-1. A language without a stemmer is searched by its words as they stand.

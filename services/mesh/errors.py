@@ -145,6 +145,14 @@ class RevocationNotFound(DomainError):
     reason = "REVOCATION_NOT_FOUND"
 
 
+class QuotaNotFound(DomainError):
+    reason = "QUOTA_NOT_FOUND"
+
+
+class TenantNotFound(DomainError):
+    reason = "TENANT_NOT_FOUND"
+
+
 class AlreadyExists(DomainError):
     reason = "ALREADY_EXISTS"
 
@@ -232,6 +240,8 @@ STATUS: dict[type[DomainError], StatusCode] = {
     UploadNotFound: StatusCode.NOT_FOUND,
     RevocationNotFound: StatusCode.NOT_FOUND,
     PathNotFound: StatusCode.NOT_FOUND,
+    QuotaNotFound: StatusCode.NOT_FOUND,
+    TenantNotFound: StatusCode.NOT_FOUND,
     AlreadyExists: StatusCode.ALREADY_EXISTS,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     EtagMismatch: StatusCode.ABORTED,

@@ -55,6 +55,9 @@ class MeshSettings(BaseSettings):
     audience: str = Field("ragweave", min_length=1, description="`aud` a user token must carry.")
     public_tenant: str = Field("public", min_length=1, max_length=64, description="Tenant of callers without a token.")
     anonymous: bool = Field(True, description="Whether callers without a token may search PUBLIC collections at all.")
+    operator_tenant: str = Field(
+        "operator", min_length=1, max_length=64, description="Tenant whose admins may name any tenant."
+    )
     mesh_jwks: SecretUrl = Field(
         "", description="Keys of service tokens: a path or URL; <data_dir>/keys/mesh_jwks.json where empty."
     )
@@ -153,6 +156,12 @@ class MeshSettings(BaseSettings):
         fields = [name for name in type(self).model_fields if name.endswith("_target")]
         roles = [name.removesuffix("_target") for name in fields if getattr(self, name) == target]
         return name_of(roles[0]) if len(roles) == 1 else None
+
+    @model_validator(mode="after")
+    def _nobody_is_operator(self) -> Self:
+        if self.operator_tenant == self.public_tenant:
+            raise ValueError("operator_tenant: is the tenant of callers without a token too; set another")
+        return self
 
     @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:

@@ -8,19 +8,25 @@ from typing import Final
 
 import grpc
 
+from ragweave.internal.v1.quota_service_pb2_grpc import add_QuotaServiceServicer_to_server
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
+from services.mesh.channels import open_channel
 from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 from services.mesh.sql import sqlite_url
 from services.mesh.sql.opened import OpenDatabase
+from services.system.adapters.collections import RegistryUsage
 from services.system.adapters.redis_audit import RedisAuditStream
 from services.system.adapters.sql_audit import SqlAuditLog
+from services.system.adapters.sql_quotas import SqlQuotaStore
 from services.system.adapters.sql_tables import check
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
 from services.system.migrations import SYSTEM
-from services.system.servicer import SystemServicer
+from services.system.operators import Operators
+from services.system.quotas import Quotas
+from services.system.servicer import QuotaServicer, SystemServicer
 from services.system.settings import Settings
 
 _CONNECTIONS: Final = 8
@@ -29,9 +35,11 @@ _CONNECTIONS: Final = 8
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     url = settings.database_url or sqlite_url(settings.mesh.data_dir / "system" / "system.db")
+    mesh = settings.mesh
     async with (
         OpenDatabase.open(url, SYSTEM, pool_size=settings.database_pool) as database,
-        open_redis(settings.mesh.redis_url, connections=_CONNECTIONS) as redis,
+        open_redis(mesh.redis_url, connections=_CONNECTIONS) as redis,
+        open_channel(mesh, mesh.collections_target) as collections,
     ):
         log = SqlAuditLog(database)
         intake = AuditIntake(
@@ -40,9 +48,12 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             retention=timedelta(days=settings.audit_retention_days),
         )
         audit = Audit(log)
+        operators = Operators(mesh.operator_tenant)
+        quotas = Quotas(SqlQuotaStore(database), RegistryUsage(collections), operators, defaults=settings.quota.limits)
 
         def register(server: grpc.aio.Server) -> None:
-            add_SystemServiceServicer_to_server(SystemServicer(audit), server)
+            add_SystemServiceServicer_to_server(SystemServicer(audit, quotas), server)
+            add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
 
         async with intake.running():
             yield Wiring(register, checks={"database": lambda: check(database)})

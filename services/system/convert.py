@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ragweave.v1 import audit_event_pb2, system_service_pb2
+from ragweave.v1 import audit_event_pb2, quota_pb2, system_service_pb2
 from services.mesh.audit import AuditEvent
+from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
+from services.mesh.quotas import amounts_to
+from services.system.records import Quota
+
+_MAX_TENANT: Final = 128
 
 
 def asked_from(request: Any) -> Mapping[str, Any]:
@@ -40,6 +45,24 @@ def audit_events_to(page: Page[AuditEvent]) -> system_service_pb2.ListAuditEvent
         next_page_token=page.next_page_token,
         total_size=page.total_size,
     )
+
+
+def quota_to(quota: Quota) -> quota_pb2.Quota:
+    return quota_pb2.Quota(
+        name=quota.name,
+        limits=amounts_to(quota.limits),
+        usage=None if quota.usage is None else amounts_to(quota.usage),
+        update_time=_timestamp(quota.update_time),
+        etag=quota.etag,
+    )
+
+
+def tenant_from(name: str, *, of: str, field: str = "name") -> str:
+    """The tenant in `quotas/{tenant}` or `tenants/{tenant}`, as `of` says. Raises InvalidArgument naming `field`."""
+    kind, _, tenant = name.partition("/")
+    if kind != of or not tenant or "/" in tenant or len(tenant) > _MAX_TENANT:
+        raise InvalidArgument.of(field, f"must be {of}/{{tenant}}")
+    return tenant
 
 
 def _timestamp(at: datetime | None) -> Timestamp | None:

@@ -1,12 +1,15 @@
 """What the system service needs of the world: stores of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from services.mesh.audit import AuditEvent
 from services.mesh.lists import ListQuery, Page
+from services.mesh.quotas import Amounts
+from services.mesh.receipts import Receipt
+from services.system.records import Quota
 
 
 class AuditLog(Protocol):
@@ -55,4 +58,44 @@ class AuditStream(Protocol):
 
     async def settle(self, entry_ids: Sequence[str]) -> None:
         """Drops what has been seen to. Whatever is not settled stays in the stream, however long it grows."""
+        ...
+
+
+class QuotaStore(Protocol):
+    """Limits that were set, by tenant.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def find(self, tenant: str) -> Quota | None: ...
+
+    async def write(
+        self, tenant: str, change: Callable[[Quota | None], Quota], receipt: Receipt | None = None
+    ) -> Quota:
+        """Reads a tenant's limits and writes what `change` makes of them, and the receipt with it; nothing between.
+
+        Returns:
+            What was written; or what an earlier request with the receipt was answered.
+
+        Raises:
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def recall(self, receipt: Receipt) -> Quota | None:
+        """What an earlier request with the receipt was answered. Raises RequestIdReused."""
+        ...
+
+    async def erase(self, tenant: str) -> int:
+        """Drops what was set for a tenant; returns how much that was."""
+        ...
+
+
+class Usage(Protocol):
+    async def of_caller(self) -> Amounts:
+        """What the caller's tenant keeps.
+
+        Raises:
+            DependencyUnavailable: The registry does not answer.
+        """
         ...

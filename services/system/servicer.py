@@ -5,20 +5,26 @@ from typing import Any
 
 import grpc
 
+from ragweave.internal.v1 import quota_service_pb2 as internal_pb
+from ragweave.internal.v1.quota_service_pb2_grpc import QuotaServiceServicer
 from ragweave.v1 import quota_pb2, revocation_pb2, tenant_pb2
 from ragweave.v1 import system_service_pb2 as pb
 from ragweave.v1.system_service_pb2_grpc import SystemServiceServicer
 from services.mesh.errors import NotServed
 from services.mesh.identity import caller
+from services.mesh.quotas import amounts_from, amounts_to
+from services.mesh.receipts import receipt_from
 from services.system import convert
 from services.system.audit import Audit
+from services.system.quotas import Quotas
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SystemServicer(SystemServiceServicer):
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: Audit, quotas: Quotas) -> None:
         self._audit = audit
+        self._quotas = quotas
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Context) -> pb.ListAuditEventsResponse:
         return convert.audit_events_to(await self._audit.list_events(caller(context), **convert.asked_from(request)))
@@ -37,10 +43,20 @@ class SystemServicer(SystemServiceServicer):
         raise NotServed("DeleteRevocation is not served yet")
 
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Context) -> quota_pb2.Quota:
-        raise NotServed("GetQuota is not served yet")
+        return convert.quota_to(await self._quotas.get(convert.tenant_from(request.name, of="quotas"), caller(context)))
 
     async def UpdateQuota(self, request: pb.UpdateQuotaRequest, context: Context) -> quota_pb2.Quota:
-        raise NotServed("UpdateQuota is not served yet")
+        asked = request.quota
+        updated = await self._quotas.update(
+            convert.tenant_from(asked.name, of="quotas", field="quota.name"),
+            amounts_from(asked.limits) if asked.HasField("limits") else None,
+            request.update_mask.paths,
+            caller(context),
+            etag=asked.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.quota_to(updated)
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
         raise NotServed("GetTenant is not served yet")
@@ -56,3 +72,14 @@ class SystemServicer(SystemServiceServicer):
     ) -> AsyncIterator[pb.ExportTenantResponse]:
         raise NotServed("ExportTenant is not served yet")
         yield  # a stream, whatever it sends
+
+
+class QuotaServicer(QuotaServiceServicer):
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
+
+    async def GetQuotaLimits(
+        self, request: internal_pb.GetQuotaLimitsRequest, context: Context
+    ) -> internal_pb.GetQuotaLimitsResponse:
+        limits = await self._quotas.limits_of(caller(context).tenant)
+        return internal_pb.GetQuotaLimitsResponse(limits=amounts_to(limits))

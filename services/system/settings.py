@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.mesh.quotas import QuotaSettings
 from services.mesh.settings import ServiceSettings
 from services.mesh.urls import SecretUrl
 
@@ -27,3 +28,4 @@ class Settings(ServiceSettings):
     audit_claim_s: float = Field(
         10.0, gt=0, le=600, description="Seconds that audit events are left to a process that took them and died."
     )
+    quota: QuotaSettings = Field(default_factory=QuotaSettings, description="Limits of tenants that none were set for.")

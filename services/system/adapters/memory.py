@@ -1,11 +1,13 @@
 """The system's stores in memory: for tests, and the reference the database is held to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from services.mesh.audit import AuditEvent
 from services.mesh.lists import ListQuery, Page, paginate
+from services.mesh.receipts import Receipt
 from services.system.audit import event_fields
+from services.system.records import Quota
 
 
 class MemoryAuditLog:
@@ -32,3 +34,36 @@ class MemoryAuditLog:
         for event in events:
             del self._events[event.event_id]
         return len(events)
+
+
+class MemoryQuotaStore:
+    """Fulfils QuotaStore; nothing awaits, so every method is one step."""
+
+    def __init__(self) -> None:
+        self._quotas: dict[str, Quota] = {}
+        self._answers: dict[tuple[str, str, str], tuple[str, Quota]] = {}
+
+    async def find(self, tenant: str) -> Quota | None:
+        return self._quotas.get(tenant)
+
+    async def write(
+        self, tenant: str, change: Callable[[Quota | None], Quota], receipt: Receipt | None = None
+    ) -> Quota:
+        if receipt and (answered := await self.recall(receipt)):
+            return answered
+        changed = change(self._quotas.get(tenant))
+        if changed.update_time:
+            self._quotas[tenant] = changed
+        if receipt:
+            self._answers[receipt.tenant, receipt.method, receipt.request_id] = receipt.digest, changed
+        return changed
+
+    async def recall(self, receipt: Receipt) -> Quota | None:
+        known = self._answers.get((receipt.tenant, receipt.method, receipt.request_id))
+        if known is None:
+            return None
+        receipt.check(known[0])
+        return known[1]
+
+    async def erase(self, tenant: str) -> int:
+        return int(self._quotas.pop(tenant, None) is not None)

@@ -1,7 +1,8 @@
 """The system's tables, as the migrations leave them."""
 
-from sqlalchemy import Boolean, Column, Double, Index, MetaData, Table, select
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, select
 
+from services.mesh.quotas import COUNTED
 from services.mesh.sql import TEXT, Instant
 from services.mesh.sql.opened import OpenDatabase
 from services.mesh.sql.receipts import Receipts
@@ -45,6 +46,15 @@ REVOCATIONS = Table(
 )
 Index("revocations_by_expiry", REVOCATIONS.c.expire_time)
 
+QUOTAS = Table(
+    "quotas",
+    METADATA,
+    Column("tenant", TEXT, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTED),
+    Column("update_time", Instant, nullable=False),
+    Column("etag", TEXT, nullable=False),
+)
+
 RECEIPTS = Receipts(METADATA)
 
 
@@ -52,3 +62,4 @@ async def check(database: OpenDatabase) -> None:
     """Raises where the tables cannot be read."""
     await database.read(select(AUDIT_EVENTS.c.event_id).limit(1))
     await database.read(select(REVOCATIONS.c.revocation_id).limit(1))
+    await database.read(select(QUOTAS.c.tenant).limit(1))

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.collections.masks import Mask
 from services.collections.records import Chunking, Source
 from services.mesh.errors import InvalidArgument
+from services.mesh.masks import Mask
 
 MASK = Mask(
     "collection",
