@@ -12,16 +12,26 @@ from services.embedding.ports import EmbeddingCache
 
 # What an entry costs beside its bytes: two bytes objects, a dict slot, two list links (CPython 3.11, rounded up).
 _OVERHEAD: Final = 256
+TENANT_BYTES: Final = 8
 # Entries waiting to be written far; what comes above is not written, and embedded again one day.
 _BACKLOG: Final = 4096
 # New entries wait this long for others to be written with, and let the callers have their answers first.
 _LINGER_S: Final = 0.02
 
 
-def cache_key(spec: ModelSpec, input_type: str, text: str) -> bytes:
-    """32 bytes that name a text as one revision of a model embeds it."""
-    head = "\0".join((spec.id, spec.revision, input_type, ""))
-    return hashlib.sha256(head.encode() + text.encode()).digest()
+def tenant_part(tenant: str) -> bytes:
+    """What the keys of a tenant's entries begin with."""
+    return hashlib.sha256(tenant.encode()).digest()[:TENANT_BYTES]
+
+
+def cache_key(tenant: str, spec: ModelSpec, input_type: str, text: str) -> bytes:
+    """40 bytes that name a text as one revision of a model embeds it for a tenant.
+
+    The tenant counts in both parts. Whether a text is in the cache shows, by `cached` and by the time it takes: shared
+    between tenants, it would tell one what another has embedded.
+    """
+    head = "\0".join((tenant, spec.id, spec.revision, input_type, ""))
+    return tenant_part(tenant) + hashlib.sha256(head.encode() + text.encode()).digest()
 
 
 class NearCache:

@@ -84,6 +84,7 @@ class Embedder:
 
     async def embed(
         self,
+        tenant: str,
         texts: Sequence[str],
         *,
         input_type: InputType = InputType.DOCUMENT,
@@ -93,6 +94,7 @@ class Embedder:
         """The embedding of each text, in order; all or none.
 
         Args:
+            tenant: Whose texts they are; no other tenant learns from the cache that they were embedded.
             truncate: Cut texts over the model's limit, where they would be refused.
             named: What the caller calls the text at an index.
 
@@ -101,7 +103,7 @@ class Embedder:
             TextTooLong: a text is over the model's limit, and truncate is off.
             TooManyRequests: too many texts wait already.
         """
-        keys = [cache_key(self.spec, input_type, text) for text in texts]
+        keys = [cache_key(tenant, self.spec, input_type, text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
         found = self._cache.near(text_of)
         found |= await self._cache.far(

@@ -13,6 +13,7 @@ from ragweave.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from services.embedding import convert
 from services.embedding.models import Catalog
 from services.embedding.stream import embed_stream
+from services.mesh.identity import caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,14 +25,17 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         embedder = self._catalog.embedder(request.model)
         embeddings = await embedder.embed(
-            request.texts, input_type=convert.input_type_from(request.input_type), truncate=request.truncate
+            caller(context).tenant,
+            request.texts,
+            input_type=convert.input_type_from(request.input_type),
+            truncate=request.truncate,
         )
         return convert.embeddings_to(embeddings, embedder.spec)
 
     async def StreamEmbed(
         self, request_iterator: AsyncIterator[pb.StreamEmbedRequest], context: Context
     ) -> AsyncIterator[pb.StreamEmbedResponse]:
-        async for outcome in embed_stream(self._catalog, convert.items_from(request_iterator)):
+        async for outcome in embed_stream(self._catalog, caller(context).tenant, convert.items_from(request_iterator)):
             yield convert.outcome_to(outcome)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:

@@ -40,14 +40,14 @@ class Ended:
 
 
 async def embed_stream(
-    catalog: Catalog, items: AsyncIterator[Item], *, max_in_flight: int = MAX_IN_FLIGHT
+    catalog: Catalog, tenant: str, items: AsyncIterator[Item], *, max_in_flight: int = MAX_IN_FLIGHT
 ) -> AsyncIterator[Embedded | Ended]:
     """Yields what becomes of each item, in the order they finish, then Ended. A text that is refused fails alone.
 
     Raises:
         Exception: what ended the stream early, once Ended has told of it.
     """
-    stream = _Stream(catalog, max_in_flight)
+    stream = _Stream(catalog, tenant, max_in_flight)
     reader = asyncio.create_task(stream.read(items))
     try:
         while not isinstance(outcome := await stream.next(), Ended):
@@ -62,8 +62,9 @@ async def embed_stream(
 class _Stream:
     """One stream's items in flight and its outcomes to be read. Its tasks never raise: errors are outcomes too."""
 
-    def __init__(self, catalog: Catalog, max_in_flight: int) -> None:
+    def __init__(self, catalog: Catalog, tenant: str, max_in_flight: int) -> None:
         self._catalog = catalog
+        self._tenant = tenant
         self._room = asyncio.Semaphore(max_in_flight)
         self._outcomes: asyncio.Queue[Embedded | Ended] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
@@ -99,7 +100,11 @@ class _Stream:
     async def _embed(self, embedder: Embedder, item: Item, first: Item) -> None:
         try:
             (embedding,) = await embedder.embed(
-                [item.text], input_type=first.input_type, truncate=first.truncate, named="text".format
+                self._tenant,
+                [item.text],
+                input_type=first.input_type,
+                truncate=first.truncate,
+                named="text".format,
             )
             self._outcomes.put_nowait(Embedded(item.id, embedding))
         except DomainError as error:

@@ -9,14 +9,15 @@ from tests.embedding_fakes import MemoryCache, spec_of
 
 def test_a_key_depends_on_model_revision_use_and_text() -> None:
     keys = {
-        cache_key(spec_of(), "query", "a"),
-        cache_key(spec_of(), "document", "a"),
-        cache_key(spec_of(), "query", "b"),
-        cache_key(spec_of(id="other"), "query", "a"),
-        cache_key(spec_of(revision="2"), "query", "a"),
+        cache_key("acme", spec_of(), "query", "a"),
+        cache_key("acme", spec_of(), "document", "a"),
+        cache_key("acme", spec_of(), "query", "b"),
+        cache_key("acme", spec_of(id="other"), "query", "a"),
+        cache_key("acme", spec_of(revision="2"), "query", "a"),
     }
     assert len(keys) == 5
-    assert cache_key(spec_of(), "query", "a") in keys
+    assert cache_key("globex", spec_of(), "query", "a") not in keys
+    assert cache_key("acme", spec_of(), "query", "a") in keys
 
 
 def test_the_least_recently_used_is_forgotten_first() -> None:

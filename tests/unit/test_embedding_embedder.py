@@ -40,7 +40,7 @@ def text_of(words: int, word: str = "w") -> str:
 
 def start(embedder: Embedder, *texts: str, query: bool = False) -> "asyncio.Task[list[Embedding]]":
     input_type = InputType.QUERY if query else InputType.DOCUMENT
-    return asyncio.create_task(embedder.embed(texts, input_type=input_type))
+    return asyncio.create_task(embedder.embed("acme", texts, input_type=input_type))
 
 
 async def queued() -> None:
@@ -59,8 +59,8 @@ async def busy(model: WordModel, embedder: Embedder) -> "asyncio.Task[list[Embed
 
 async def test_embeddings_come_in_the_order_of_the_texts(embedder: Embedder) -> None:
     texts = [text_of(9), "a", text_of(5, "x"), "a", text_of(9)]
-    together = await embedder.embed(texts)
-    alone = [(await embedder.embed([text]))[0] for text in texts]
+    together = await embedder.embed("acme", texts)
+    alone = [(await embedder.embed("acme", [text]))[0] for text in texts]
     assert [each.vector for each in together] == [each.vector for each in alone]
     assert [each.token_count for each in together] == [11, 3, 7, 3, 11]
 
@@ -105,7 +105,7 @@ async def test_short_texts_of_different_calls_share_a_batch(model: WordModel, em
 
 async def test_idle_workers_share_what_waits(model: WordModel, cache: TieredCache) -> None:
     embedder = Embedder(model, cache, workers=2, batch_tokens=1000)
-    await embedder.embed([f"text {number}" for number in range(6)])
+    await embedder.embed("acme", [f"text {number}" for number in range(6)])
     assert [len(batch) for batch in model.batches] == [3, 3]
 
 
@@ -158,46 +158,54 @@ async def test_a_full_queue_refuses_whole_calls_and_takes_others_again(model: Wo
     waiting = start(embedder, *(f"document {number}" for number in range(39)))
     await queued()
     with pytest.raises(TooManyRequests) as refused:
-        await embedder.embed(["one", "two"])
+        await embedder.embed("acme", ["one", "two"])
     assert refused.value.retry_after_s
     query = start(embedder, "queries have a queue of their own", query=True)
     fitting = start(embedder, "one")
     await queued()
     model.gate.set()
     await asyncio.gather(holding, waiting, query, fitting)
-    await embedder.embed(["one", "two"])
+    await embedder.embed("acme", ["one", "two"])
 
 
 async def test_a_cached_text_embeds_nothing(model: WordModel, embedder: Embedder) -> None:
-    (first,) = await embedder.embed(["a text"])
-    (second,) = await embedder.embed(["a text"])
+    (first,) = await embedder.embed("acme", ["a text"])
+    (second,) = await embedder.embed("acme", ["a text"])
     assert (first.cached, second.cached) == (False, True)
     assert first.vector == second.vector
     assert len(model.batches) == len(model.tokenized) == 1
 
 
+async def test_no_tenant_learns_what_another_has_embedded(model: WordModel, embedder: Embedder) -> None:
+    (theirs,) = await embedder.embed("acme", ["a text"])
+    (ours,) = await embedder.embed("globex", ["a text"])
+    assert (theirs.cached, ours.cached) == (False, False)
+    assert theirs.vector == ours.vector
+    assert len(model.batches) == 2
+
+
 async def test_a_text_cached_far_embeds_nothing(model: WordModel, far: MemoryCache) -> None:
     async with TieredCache(far, near_bytes=2**20) as cache:
-        (first,) = await Embedder(model, cache).embed([text_of(40)], truncate=True)
+        (first,) = await Embedder(model, cache).embed("acme", [text_of(40)], truncate=True)
     async with TieredCache(far, near_bytes=2**20) as fresh:
-        (second,) = await Embedder(model, fresh).embed([text_of(40)], truncate=True)
+        (second,) = await Embedder(model, fresh).embed("acme", [text_of(40)], truncate=True)
     assert second == Embedding(first.vector, 32, truncated=True, cached=True)
     assert len(model.batches) == 1
 
 
 async def test_a_query_and_a_document_do_not_share_a_cache_entry(model: WordModel, embedder: Embedder) -> None:
-    await embedder.embed(["a text"], input_type=InputType.QUERY)
-    await embedder.embed(["a text"], input_type=InputType.DOCUMENT)
+    await embedder.embed("acme", ["a text"], input_type=InputType.QUERY)
+    await embedder.embed("acme", ["a text"], input_type=InputType.DOCUMENT)
     assert len(model.batches) == 2
 
 
 async def test_an_entry_of_another_length_is_not_believed(model: WordModel, far: MemoryCache) -> None:
     async with TieredCache(far, near_bytes=2**20) as cache:
-        await Embedder(model, cache).embed(["a text"])
+        await Embedder(model, cache).embed("acme", ["a text"])
     assert far.entries
     far.entries = {key: b"short" for key in far.entries}
     async with TieredCache(far, near_bytes=2**20) as fresh:
-        (embedding,) = await Embedder(model, fresh).embed(["a text"])
+        (embedding,) = await Embedder(model, fresh).embed("acme", ["a text"])
     assert not embedding.cached
     assert len(embedding.vector) == 4 * model.spec.dimension
 
@@ -206,7 +214,7 @@ async def test_a_long_text_is_refused_with_its_place_its_tokens_and_the_limit(
     model: WordModel, embedder: Embedder
 ) -> None:
     with pytest.raises(TextTooLong) as refused:
-        await embedder.embed(["short", text_of(31), text_of(40)])
+        await embedder.embed("acme", ["short", text_of(31), text_of(40)])
     error = refused.value
     assert error.message.startswith("texts[1]: has 33 tokens, and words takes 32")
     assert [violation.field for violation in error.violations] == ["texts[1]", "texts[2]"]
@@ -215,26 +223,26 @@ async def test_a_long_text_is_refused_with_its_place_its_tokens_and_the_limit(
 
 
 async def test_a_text_at_the_limit_is_taken(embedder: Embedder) -> None:
-    (embedding,) = await embedder.embed([text_of(30)])
+    (embedding,) = await embedder.embed("acme", [text_of(30)])
     assert (embedding.token_count, embedding.truncated) == (32, False)
 
 
 async def test_truncation_is_asked_for_and_told_of(embedder: Embedder) -> None:
-    short, long = await embedder.embed(["short", text_of(40)], truncate=True)
+    short, long = await embedder.embed("acme", ["short", text_of(40)], truncate=True)
     assert (short.token_count, short.truncated) == (3, False)
     assert (long.token_count, long.truncated) == (32, True)
 
 
 async def test_a_truncated_text_in_the_cache_is_still_refused_to_others(embedder: Embedder) -> None:
-    await embedder.embed([text_of(40)], truncate=True)
+    await embedder.embed("acme", [text_of(40)], truncate=True)
     with pytest.raises(TextTooLong):
-        await embedder.embed([text_of(40)])
+        await embedder.embed("acme", [text_of(40)])
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t "])
 async def test_a_text_without_words_is_refused(model: WordModel, embedder: Embedder, text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"texts\[1\]: holds no text to embed"):
-        await embedder.embed(["fine", text])
+        await embedder.embed("acme", ["fine", text])
     assert model.batches == []
 
 
@@ -244,7 +252,7 @@ async def test_a_failing_model_fails_its_callers_and_nobody_after(model: WordMod
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [RuntimeError, RuntimeError]
     model.error = None
-    assert await embedder.embed(["one"])
+    assert await embedder.embed("acme", ["one"])
 
 
 async def test_tokens_are_counted_without_embedding(model: WordModel, embedder: Embedder) -> None:
@@ -284,6 +292,6 @@ async def test_the_check_fails_with_the_model(model: WordModel, embedder: Embedd
 
 
 async def test_vectors_have_the_dimension_and_length_one(embedder: Embedder) -> None:
-    (embedding,) = await embedder.embed(["some words here"])
+    (embedding,) = await embedder.embed("acme", ["some words here"])
     values = struct.unpack("<64f", embedding.vector)
     assert sum(value * value for value in values) == pytest.approx(1)

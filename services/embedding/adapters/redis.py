@@ -10,6 +10,8 @@ import structlog
 
 from services.mesh.redis import UNANSWERED, open_redis
 
+from services.embedding.cache import TENANT_BYTES
+
 # After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
 _REST_S: Final = 1.0
 # Callers above this number wait for a connection, within the time they give the store.
@@ -67,4 +69,4 @@ class RedisCache:
 
 
 def _name(key: bytes) -> str:
-    return f"ragweave:embedding:{key.hex()}"
+    return f"ragweave:embedding:{key[:TENANT_BYTES].hex()}:{key[TENANT_BYTES:].hex()}"
