@@ -18,7 +18,7 @@ from ragweave.local.health import Standing, standings, taken_ports
 from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
 from ragweave.local.processes import ensure_mesh_certificates, processes
-from ragweave.local.supervisor import start_detached, supervisor_pid
+from ragweave.local.supervisor import read_state, start_detached, start_ticks, supervisor_pid
 from ragweave.local.weaknesses import weaknesses
 
 _READY_S = 60.0
@@ -64,9 +64,11 @@ def down() -> None:
     if not pid:
         out.print("the mesh is not running")
         return
+    guard = int(read_state(here).get("guard") or 0)
+    guard_began = start_ticks(guard)
     os.kill(pid, signal.SIGTERM)
     with err.status("stopping"):
-        while supervisor_pid(here) == pid:
+        while supervisor_pid(here) == pid or (guard_began and start_ticks(guard) == guard_began):
             time.sleep(_LOOK_S)
     out.print("stopped")
 
