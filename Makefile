@@ -47,6 +47,9 @@ test: install lint ## Lint, then run the suite with coverage
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --fail-under=70
 
+test-tls: install ## Run every end-to-end test with TLS on
+	RAGWEAVE_TLS=on $(BIN)/python -m pytest tests/e2e --durations 10
+
 fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
 	$(BIN)/python -m tests.e2e.fuzz_api
 

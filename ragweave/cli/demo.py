@@ -65,31 +65,41 @@ def documents() -> list[dict[str, Any]]:
 
 
 def _tell_how(here: Layout) -> None:
-    edge = here.address("edge")
+    ragweave, grpcurl, _ = _tools(here)
+    out.rule("the same by hand")
+    print(f"\n{by_hand(here)}")
+    out.rule("next")
+    print(f"""
+{ragweave} import PATH --collection NAME      your own files
+{ragweave} search "..." --collection NAME     search them
+{grpcurl} {here.address("edge")} list    every service; `describe` shows its messages
+make status | make logs | make down           the mesh goes on running until you stop it
+""")
+
+
+def by_hand(here: Layout) -> str:
+    """Shell lines that ask the first question again, over REST and over gRPC."""
+    ragweave, grpcurl, curl = _tools(here)
+    body = shlex.quote(f'{{"query": "{QUESTIONS[0]}", "collection": "{COLLECTION}", "topK": 3}}')
+    return f"""T=$({ragweave} token --role reader)
+{curl} {here.url}/api/v1/rag/search -H "authorization: Bearer $T" -H 'content-type: application/json' \\
+  -d {body}
+{grpcurl} -H "authorization: Bearer $T" -d {body} \\
+  {here.address("edge")} ragweave.v1.RetrievalService/Search
+"""
+
+
+def _tools(here: Layout) -> tuple[str, str, str]:
+    """How ragweave, grpcurl and curl are called here, with the CA they must trust."""
     folder = _short(Path(sys.executable).parent)
-    ragweave, grpcurl, curl = f"{folder / 'ragweave'}", f"{folder / 'grpcurl'}", "curl -s"
+    ragweave, grpcurl = (shlex.quote(str(folder / name)) for name in ("ragweave", "grpcurl"))
+    curl = "curl -s"
     if not here.https:
         grpcurl += " -plaintext"
     elif here.edge_authority:
         authority = shlex.quote(str(_short(here.edge_authority)))
         grpcurl, curl = f"{grpcurl} -cacert {authority}", f"{curl} --cacert {authority}"
-    question = QUESTIONS[0]
-    body = f'{{"query": "{question}", "collection": "{COLLECTION}", "topK": 3}}'
-    out.rule("the same by hand")
-    print(f"""
-T=$({ragweave} token --role reader)
-{curl} {here.url}/api/v1/rag/search -H "authorization: Bearer $T" -H 'content-type: application/json' \\
-  -d {shlex.quote(body)}
-{grpcurl} -H "authorization: Bearer $T" -d {shlex.quote(body)} \\
-  {edge} ragweave.v1.RetrievalService/Search
-""")
-    out.rule("next")
-    print(f"""
-{ragweave} import PATH --collection NAME      your own files
-{ragweave} search "..." --collection NAME     search them
-{grpcurl} {edge} list    every service; `describe` shows its messages
-make status | make logs | make down           the mesh goes on running until you stop it
-""")
+    return ragweave, grpcurl, curl
 
 
 def _short(path: Path) -> Path:

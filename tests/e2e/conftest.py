@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Mesh
+from tests.e2e.stack import TLS, Mesh
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,19 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     made = _started(tmp_path_factory.mktemp("mesh"))
     try:
         made.demo = made.ragweave("demo")  # type: ignore[attr-defined]
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh with TLS on: `mesh` where every mesh has, else one without its corpus. Who kills a process waits for it."""
+    if TLS:
+        yield request.getfixturevalue("mesh")
+        return
+    made = _started(tmp_path_factory.mktemp("secure"), RAGWEAVE_TLS="on")
+    try:
         yield made
     finally:
         made.stop()
@@ -29,7 +42,7 @@ def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         made.stop()
 
 
-def _started(folder: Path) -> Mesh:
-    made = Mesh(folder)
+def _started(folder: Path, **settings: str) -> Mesh:
+    made = Mesh(folder, **settings)
     made.start()
     return made

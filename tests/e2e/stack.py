@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PREFIX = "/api/v1/rag"
 PATIENCE_S = 90.0
+# Whether every mesh of the run has TLS on; `make test-tls`.
+TLS = Layout.read().tls
 # The tests' own tier, of more calls than they make; `ragweave demo` keeps the tier, and so the limits, of its users.
 TIER = "tests"
 
@@ -58,7 +60,7 @@ class Mesh:
             **ports,
             "RAGWEAVE_DATA_DIR": str(folder),
             "RAGWEAVE_EDGE_RATE_LIMITS": limits,
-            "RAGWEAVE_TLS": os.environ.get("RAGWEAVE_TLS", "off"),
+            "RAGWEAVE_TLS": "on" if TLS else "off",
             **settings,
         }
         self.layout = Layout.read(self.settings, ROOT)
@@ -79,6 +81,17 @@ class Mesh:
                 f"ragweave {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
             )
         return done
+
+    def shell(self, lines: str) -> subprocess.CompletedProcess[str]:
+        """Runs lines of a shell as a user of this mesh would; the first that fails ends them."""
+        return subprocess.run(
+            ["/bin/bash", "-e", "-o", "pipefail", "-c", lines],
+            env={**os.environ, **self.settings},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
 
     def token(self, role: str = "admin", tenant: str = "default", **claims: Any) -> str:
         """A development token."""

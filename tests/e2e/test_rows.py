@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
 from ragweave.v1 import collection_pb2, collection_service_pb2, job_pb2
-from tests.e2e.stack import BIN, PREFIX, Mesh
+from tests.e2e.stack import BIN, PREFIX, TLS, Mesh
 
 C = "rows"
 OWNER = {
@@ -29,6 +29,7 @@ OWNER = {
     "SystemService": "system",
     "DirectoryService": "collections",
 }
+WAYS = ["TLS"] if TLS else ["plain text", "TLS"]
 VOLATILE = ("timings", "trace_id")
 
 
@@ -96,6 +97,12 @@ READS = [
         {"filter": f'collection="collections/{C}"', "page": 1},
     ),
 ]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def mesh(request: pytest.FixtureRequest, mesh: Mesh, secure: Mesh) -> Mesh:
+    """Every row goes over plain text and over TLS."""
+    return mesh if request.param == "plain text" else secure
 
 
 @pytest.fixture(scope="module")
