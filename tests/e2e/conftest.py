@@ -21,7 +21,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture(scope="session")
 def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh with TLS on: `mesh` where every mesh has, else one without its corpus. Who kills a process waits for it."""
+    """A mesh with TLS on: `mesh` where all have, else one without its corpus. Who kills a process waits for it."""
     if TLS:
         yield request.getfixturevalue("mesh")
         return
