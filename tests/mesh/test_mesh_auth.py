@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -226,3 +227,12 @@ async def test_each_algorithm_of_the_contract_is_accepted(door: Door, algorithm:
     signer.ensure_kid()
     (door.world.mesh.data_dir / "keys" / "jwks.json").write_text(jwks(signer))
     assert await door.get(door.world.token(key=signer, algorithm=algorithm, roles=["reader"]))
+
+
+async def test_a_mesh_that_admits_no_strangers_needs_a_token_for_public_methods_too(tmp_path: Path) -> None:
+    world, servicer = World.in_folder(tmp_path, anonymous=False), Retrieval()
+    add = retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server
+    async with world.serving(add, servicer) as port, world.channel(port) as channel:
+        here = Door(world, channel, Registry(), servicer)
+        assert await refusal(here.search()) == (grpc.StatusCode.UNAUTHENTICATED, "Search needs a token")
+        await here.search(world.token(scope="search"))

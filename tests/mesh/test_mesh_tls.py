@@ -345,3 +345,17 @@ async def test_the_edge_takes_new_certificates_without_a_restart(one_for_all: Wo
         await _until(renewed)
         answer = await edge.rest("POST", "/api/v1/rag/search", {"query": "q", "collection": "c"})
         assert answer.status_code == 200
+
+
+async def test_the_edge_may_have_a_certificate_of_its_own_and_https_alone(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path / "tls", [EDGE])
+    world, backend = World.in_folder(tmp_path), Backend()
+    files = world.mesh.certificates(EDGE)
+    own = {"tls_cert": files.certificate, "tls_key": files.key}
+    async with (
+        running_backend(world, backend) as port,
+        running_edge(world, tmp_path / "edge", backend, **own, **everywhere(world, port)) as edge,
+    ):
+        assert edge.http.base_url.scheme == "https"
+        answer = await edge.rest("POST", "/api/v1/rag/search", {"query": "q", "collection": "c"})
+        assert answer.status_code == 200

@@ -12,10 +12,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from pydantic import ValidationError
 
 from ragweave import contract
+from ragweave.local.authority import ensure_certificates
 from services.mesh import edge
-from services.mesh.edge import OWNERS, command, main, origin_pattern, render, validate
+from services.mesh.edge import OPEN_SERVICES, OWNERS, command, main, origin_pattern, render, validate
 from services.mesh.edge_clusters import cluster_of
 from services.mesh.edge_settings import EdgeSettings
+from services.mesh.edge_tls import write_secrets
 from services.mesh.settings import MeshSettings
 from tests.mesh.harness import World, new_key
 
@@ -82,6 +84,47 @@ def test_envoy_accepts_every_optional_part(settings: EdgeSettings, tmp_path: Pat
     provider = jwt_of(tmp_path / "edge")["providers"]["users"]
     assert provider["remote_jwks"]["cache_duration"] == "30s"
     assert manager(config)["tracing"]["random_sampling"] == {"value": 100.0}
+
+
+def test_envoy_accepts_tls_on_every_side(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path / "tls", ["edge"])
+    endpoint = "https://otel.example.com:4317"
+    mesh = World.in_folder(tmp_path, otlp_endpoint=endpoint, tls=True).mesh
+    config = rendered(EdgeSettings(mesh=mesh), tmp_path / "edge")
+    validate(tmp_path / "edge")
+    clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
+    assert clusters["otlp"]["transport_socket"]["typed_config"]["sni"] == "otel.example.com"
+    for owner in set(OWNERS.values()):
+        common = clusters[owner]["transport_socket"]["typed_config"]["common_tls_context"]
+        (name,) = common["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+        assert name == {"san_type": "DNS", "matcher": {"exact": f"{owner}.ragweave.internal"}}
+        assert common["alpn_protocols"] == ["h2"]
+    (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+    shown = chain["transport_socket"]["typed_config"]
+    assert "require_client_certificate" not in shown
+    assert shown["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_2"
+    assert "PRIVATE KEY" not in "".join(path.read_text("latin-1") for path in (tmp_path / "edge").iterdir())
+
+
+def test_mounted_certificates_are_checked_against_the_targets_hosts_or_the_name_given(tmp_path: Path) -> None:
+    files = {f"tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
+    mesh = World.in_folder(tmp_path, tls=True, **files).mesh
+    endpoints = ("dns:///jobs.example:1", "10.0.0.1:1", "10.0.0.1:2")
+    hosts = write_secrets(EdgeSettings(mesh=mesh, jobs_endpoints=endpoints), tmp_path, ["jobs"]).names["jobs"]
+    assert hosts == [
+        {"san_type": "DNS", "matcher": {"exact": "jobs.example"}},
+        {"san_type": "IP_ADDRESS", "matcher": {"exact": "10.0.0.1"}},
+    ]
+    called = MeshSettings(**{**mesh.model_dump(), "tls_server_name": "mesh.example"})
+    names = write_secrets(EdgeSettings(mesh=called, jobs_endpoints=endpoints), tmp_path, ["jobs"]).names["jobs"]
+    assert names == [{"san_type": "DNS", "matcher": {"exact": "mesh.example"}}]
+
+
+def test_a_mesh_that_admits_no_strangers_needs_a_token_for_every_method(tmp_path: Path) -> None:
+    rendered(EdgeSettings(mesh=World.in_folder(tmp_path, anonymous=False).mesh), tmp_path / "edge")
+    rules = jwt_of(tmp_path / "edge")["rules"]
+    optional = {rule["match"].get("prefix") for rule in rules if rule["requirement_name"] == "optional"}
+    assert optional == {f"/{service}/" for service in OPEN_SERVICES}
 
 
 def test_a_configuration_envoy_refuses_is_told_in_its_words(settings: EdgeSettings, tmp_path: Path) -> None:

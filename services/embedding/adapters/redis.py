@@ -8,9 +8,8 @@ from typing import Any, Final, Self
 
 import structlog
 
-from services.mesh.redis import UNANSWERED, open_redis
-
 from services.embedding.cache import TENANT_BYTES
+from services.mesh.redis import UNANSWERED, open_redis
 
 # After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
 _REST_S: Final = 1.0
