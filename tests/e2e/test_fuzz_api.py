@@ -14,7 +14,8 @@ import pytest
 from tests.e2e.fuzz_api import CALLER, DOCUMENT, fuzz
 from tests.e2e.stack import PREFIX, Mesh
 
-RUN_S = 110.0
+# A minute on an idle machine; a bound, not a wish.
+RUN_S = 540.0
 SEED = 20260131
 PATHS = json.loads(DOCUMENT.read_text())["paths"]
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
@@ -31,8 +32,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         mesh.stop()
 
 
+@pytest.mark.timeout(RUN_S + 60)
 def test_what_the_document_says_holds_for_whatever_fits_it_and_whatever_does_not(fuzzed: Mesh) -> None:
-    done = fuzz(fuzzed, "--max-examples", "25", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
+    done = fuzz(fuzzed, "--max-examples", "15", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     assert "Tested: " in done.stdout
 
