@@ -8,20 +8,24 @@ import grpc
 
 from ragweave.internal.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 from ragweave.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
+from ragweave.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from ragweave.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from services.collections.adapters.embedding import EmbeddingModels
+from services.collections.adapters.folders import ConfinedFolders
 from services.collections.adapters.jobs import GrpcJobs
 from services.collections.adapters.retrieval import RetrievalIndex
 from services.collections.adapters.sql import SqlStore
 from services.collections.adapters.system import SystemLimits
+from services.collections.directories import Directories
 from services.collections.documents import Documents
 from services.collections.quotas import Quotas
 from services.collections.registry import Registry
-from services.collections.servicer import CollectionServicer, DocumentServicer, RegistryServicer
+from services.collections.servicer import CollectionServicer, DirectoryServicer, DocumentServicer, RegistryServicer
 from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
 from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
+from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 from services.mesh.sql import sqlite_url
@@ -33,6 +37,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     url = settings.database_url or sqlite_url(mesh.data_dir / "collections" / "registry.db")
     async with (
         SqlStore.open(url, pool_size=settings.database_pool) as store,
+        ConfinedFolders.open(Roots(mesh.roots), max_file_bytes=mesh.max_document_bytes) as folders,
         open_channel(mesh, mesh.retrieval_target) as retrieval,
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.jobs_target) as jobs,
@@ -47,6 +52,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         def register(server: grpc.aio.Server) -> None:
             add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
             add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
+            add_DirectoryServiceServicer_to_server(DirectoryServicer(Directories(folders)), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
         async with Upkeep(store, registry, documents, trail, interval_s=settings.upkeep_interval_s).running():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
 
+from services.collections.entries import Entry, FoundRoot
 from services.collections.records import Chunk, Collection, Document, DocumentTotals
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
@@ -262,4 +263,33 @@ class Jobs(Protocol):
         Args:
             validate_only: The parts are held to the limits and dropped.
         """
+        ...
+
+
+class Folders(Protocol):
+    """The folders that tenants may import from, looked into and never left: no link is followed.
+
+    Raises:
+        PathNotAllowed: The path leads out of the tenant's roots or through a link, or is no path.
+        PathNotFound: Nothing is there.
+        DependencyUnavailable: The file system fails.
+        TooManyRequests: So many look already.
+    """
+
+    async def roots(self, tenant: str) -> list[FoundRoot]: ...
+
+    async def entries(self, tenant: str, path: str, query: ListQuery, *, hidden: bool) -> Page[Entry]:
+        """A page of a folder's entries.
+
+        Raises:
+            FailedPrecondition: It holds more than can be looked through.
+        """
+        ...
+
+    async def look(self, tenant: str, path: str) -> Entry:
+        """What is at a path itself; its problem is that of importing it by name."""
+        ...
+
+    async def count(self, tenant: str, path: str) -> int:
+        """Files below a folder that an import would take; fewer where counting all takes too long."""
         ...

@@ -9,10 +9,13 @@ from ragweave.internal.v1 import registry_service_pb2 as internal_pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceServicer
 from ragweave.v1 import collection_pb2, document_pb2
 from ragweave.v1 import collection_service_pb2 as collections_pb
+from ragweave.v1 import directory_service_pb2 as directories_pb
 from ragweave.v1 import document_service_pb2 as documents_pb
 from ragweave.v1.collection_service_pb2_grpc import CollectionServiceServicer
+from ragweave.v1.directory_service_pb2_grpc import DirectoryServiceServicer
 from ragweave.v1.document_service_pb2_grpc import DocumentServiceServicer
-from services.collections import convert
+from services.collections import convert, convert_directories
+from services.collections.directories import Directories
 from services.collections.documents import Documents
 from services.collections.quotas import Quotas
 from services.collections.registry import Registry
@@ -170,6 +173,30 @@ class DocumentServicer(DocumentServiceServicer):
     ) -> documents_pb.ListChunksResponse:
         listed = await self._documents.list_chunks(request.parent, caller(context), **convert.asked_from(request))
         return convert.chunks_to(*listed)
+
+
+class DirectoryServicer(DirectoryServiceServicer):
+    def __init__(self, directories: Directories) -> None:
+        self._directories = directories
+
+    async def ListRoots(
+        self, request: directories_pb.ListRootsRequest, context: Context
+    ) -> directories_pb.ListRootsResponse:
+        listed = await self._directories.roots(caller(context), **convert.asked_from(request))
+        return convert_directories.roots_to(listed)
+
+    async def ListDirectoryEntries(
+        self, request: directories_pb.ListDirectoryEntriesRequest, context: Context
+    ) -> directories_pb.ListDirectoryEntriesResponse:
+        listed = await self._directories.list(
+            request.path, caller(context), hidden=request.show_hidden, **convert.asked_from(request)
+        )
+        return convert_directories.entries_to(listed)
+
+    async def ValidatePath(
+        self, request: directories_pb.ValidatePathRequest, context: Context
+    ) -> directories_pb.ValidatePathResponse:
+        return convert_directories.finding_to(await self._directories.validate(request.path, caller(context)))
 
 
 class RegistryServicer(RegistryServiceServicer):
