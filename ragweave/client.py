@@ -19,6 +19,7 @@ from ragweave.v1 import (
     collection_pb2,
     collection_service_pb2,
     collection_service_pb2_grpc,
+    directory_service_pb2_grpc,
     document_service_pb2,
     document_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -191,6 +192,7 @@ class _Stubs:
 
     def __init__(self, channel: Any) -> None:
         self.collections: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
+        self.directories: Any = directory_service_pb2_grpc.DirectoryServiceStub(channel)
         self.documents: Any = document_service_pb2_grpc.DocumentServiceStub(channel)
         self.retrieval: Any = retrieval_service_pb2_grpc.RetrievalServiceStub(channel)
         self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)

@@ -1,4 +1,4 @@
-"""Commands that call the mesh: token, import, search, jobs, watch."""
+"""Commands that call the mesh: token, import, search, dirs, jobs, watch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from ragweave.client import Client
 from ragweave.errors import RagweaveError
 from ragweave.local.keys import sign_token
 from ragweave.names import collection_name, document_id_from, last_id
-from ragweave.v1 import job_pb2, job_service_pb2, search_pb2
+from ragweave.v1 import directory_pb2, directory_service_pb2, job_pb2, job_service_pb2, search_pb2
 
 # Files of one import request: as many as fit into this, so that a request stays far below the edge's limit.
 _BATCH_BYTES = 4 * 2**20
@@ -93,6 +93,28 @@ def search(
         print(json_format.MessageToJson(found))
     else:
         show(found)
+
+
+@command()
+def dirs(
+    path: Annotated[str, typer.Argument(help="A folder as listed; none lists the roots.")] = "",
+    page_size: Annotated[int, typer.Option("-n", help="Entries to show.", min=1, max=100)] = 100,
+) -> None:
+    """List the folders of the mesh's machine that this tenant may import from, or what is in one."""
+    with connect() as client:
+        if not path:
+            roots = client.directories.ListRoots(directory_service_pb2.ListRootsRequest(page_size=page_size))
+            for root in roots.roots:
+                out.print(f"{root.path:<24}  {root.problem or 'available'}", markup=False, soft_wrap=True)
+            return
+        request = directory_service_pb2.ListDirectoryEntriesRequest(path=path, page_size=page_size)
+        listed = client.directories.ListDirectoryEntries(request)
+    for entry in listed.entries:
+        kind = directory_pb2.DirectoryEntry.Kind.Name(entry.kind)
+        size = f"{entry.size_bytes:>12}" if kind == "FILE" else f"{kind.lower():>12}"
+        out.print(f"{size}  {entry.path}  {entry.problem}".rstrip(), markup=False, soft_wrap=True)
+    if len(listed.entries) < listed.total_size:
+        out.print(f"... {listed.total_size} in all")
 
 
 @command()
