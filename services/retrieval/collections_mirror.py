@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from services.mesh.errors import CollectionNotFound, DependencyUnavailable
+from services.mesh.errors import CollectionNotFound, DependencyUnavailable, PermissionDenied
 from services.retrieval.chunks import IndexId
 from services.retrieval.collection import CollectionView
 from services.retrieval.ports import Registry
@@ -40,6 +40,23 @@ class CollectionsMirror:
         namesake = self._by_uid.get(self._by_name.get(name, view.uid))
         if namesake is None or namesake.sequence <= view.sequence:
             self._by_name[name] = view.uid
+
+    def told(self, view: CollectionView, tenant: str) -> None:
+        """As `apply`, from who acts for a tenant. Raises PermissionDenied where the collection is another's."""
+        if view.tenant != tenant:
+            raise PermissionDenied("the collection is another tenant's")
+        self.apply(view)
+
+    def owned(self, uid: IndexId, tenant: str) -> IndexId:
+        """The uid itself, unless its collection is known to be another tenant's; one not known has nothing to give.
+
+        Raises:
+            CollectionNotFound: It is another's.
+        """
+        view = self._by_uid.get(uid)
+        if view is not None and view.tenant != tenant:
+            raise CollectionNotFound(f"no collection with uid {uid!r}", collection_uid=uid)
+        return uid
 
     async def find(self, tenant: str, collection_id: str) -> CollectionView:
         """The collection of that id, deleted ones aside; one not known here is asked for, as the current caller.

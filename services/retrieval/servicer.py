@@ -34,49 +34,52 @@ class IndexServicer(IndexServiceServicer):
         self._indexer = indexer
         self._collections = collections
 
+    def _index(self, request: Any) -> IndexId:
+        return self._collections.owned(IndexId(request.collection_uid), caller().tenant)
+
     async def UpsertChunks(
         self, request: index_pb.UpsertChunksRequest, context: Context
     ) -> index_pb.UpsertChunksResponse:
-        revision = await self._indexer.upsert(IndexId(request.collection_uid), convert.chunks_from(request))
+        revision = await self._indexer.upsert(self._index(request), convert.chunks_from(request))
         return index_pb.UpsertChunksResponse(index_revision=revision)
 
     async def RetireRevisions(
         self, request: index_pb.RetireRevisionsRequest, context: Context
     ) -> index_pb.RetireRevisionsResponse:
-        index, kept = IndexId(request.collection_uid), request.keep_revision_key
+        index, kept = self._index(request), request.keep_revision_key
         revision = await self._indexer.retire(index, request.document_id, kept, request.expected_chunks)
         return index_pb.RetireRevisionsResponse(index_revision=revision)
 
     async def DeleteDocuments(
         self, request: index_pb.DeleteDocumentsRequest, context: Context
     ) -> index_pb.DeleteDocumentsResponse:
-        revision = await self._indexer.delete(IndexId(request.collection_uid), request.document_ids)
+        revision = await self._indexer.delete(self._index(request), request.document_ids)
         return index_pb.DeleteDocumentsResponse(index_revision=revision)
 
     async def UpdateDocumentFields(
         self, request: index_pb.UpdateDocumentFieldsRequest, context: Context
     ) -> index_pb.UpdateDocumentFieldsResponse:
         document = convert.document_from(request.document)
-        revision = await self._indexer.update_fields(IndexId(request.collection_uid), document)
+        revision = await self._indexer.update_fields(self._index(request), document)
         return index_pb.UpdateDocumentFieldsResponse(index_revision=revision)
 
     async def ListChunks(self, request: index_pb.ListChunksRequest, context: Context) -> index_pb.ListChunksResponse:
         chunks, total = await self._indexer.list_chunks(
-            IndexId(request.collection_uid), request.document_id, request.from_ordinal, request.limit
+            self._index(request), request.document_id, request.from_ordinal, request.limit
         )
         return convert.chunks_to(chunks, total)
 
     async def GetIndexStats(
         self, request: index_pb.GetIndexStatsRequest, context: Context
     ) -> index_pb.GetIndexStatsResponse:
-        return convert.stats_to(*await self._indexer.stats(IndexId(request.collection_uid)))
+        return convert.stats_to(*await self._indexer.stats(self._index(request)))
 
     async def ApplyCollection(
         self, request: index_pb.ApplyCollectionRequest, context: Context
     ) -> index_pb.ApplyCollectionResponse:
-        self._collections.apply(convert.view_from(request.record))
+        self._collections.told(convert.view_from(request.record), caller(context).tenant)
         return index_pb.ApplyCollectionResponse()
 
     async def DropIndex(self, request: index_pb.DropIndexRequest, context: Context) -> index_pb.DropIndexResponse:
-        await self._indexer.drop(IndexId(request.collection_uid))
+        await self._indexer.drop(self._index(request))
         return index_pb.DropIndexResponse()
