@@ -8,6 +8,13 @@ import pytest
 from tests.e2e.stack import TLS, Mesh
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that asks for a mesh waits for its start and its corpus as well, on a busy machine for minutes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""

@@ -74,7 +74,7 @@ class Mesh:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S * 2,
+            timeout=PATIENCE_S * 5,
         )
         if check and done.returncode:
             raise AssertionError(

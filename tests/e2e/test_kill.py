@@ -25,7 +25,7 @@ def whole(doomed: Mesh) -> Counter[str]:
         return _chunks(client, "undisturbed")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name", ["worker", "jobs", "retrieval", "embedding", "collections", "redis", "envoy", "system"]
 )
@@ -46,7 +46,7 @@ def test_a_process_killed_during_an_import_comes_back_and_nothing_is_lost(
         assert client.search("context manager exit method", collection).hits
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_supervisor_killed_is_replaced_and_adopts_what_runs(doomed: Mesh) -> None:
     from ragweave.local.supervisor import supervisor_pid
 
@@ -60,7 +60,7 @@ def test_the_supervisor_killed_is_replaced_and_adopts_what_runs(doomed: Mesh) ->
     assert doomed.pid("worker") == worker
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_everything_killed_during_an_import_is_there_after_up(doomed: Mesh, whole: Counter[str]) -> None:
     with doomed.client() as client:
         client.create_collection("killed-all")

@@ -20,7 +20,7 @@ K = 60
 DEPTH = 10
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_hybrid_search_is_as_good_as_exact_search_fused_with_bm25(mesh: Mesh) -> None:
     with mesh.client() as client:
         chunks = [chunk for each in documents() for chunk in _chunks(client, str(each["document_id"]))]

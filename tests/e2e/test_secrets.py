@@ -46,7 +46,7 @@ def store(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         server.wait()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_secrets_show_nowhere(tmp_path: Path) -> None:
     with store(tmp_path / "store") as (port, server):
         mesh = Mesh(

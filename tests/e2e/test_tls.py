@@ -70,7 +70,7 @@ def test_what_people_type_works_over_tls(secure: Mesh) -> None:
     assert "certificate" in strange.stderr, "the local CA is trusted by those alone who are told to"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_service_killed_during_an_import_is_found_again_over_tls(secure: Mesh) -> None:
     texts = [{"document_id": f"d{n}", "text": f"Otter number {n} eats fish. " * 40} for n in range(12)]
     with secure.client() as client:
@@ -85,7 +85,7 @@ def test_a_service_killed_during_an_import_is_found_again_over_tls(secure: Mesh)
         assert client.search("otters", "killed-over-tls").hits
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_certificates_are_renewed_while_the_mesh_runs(secure: Mesh) -> None:
     roles = [each.role for each in processes(secure.layout) if each.role]
     trust = secure.layout.certificate(OPERATOR)
