@@ -1,0 +1,65 @@
+"""What the local mesh reads of TLS from its environment."""
+
+from pathlib import Path
+
+import pytest
+
+from ragweave.certificates import EDGE, OPERATOR, CertificateFiles
+from ragweave.local.layout import BadSetting, Layout
+from ragweave.local.processes import ensure_mesh_certificates, processes
+
+MOUNTED = {"RAGWEAVE_TLS_CERT": "/m/crt", "RAGWEAVE_TLS_KEY": "/m/key", "RAGWEAVE_TLS_CA": "/m/ca"}
+
+
+def read(folder: Path, **given: str) -> Layout:
+    return Layout.read({"RAGWEAVE_DATA_DIR": str(folder), **given}, folder)
+
+
+@pytest.mark.parametrize(("given", "on"), [("on", True), ("1", True), ("TRUE", True), ("off", False), ("", False)])
+def test_tls_is_on_or_off_as_the_services_read_it(tmp_path: Path, given: str, on: bool) -> None:
+    layout = read(tmp_path, RAGWEAVE_TLS=given)
+    assert (layout.tls, layout.https) == (on, on)
+    assert layout.url == f"{'https' if on else 'http'}://127.0.0.1:8080"
+    assert layout.edge_authority == (tmp_path / "tls" / "ca.crt" if on else None)
+
+
+def test_what_is_neither_on_nor_off_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="RAGWEAVE_TLS"):
+        read(tmp_path, RAGWEAVE_TLS="maybe")
+
+
+def test_mounted_certificates_serve_every_role_and_none_is_made(tmp_path: Path) -> None:
+    layout = read(tmp_path, RAGWEAVE_TLS="on", RAGWEAVE_TLS_SERVER_NAME="mesh.example", **MOUNTED)
+    assert layout.certificate("jobs") == CertificateFiles(Path("/m/crt"), Path("/m/key"), Path("/m/ca"))
+    assert layout.edge_authority == Path("/m/ca")
+    assert layout.server_name("jobs") == "mesh.example"
+    assert ensure_mesh_certificates(layout, processes(layout)) == []
+    assert not layout.certificates.exists()
+
+
+@pytest.mark.parametrize("left_out", MOUNTED)
+def test_half_of_what_is_mounted_is_refused_by_the_name_of_the_rest(tmp_path: Path, left_out: str) -> None:
+    with pytest.raises(BadSetting, match=left_out):
+        read(tmp_path, **{name: path for name, path in MOUNTED.items() if name != left_out})
+
+
+def test_an_edge_with_a_certificate_of_its_own_is_trusted_by_the_systems_cas_or_the_one_named(tmp_path: Path) -> None:
+    own = {"RAGWEAVE_EDGE_TLS_CERT": "/e/crt", "RAGWEAVE_EDGE_TLS_KEY": "/e/key"}
+    assert (read(tmp_path, **own).https, read(tmp_path, **own).tls) == (True, False)
+    assert read(tmp_path, RAGWEAVE_TLS="on", **own).edge_authority is None
+    assert read(tmp_path, RAGWEAVE_EDGE_TLS_CA="/e/ca", **own).edge_authority == Path("/e/ca")
+
+
+def test_the_local_cas_certificates_hold_for_what_the_mesh_is_called(tmp_path: Path) -> None:
+    layout = read(
+        tmp_path, RAGWEAVE_HOST="0.0.0.0", RAGWEAVE_EDGE_HOST="10.1.2.3", RAGWEAVE_TLS_HOSTS="rag.example, 10.1.2.3"
+    )
+    assert layout.hosts == ("10.1.2.3", "rag.example")
+
+
+def test_every_process_but_the_store_gets_a_certificate_of_its_own(tmp_path: Path) -> None:
+    layout = read(tmp_path, RAGWEAVE_TLS="on")
+    roles = {process.role for process in processes(layout) if process.name != "redis"}
+    assert "" not in roles and EDGE in roles
+    assert set(ensure_mesh_certificates(layout, processes(layout))) == {*roles, OPERATOR}
+    assert ensure_mesh_certificates(layout, processes(layout)) == []
