@@ -26,6 +26,7 @@ def fuzz(mesh: Mesh, *options: str, timeout_s: float) -> subprocess.CompletedPro
         env={
             **os.environ,
             "FUZZ_TOKEN": mesh.token(**CALLER, lifetime_s=24 * 3600),
+            "FUZZ_SELF": ",".join(CALLER.values()),
             "FUZZ_EXISTING": json.dumps(furnished(mesh)),
             "PYTHONPATH": str(ROOT),
         },
