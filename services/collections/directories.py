@@ -1,12 +1,15 @@
 """The folders of the server a tenant may import from: what they hold, before an import is asked for."""
 
-from typing import Any
+from typing import Any, Final
 
 from services.collections.entries import ENTRIES, ROOTS, Entry, Finding, FoundRoot, Kind, root_fields
 from services.collections.ports import Folders
 from services.mesh.errors import PathNotAllowed, PathNotFound, Violation
 from services.mesh.identity import Caller
 from services.mesh.lists import Page, paginate
+
+_NOTHING: Final = "there is no file in it that an import would take"
+_NOTHING_YET: Final = "it holds so much that no file an import would take was found in time; look at a folder in it"
 
 
 class Directories:
@@ -40,12 +43,12 @@ class Directories:
             entry = await self._folders.look(who.tenant, path)
             if entry.kind is not Kind.DIRECTORY:
                 return Finding(entry, 0 if entry.problem else 1, entry.problem)
-            count = await self._folders.count(who.tenant, path)
+            count, whole = await self._folders.count(who.tenant, path)
         except PathNotFound as error:
             return Finding(None, 0, error.message)
         except PathNotAllowed as error:
             raise _named(error) from None
-        return Finding(entry, count, "" if count else "there is no file in it that an import would take")
+        return Finding(entry, count, "" if count else _NOTHING if whole else _NOTHING_YET)
 
 
 def _named(error: PathNotAllowed) -> PathNotAllowed:

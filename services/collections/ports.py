@@ -290,6 +290,6 @@ class Folders(Protocol):
         """What is at a path itself; its problem is that of importing it by name."""
         ...
 
-    async def count(self, tenant: str, path: str) -> int:
-        """Files below a folder that an import would take; fewer where counting all takes too long."""
+    async def count(self, tenant: str, path: str) -> tuple[int, bool]:
+        """Files below a folder that an import would take, and whether all were looked at in the time there is."""
         ...

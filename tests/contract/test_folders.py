@@ -322,6 +322,11 @@ async def test_a_folder_too_large_to_list_is_refused_saying_so(
         await directories.list("docs/deep", ANN)
     monkeypatch.setattr(adapter, "_MAX_COUNTED", 1)
     assert (await directories.validate("docs", ANN)).importable_files == 1
+    monkeypatch.setattr(adapter, "_COUNT_S", -1.0)
+    (root / "docs" / "a.md").write_bytes(b"")
+    assert (await directories.validate("docs", ANN)).problem.startswith("it holds so much")
+    with pytest.raises(InvalidArgument, match="page: numbered pages reach 10,000 entries far"):
+        await directories.list("docs", ANN, page_size=100, page=102)
 
 
 async def test_what_looks_into_folders_is_bounded_and_leaves_the_event_loop_alone(

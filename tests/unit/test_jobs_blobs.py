@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.extraction import ExtractedText
-from services.mesh.errors import DocumentTooLarge
+from services.mesh.errors import DocumentTooLarge, UploadNotFound
+from tests.hostile_paths import CANARY, laid
 
 
 async def pieces(*content: bytes) -> AsyncIterator[bytes]:
@@ -36,6 +38,28 @@ async def test_no_tenant_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["blobs"]
     assert len(files(tmp_path)) == 6
     assert not list((tmp_path / "blobs" / ".incoming").iterdir())
+
+
+async def test_what_was_made_to_lead_out_is_a_name_among_others_or_no_content_at_all(tmp_path: Path) -> None:
+    """As a tenant or a version it becomes a digest; as a content hash it names nothing, whatever lies there."""
+    trap = laid(tmp_path / "trap")
+    async with FolderBlobStore.open_folder(tmp_path / "blobs") as store:
+        blob = await store.put("acme", pieces(b"x"))
+        for path in trap.hostile(seed=31, count=200):
+            await store.put(path, pieces(b"x"))
+            await store.put_text("acme", blob.content_hash, path, ExtractedText("text", "text/plain"))
+            assert not await store.exists("acme", path)
+            await store.delete("acme", path)
+            with pytest.raises(UploadNotFound):
+                await store.read("acme", path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs", "trap"]
+    kept = re.compile(
+        r"(acme|~[0-9a-f]{32}|[\w-]{1,64})/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{64}(\.~?[\w-]{1,64})?", re.ASCII
+    )
+    assert len(files(tmp_path / "blobs")) > 300
+    for path in files(tmp_path / "blobs"):
+        assert kept.fullmatch(str(path)), path
+    assert (trap.outside / f"{CANARY}.txt").read_text() == CANARY
 
 
 async def test_a_failed_put_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from services.mesh.errors import (
     DeadlineExceeded,
     DomainError,
     FailedPrecondition,
+    InvalidArgument,
     PathNotAllowed,
     PathNotFound,
     TooManyRequests,
@@ -39,6 +40,7 @@ _WAITING: Final = 32
 _LIST_S: Final = 7.0
 _COUNT_S: Final = 3.0
 _MAX_NAMES: Final = 1_000_000
+_MAX_SKIPPED: Final = 10_000
 _MAX_MEASURED: Final = 100_000
 _MAX_COUNTED: Final = 10_000
 _BEGIN_BYTES: Final = 4096
@@ -92,7 +94,7 @@ class ConfinedFolders:
     async def look(self, tenant: str, path: str) -> Entry:
         return await self._run(self._look, tenant, path)
 
-    async def count(self, tenant: str, path: str) -> int:
+    async def count(self, tenant: str, path: str) -> tuple[int, bool]:
         return await self._run(self._count, tenant, path)
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,7 +138,7 @@ class ConfinedFolders:
             raise PathNotFound(f"{legible(place.spelt)}: there is no such file or directory")
         return entry
 
-    def _count(self, tenant: str, path: str) -> int:
+    def _count(self, tenant: str, path: str) -> tuple[int, bool]:
         place = self._roots.place(tenant, path)
         until, count = time.monotonic() + _COUNT_S, 0
         with Folder.at(place, self._opener) as top, closing(walk(top)) as found:
@@ -144,8 +146,8 @@ class ConfinedFolders:
                 if stat.S_ISREG(seen.status.st_mode):
                     count += not self._problem(seen.folder, seen.name, seen.status.st_size)
                 if count == _MAX_COUNTED or time.monotonic() > until:
-                    break
-        return count
+                    return count, False
+        return count, True
 
     def _entry(self, folder: Folder, named: _Named, *, by_name: bool = False) -> Entry | None:
         """What a name of the folder is; None where it has gone. `by_name`: the import would name it."""
@@ -207,7 +209,13 @@ def _listed(folder: Folder, place: Place, hidden: bool) -> Iterator[_Named]:
 
 
 def _by_path(names: Iterator[_Named], query: ListQuery) -> Page[_Named]:
-    """The page of names in the order of paths; as many are held as the page and those before it by number have."""
+    """The page of names in the order of paths; as many are held as the page and those before it by number have.
+
+    Raises:
+        InvalidArgument: Those are too many.
+    """
+    if query.offset > _MAX_SKIPPED:
+        raise InvalidArgument.of("page", f"numbered pages reach {_MAX_SKIPPED:,} entries far; use page_token")
     descending = query.order[0].descending
     last = query.cursor[0] if query.cursor else None
     total = 0
