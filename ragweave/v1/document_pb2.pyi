@@ -61,7 +61,10 @@ class Document(_message.Message):
 
     @_typing.final
     class Acl(_message.Message):
-        """Who may find a document inside its tenant."""
+        """Who may find a document inside its tenant: a change holds in every search and read that begins after its answer. For
+        others the document does not exist, whatever they ask. Who holds the scope documents.write reads and lists every
+        document, to manage it; a search finds those for its caller's principals and no more.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

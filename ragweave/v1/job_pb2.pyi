@@ -392,7 +392,9 @@ class JobItem(_message.Message):
     name: _builtins.str
     """`jobs/{job}/items/{item}`; ids count from 1 in the order found."""
     document: _builtins.str
-    """`collections/{collection}/documents/{document}`."""
+    """`collections/{collection}/documents/{document}`. Empty, like source_uri, where the document was imported with an ACL
+    that does not name the caller, and the caller may not write documents.
+    """
     source_uri: _builtins.str
     """The file, URL or id the item was made from."""
     state: Global___JobItem.State.ValueType

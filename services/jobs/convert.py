@@ -84,7 +84,9 @@ def spec_from(document: Document, document_id: str, field: str, **fields: Any) -
 
 
 def echo_of(request: pb.ImportDocumentsRequest) -> bytes:
-    """The request for its job to show: of inline documents and uploads, only their ids and hashes."""
+    """The request for its job to show: of inline documents and uploads, only their ids and hashes; and not those of
+    documents with an ACL, since all who may see the job see it.
+    """
     echo = pb.ImportDocumentsRequest(
         parent=request.parent,
         reconciliation_mode=request.reconciliation_mode,
@@ -94,15 +96,22 @@ def echo_of(request: pb.ImportDocumentsRequest) -> bytes:
     match request.WhichOneof("source"):
         case "inline":
             for each in request.inline.documents:
-                echo.inline.documents.add(document_id=each.document_id)
+                echo.inline.documents.add(document_id=_open_to_all(each.document, each.document_id))
         case "uploads":
             for upload in request.uploads.uploads:
-                echo.uploads.uploads.add(content_hash=upload.content_hash, document_id=upload.document_id)
+                echo.uploads.uploads.add(
+                    content_hash=_open_to_all(upload.document, upload.content_hash),
+                    document_id=_open_to_all(upload.document, upload.document_id),
+                )
         case "directory":
             echo.directory.CopyFrom(request.directory)
     packed = AnyMessage()
     packed.Pack(echo)
     return packed.SerializeToString()
+
+
+def _open_to_all(document: Document, told: str) -> str:
+    return "" if document.acl.principals else told
 
 
 def job_to(job: Job, *, whole: bool = True) -> job_pb2.Job:
@@ -155,7 +164,11 @@ def estimate_to(job: Job) -> job_pb2.Job.Estimate | None:
 def item_to(item: Item, job: Job) -> job_pb2.JobItem:
     return job_pb2.JobItem(
         name=f"jobs/{job.id}/items/{item.number}",
-        document=f"collections/{job.assignment.collection_id}/documents/{item.spec.document_id}",
+        document=(
+            f"collections/{job.assignment.collection_id}/documents/{item.spec.document_id}"
+            if item.spec.document_id
+            else ""
+        ),
         source_uri=item.spec.source_uri or item.spec.document_id,
         state=job_pb2.JobItem.State.Value(item.state),
         attempts=item.attempts,

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from services.jobs.job import Event, Item, Job, changed, state_of
 from services.jobs.listing import items_query, jobs_query
 from services.jobs.ports import JobStore
+from services.jobs.visibility import event_for, item_for
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable
+from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.receipts import Receipt
 
@@ -42,14 +45,18 @@ class Jobs:
         return await self._store.list_jobs(tenant, query)
 
     async def list_items(
-        self, tenant: str, job_id: str, *, filter: str, order_by: str, page_size: int, page_token: str, page: int
+        self, who: Caller, job_id: str, *, filter: str, order_by: str, page_size: int, page_token: str, page: int
     ) -> tuple[Job, Page[Item]]:
-        """Raises JobNotFound, InvalidArgument, InvalidFilter, InvalidPageToken."""
+        """The job's items as the caller may see them.
+
+        Raises:
+            JobNotFound, InvalidArgument, InvalidFilter, InvalidPageToken
+        """
         query = items_query(
             job_id, filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page
         )
-        job = await self._store.get(tenant, job_id)
-        return job, await self._store.list_items(tenant, job_id, query)
+        job = await self._store.get(who.tenant, job_id)
+        return job, await self._store.list_items(who.tenant, job_id, query, partial(item_for, who))
 
     async def cancel(
         self,
@@ -76,15 +83,15 @@ class Jobs:
         return job.cancelled()
 
     async def watch(
-        self, tenant: str, job_id: str, after: int, timeout_s: float | None
+        self, who: Caller, job_id: str, after: int, timeout_s: float | None
     ) -> AsyncIterator[Event | Ended]:
         """The events after that sequence, as they come, then how it ended: with the job, or with an error to resume at.
 
         Raises:
             JobNotFound: there is no such job; before anything else.
         """
-        await self._store.get(tenant, job_id)
-        events = self._store.events(tenant, job_id, after)
+        await self._store.get(who.tenant, job_id)
+        events = self._store.events(who.tenant, job_id, after)
         stopping = asyncio.ensure_future(self._stopping.wait())
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s - _MARGIN_S
@@ -111,7 +118,7 @@ class Jobs:
                     yield Ended(after)
                     return
                 after = event.sequence
-                yield event
+                yield event_for(who, event)
         finally:
             stopping.cancel()
             await events.aclose()  # type: ignore[attr-defined]

@@ -54,8 +54,17 @@ class JobStore(Protocol):
 
     async def list_jobs(self, tenant: str, query: ListQuery) -> Page[Job]: ...
 
-    async def list_items(self, tenant: str, job_id: str, query: ListQuery) -> Page[Item]:
-        """Raises JobNotFound."""
+    async def list_items(
+        self, tenant: str, job_id: str, query: ListQuery, seen: Callable[[Item], Item] = lambda item: item
+    ) -> Page[Item]:
+        """A page of a job's items.
+
+        Args:
+            seen: What is seen of an item, which is also what the query's filter looks at.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+        """
         ...
 
     async def cancel(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:

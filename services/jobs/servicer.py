@@ -46,7 +46,7 @@ class JobServicer(pb_grpc.JobServiceServicer):
 
     async def ListJobItems(self, request: pb.ListJobItemsRequest, context: Context) -> pb.ListJobItemsResponse:
         job, page = await self._jobs.list_items(
-            caller(context).tenant,
+            caller(context),
             _id(request.parent),
             filter=request.filter,
             order_by=request.order_by,
@@ -59,7 +59,7 @@ class JobServicer(pb_grpc.JobServiceServicer):
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         call = current_call()
         async for seen in self._jobs.watch(
-            caller(context).tenant, _id(request.name), request.after_sequence, call.remaining_s() if call else None
+            caller(context), _id(request.name), request.after_sequence, call.remaining_s() if call else None
         ):
             yield convert.watched_to(seen)
 

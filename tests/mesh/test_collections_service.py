@@ -517,6 +517,60 @@ async def test_documents_are_read_changed_and_deleted(mesh: Mesh) -> None:
     assert code is grpc.StatusCode.NOT_FOUND
 
 
+async def test_an_acl_hides_a_document_from_everyone_not_on_it(mesh: Mesh) -> None:
+    docs = await create(mesh)
+    await record(mesh, docs, "a", title="A", acl={"principals": ["user:bob", "group:crew"]}, metadata={"k": "v"})
+    await record(mesh, docs, "b", title="B")
+    who = {
+        "bob": mesh.as_(role="reader", subject="bob"),
+        "crew": mesh.world.bearer(roles=["reader"], sub="eve", groups=["crew"]),
+        "manager": mesh.as_(role="editor", subject="eve"),
+        "eve": mesh.as_(role="reader", subject="eve"),
+        "a group's name": mesh.world.bearer(roles=["reader"], sub="group:crew", groups=["user:bob", "crew "]),
+        "bob of globex": mesh.as_(role="reader", subject="bob", tenant="globex"),
+    }
+    filters = (
+        "",
+        'title = "A"',
+        "metadata.k:*",
+        'NOT title = "B"',
+        'name = "collections/docs/documents/a" OR size_bytes > 0',
+    )
+    for name in ("bob", "crew", "manager"):
+        assert (
+            await mesh.documents.GetDocument(documents_pb.GetDocumentRequest(name=A), metadata=who[name])
+        ).title == "A"
+        assert (await mesh.documents.ListChunks(documents_pb.ListChunksRequest(parent=A), metadata=who[name])).chunks
+        for asked in filters:
+            listed = await mesh.documents.ListDocuments(
+                documents_pb.ListDocumentsRequest(parent="docs", filter=asked), metadata=who[name]
+            )
+            assert A in [each.name for each in listed.documents]
+    for name in ("eve", "a group's name", "bob of globex"):
+        for call in (
+            mesh.documents.GetDocument(documents_pb.GetDocumentRequest(name=A), metadata=who[name]),
+            mesh.documents.ListChunks(documents_pb.ListChunksRequest(parent=A), metadata=who[name]),
+            mesh.documents.BatchGetDocuments(
+                documents_pb.BatchGetDocumentsRequest(parent="docs", names=[A, f"{A[:-1]}b"]), metadata=who[name]
+            ),
+        ):
+            code, message, _ = await refused(call)
+            assert code is grpc.StatusCode.NOT_FOUND
+            assert "bob" not in message and "crew" not in message
+    never = await refused(
+        mesh.documents.GetDocument(documents_pb.GetDocumentRequest(name=f"{A[:-1]}never"), metadata=who["eve"])
+    )
+    hidden = await refused(mesh.documents.GetDocument(documents_pb.GetDocumentRequest(name=A), metadata=who["eve"]))
+    assert (hidden[0], hidden[1].replace(A, f"{A[:-1]}never"), hidden[2]) == never, "as if it were not there"
+    for name in ("eve", "a group's name"):
+        for asked in filters:
+            listed = await mesh.documents.ListDocuments(
+                documents_pb.ListDocumentsRequest(parent="docs", filter=asked), metadata=who[name]
+            )
+            assert A not in [each.name for each in listed.documents]
+            assert listed.total_size == len(listed.documents), "what is hidden is not counted"
+
+
 async def test_imports_look_up_record_list_and_delete(mesh: Mesh) -> None:
     docs = await create(mesh)
     error = Status(code=3, message="corrupt")

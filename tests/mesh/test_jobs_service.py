@@ -315,6 +315,42 @@ async def test_another_tenant_sees_nothing(jobs: Running) -> None:
     assert (await jobs.stub.ListJobs(pb.ListJobsRequest(), metadata=stranger)).total_size == 0
 
 
+async def test_a_document_with_an_acl_shows_in_its_job_to_those_on_it(jobs: Running) -> None:
+    secret = {"acl": {"principals": ["user:bob"]}}
+    source = inline(("open", "Words."))
+    source.MergeFrom(inline(("layoffs", "More words."), **secret))
+    source.documents.add(document_id="merger", data=b"%PDF-1.7 nothing else", document=secret)
+    made = await jobs.submit(inline=source)
+    async with jobs.working():
+        ended = await jobs.ended(made.name)
+    assert (ended.progress.succeeded, ended.progress.failed) == (2, 1)
+    reader, bob, editor = jobs.as_(roles=["reader"]), jobs.as_(roles=["reader"], sub="bob"), jobs.as_(roles=["editor"])
+
+    async def all_seen(who: Any) -> str:
+        """Whatever of the job the caller gets to see."""
+        items = await jobs.stub.ListJobItems(pb.ListJobItemsRequest(parent=made.name), metadata=who)
+        assert (items.total_size, len(items.job_items)) == (3, 3)
+        parts = [str(items), str(await jobs.stub.GetJob(pb.GetJobRequest(name=made.name), metadata=who))]
+        parts.append(str(await jobs.stub.ListJobs(pb.ListJobsRequest(), metadata=who)))
+        async for event in jobs.stub.WatchJob(pb.WatchJobRequest(name=made.name), metadata=who):
+            parts.append(str(event))
+        return "\n".join(parts)
+
+    async def filtered(who: Any, filter: str) -> int:
+        request = pb.ListJobItemsRequest(parent=made.name, filter=filter)
+        return len((await jobs.stub.ListJobItems(request, metadata=who)).job_items)
+
+    for who, may in ((reader, False), (bob, True), (editor, True)):
+        told = await all_seen(who)
+        assert "documents/open" in told
+        assert ("layoffs" in told) is may
+        assert ("merger" in told) is may
+        assert await filtered(who, 'document = "layoffs" OR source_uri = "merger"') == may
+    echo = Import()
+    assert made.request.Unpack(echo)
+    assert [each.document_id for each in echo.inline.documents] == ["open", "", ""]
+
+
 async def test_a_watch_cut_many_times_loses_and_repeats_nothing(jobs: Running) -> None:
     made = await jobs.submit(inline=inline(*((f"d{at}", f"Words of {at}.") for at in range(20))))
     seen: list[pb.WatchJobResponse] = []

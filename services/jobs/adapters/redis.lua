@@ -504,7 +504,7 @@ function C.finish(a)
   leave(job, item, a.change)
   item.chunks, item.bytes, item.error, item.timings = a.chunks, a.bytes, a.error, a.timings
   save_item(job, item)
-  if a.change == 'FAIL' and job.error == '' then job.error = a.error end
+  if a.change == 'FAIL' and job.error == '' then job.error = a.told end
   if a.number > 0 then
     local counter = ({SUCCEED = 'succeeded', FAIL = 'failed', SKIP = 'skipped'})[a.change]
     if counter then

@@ -1,7 +1,7 @@
 """The JobStore port over Redis."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from services.jobs.adapters.redis import (
@@ -73,7 +73,9 @@ class RedisJobStore:
             jobs += await self._read(tenant, ids[start : start + _JOBS_AT_ONCE])
         return paginate(jobs, query, job_fields)
 
-    async def list_items(self, tenant: str, job_id: str, query: ListQuery) -> Page[Item]:
+    async def list_items(
+        self, tenant: str, job_id: str, query: ListQuery, seen: Callable[[Item], Item] = lambda item: item
+    ) -> Page[Item]:
         """Items are kept by number, so a page without a filter is read as such; a filter looks at every item."""
         job = await self.get(tenant, job_id)
         total = job.progress.total
@@ -85,11 +87,11 @@ class RedisJobStore:
                 last = int(str(query.cursor[0]))
                 skip = total - last + 1 if descending else last
             rows = await self._items(job, numbers[skip : skip + query.page_size + 1])
-            return query.page(rows, total, item_fields)
+            return query.page([seen(item) for item in rows], total, item_fields)
         found = [
             item
             for start in range(0, total, _ITEMS_AT_ONCE)
-            for item in await self._items(job, numbers[start : start + _ITEMS_AT_ONCE])
+            for item in map(seen, await self._items(job, numbers[start : start + _ITEMS_AT_ONCE]))
             if evaluate(query.filter, item_fields(item))
         ]
         return paginate(found, query, item_fields)

@@ -16,6 +16,7 @@ from services.jobs.adapters.redis import (
     unpacked_spec,
 )
 from services.jobs.job import Assignment, DocumentSpec, Failure, Lease, Outcome
+from services.jobs.visibility import told
 from services.mesh.errors import LeaseLost
 
 
@@ -111,6 +112,7 @@ class RedisQueue:
             bytes=outcome.size_bytes,
             revision=outcome.index_revision,
             error=packed_failure(outcome.error),
+            told=packed_failure(told(lease.spec, outcome.error)),
             timings=packed_timings(outcome.timings_ms),
             **self._locked(lease),
         )
