@@ -7,6 +7,7 @@
 --   CONTRACT.enums[full name] = {NAME = true, ...}
 --   CONTRACT.bindings = {{verb, segments, custom, body, raw, query, taken, stream}, ...}
 --   CONTRACT.limits = {json, upload}   (bytes)
+--   CONTRACT.legacy = {deprecation, sunset}   (header values)
 --
 -- Nothing here may let a request through by failing: an error of this script itself is answered with 500.
 
@@ -514,12 +515,47 @@ end
 
 -- The filter -----------------------------------------------------------------------------------------------------------------
 
+-- Parameters tokens are put in elsewhere (RFC 6750, 2.3 and its like). They end up in logs and histories: refused everywhere.
+local TOKENS = {access_token = true, api_key = true, apikey = true, authorization = true, bearer = true, id_token = true,
+  jwt = true, token = true}
+
+-- Refuses what Envoy and what is behind it might read differently, so that both judge the same caller.
+local function check_caller(headers, query)
+  if find(headers:get(":authority") or "", ",", 1, true) then refuse(400, "", "more than one host") end
+  local sent = headers:get("authorization")
+  if sent and not find(sent, "^[Bb]earer [%w%-._~+/=]+$") and not find(sent, "^BEARER [%w%-._~+/=]+$") then
+    refuse(401, nil, "authorization is not one bearer token")
+  end
+  for name in query:gmatch("([^=&]+)") do
+    if TOKENS[name:lower()] then refuse(401, nil, "a token does not belong in the query string") end
+  end
+end
+
+-- gRPC has its path alone: REST's are not there for it, and it has no query. What gRPC servers answer with a bare reset,
+-- which looks like their own failure, is put right or refused here.
+local function check_grpc(headers, path, query)
+  if query ~= "" then refuse(400, "", "a gRPC path takes no query") end
+  if find(path, "^/api/") then refuse(404, nil, "no such method") end
+  if headers:get(":method") ~= "POST" then refuse(405, nil, "gRPC is called by POST", "allow", "POST") end
+  if headers:get("te") ~= "trailers" then headers:replace("te", "trailers") end
+end
+
 local function declared_length(headers)
   return tonumber(headers:get("content-length") or "") or 0
 end
 
-local function check_head(headers)
-  local path, query = match(headers:get(":path"), "^([^?#]*)%??(.*)$")
+-- As Envoy itself tells gRPC from others; what only begins so is held to the rules of REST.
+local function is_grpc(kind)
+  return kind == "application/grpc" or find(kind, "^application/grpc[+;]") ~= nil
+end
+
+-- Returns the binding of a REST call, nothing for gRPC.
+local function check_head(headers, kind)
+  local target = headers:get(":path") -- CONNECT has none
+  if not target then refuse(405, nil, "this method is not served", "allow", "DELETE, GET, PATCH, POST, PUT") end
+  local path, query = match(target, "^([^?#]*)%??(.*)$")
+  check_caller(headers, query)
+  if is_grpc(kind) then return check_grpc(headers, path, query) end
   local binding = binding_of(headers:get(":method"), path)
   check_query(binding, query)
   local limit = binding.raw and CONTRACT.limits.upload or CONTRACT.limits.json
@@ -562,9 +598,9 @@ function envoy_on_request(handle)
     headers:replace("x-request-id", (sub(id, 1, 128):gsub("[^%w._:-]", "-")))
   end
   local kind = headers:get("content-type") or ""
-  if find(kind, "^application/grpc") then return end
-  local fits, binding = pcall(check_head, headers)
+  local fits, binding = pcall(check_head, headers, kind)
   if not fits then return answer(handle, binding) end
+  if not binding then return end
   if binding.stream then handle:streamInfo():dynamicMetadata():set("ragweave.edge", "stream", true) end
   if binding.raw then return end -- a file of any type, streamed and not held here
   local body = handle:body() -- waits for all of it; `headers` may not be used after a wait
@@ -572,10 +608,23 @@ function envoy_on_request(handle)
   if not whole then return answer(handle, refusal) end
 end
 
--- The transcoder labels streams application/json, though they are a message a line.
+-- RFC 8288 has the target between < and >.
+local function link_to(path)
+  return "<" .. path:gsub("[^%w/:._~%-]", function(c) return format("%%%02X", byte(c)) end) .. '>; rel="successor-version"'
+end
+
 function envoy_on_response(handle)
-  local known = handle:streamInfo():dynamicMetadata():get("ragweave.edge")
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local legacy = metadata:get("ragweave.legacy")
+  if legacy then
+    local headers = handle:headers()
+    headers:replace("deprecation", CONTRACT.legacy.deprecation)
+    headers:replace("sunset", CONTRACT.legacy.sunset)
+    headers:replace("link", link_to(legacy.successor))
+  end
+  local known = metadata:get("ragweave.edge")
   if not (known and known.stream) then return end
+  -- The transcoder labels streams application/json, though they are a message a line.
   local headers = handle:headers()
   if headers:get(":status") == "200" and find(headers:get("content-type") or "", "^application/json") then
     headers:replace("content-type", "application/x-ndjson")

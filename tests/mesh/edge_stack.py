@@ -332,6 +332,16 @@ async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path, clust
             except httpx.TransportError:
                 stats = {}
             healthy = [stats.get(f"cluster.{name}.membership_healthy", 0) for name in clusters]
-            if stats.get("server.state") == 0 and all(healthy):
+            if stats.get("server.state") == 0 and all(healthy) and await _listens(edge.settings.port):
                 return
             await asyncio.sleep(0.05)
+
+
+async def _listens(port: int) -> bool:
+    """Whether somebody accepts connections: Envoy is live a moment before its workers are."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

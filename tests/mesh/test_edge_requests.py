@@ -493,7 +493,7 @@ async def test_a_grpc_caller_cannot_pose_as_rest(edge: Edge) -> None:
     stub = collection_service_pb2_grpc.CollectionServiceStub(edge.channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.CreateCollection(CREATE, metadata=(("x-envoy-original-path", "/x"),))
-    assert caught.value.details() == "Jwt is missing"
+    assert caught.value.details() == "no valid token; send authorization: Bearer <token>"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from ragweave import contract
 from services.mesh.edge_keys import UnsupportedTemplate, keys_of, pattern_of, segments_of
 
 KEYS = keys_of(
-    [each for each in contract.methods().values() if not each.internal], max_json_bytes=1000, max_upload_bytes=2000
+    [each for each in contract.methods().values() if not each.internal],
+    max_json_bytes=1000,
+    max_upload_bytes=2000,
+    legacy={"deprecation": "@0", "sunset": "never"},
 )
 
 

@@ -38,7 +38,7 @@ def manager(config: dict[str, Any]) -> dict[str, Any]:
 
 def routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     [host] = manager(config)["route_config"]["virtual_hosts"]
-    return {each["match"].get("path") or each["match"]["prefix"]: each for each in host["routes"]}
+    return {next(iter(each["match"].values())): each for each in host["routes"]}
 
 
 def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import protovalidate
 
 from services.mesh.calls import Call
-from services.mesh.chain import Proceed
+from services.mesh.chain import MALFORMED, Proceed
 from services.mesh.errors import InvalidArgument, Violation
 
 
@@ -28,6 +28,8 @@ class Validation:
             yield request
 
     def _check(self, request: Any) -> None:
+        if request is MALFORMED:
+            raise InvalidArgument("the message cannot be read as this method's request")
         found = [
             Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
             for each in self._validator.collect_violations(request)
