@@ -14,7 +14,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
@@ -23,8 +23,8 @@ from grpc_reflection.v1alpha import reflection
 
 from ragweave import contract
 from services.mesh import interceptors
-from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import opening_as
+from services.mesh.guards import Guards, open_guards
 from services.mesh.health import Check, Readiness
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
@@ -32,6 +32,7 @@ from services.mesh.tls import Certificates, CertificatesUnusable, server_credent
 from services.mesh.weaknesses import refused
 
 S = TypeVar("S", bound=ServiceSettings)
+Guard: TypeAlias = Callable[[MeshSettings], AbstractAsyncContextManager[Guards]]
 
 # Connections are renewed at this age, so that channels see new addresses; streams on them may end in their own time.
 _CONNECTION_AGE_S = 30 * 60
@@ -73,13 +74,20 @@ class Running:
     drain: Callable[[], Awaitable[None]]
 
 
-async def serve(name: str, wire: Callable[[S], AbstractAsyncContextManager[Wiring]], settings: S) -> None:
+async def serve(
+    name: str,
+    wire: Callable[[S], AbstractAsyncContextManager[Wiring]],
+    settings: S,
+    *,
+    guard: Guard = open_guards,
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains and closes; a second signal ends the process at once.
 
     `wire` is entered before this creates any gRPC object: start child processes first in it, open channels after.
 
     Args:
         name: The service's name: in logs, in its tokens, and in RAGWEAVE_<NAME>_PORT.
+        guard: Opens what the chain asks about callers.
 
     Raises:
         CannotStart: The port is taken or cannot be listened on, the certificates cannot be used, or production refuses
@@ -88,7 +96,7 @@ async def serve(name: str, wire: Callable[[S], AbstractAsyncContextManager[Wirin
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
     with _stop_signal() as stopped:
-        async with running(name, wire, settings) as server:
+        async with running(name, wire, settings, guard=guard) as server:
             log.info("serving", port=server.port)
             await stopped.wait()
             log.info("draining")
@@ -128,9 +136,16 @@ async def serve_worker(
 
 @asynccontextmanager
 async def running(
-    name: str, wire: Callable[[S], AbstractAsyncContextManager[Wiring]], settings: S
+    name: str,
+    wire: Callable[[S], AbstractAsyncContextManager[Wiring]],
+    settings: S,
+    *,
+    guard: Guard = open_guards,
 ) -> AsyncIterator[Running]:
     """The server of a service inside the block, with the whole chain, health and reflection; `serve` less the signals.
+
+    Args:
+        guard: Opens what the chain asks about callers.
 
     Raises:
         CannotStart: The port is taken or cannot be listened on, the certificates cannot be used, or production refuses
@@ -142,15 +157,16 @@ async def running(
             wiring = await opened.enter_async_context(wire(settings))
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
-        trail = await opened.enter_async_context(AuditTrail.open(settings.mesh))
+        guards = await opened.enter_async_context(guard(settings.mesh))
         server = grpc.aio.server(
-            interceptors=[interceptors.chain(settings.mesh, contract.methods(), trail)],
+            interceptors=[interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)],
             options=_options(settings.mesh),
             maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
         )
         registrations = _Registrations(server)
         wiring.register(cast(grpc.aio.Server, registrations))
-        readiness = Readiness(registrations.services, wiring.checks, interval_s=settings.mesh.health_interval_s)
+        checks = {**wiring.checks, **guards.checks}
+        readiness = Readiness(registrations.services, checks, interval_s=settings.mesh.health_interval_s)
         await readiness.start()
         await readiness.check()
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
-from services.mesh.errors import STATUS, DomainError, QuotaExceeded, TooManyRequests
+from services.mesh.errors import STATUS, DomainError, QuotaExceeded, TokenRevoked, TooManyRequests
 
 DOMAIN = "ragweave"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -26,6 +26,7 @@ _PASSED_ON = {
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_REVOKED = TokenRevoked.reason
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _RETRY_UNREACHABLE_S = 1.0
 # Statuses travel in trailing metadata, of which gRPC takes 8 KiB (GRPC_ARG_MAX_METADATA_SIZE): what is longer is cut.
@@ -99,6 +100,8 @@ def _of_domain(error: DomainError) -> Status:
 
 def _of_downstream(error: grpc.aio.AioRpcError) -> Status:
     code = error.code()
+    if code is grpc.StatusCode.UNAUTHENTICATED and (relayed := _relayed(error)) and _reason(relayed) == _REVOKED:
+        return relayed  # the caller's token, not ours
     if code in _PASSED_ON:
         return _relayed(error) or _status(code, error.details() or code.name.lower(), [_info(code.name)])
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -120,6 +123,14 @@ def _relayed(error: grpc.aio.AioRpcError) -> Status | None:
                 return None
             return status if status.code == error.code().value[0] else None
     return None
+
+
+def _reason(status: Status) -> str:
+    for detail in status.details:
+        info = details.ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason
+    return ""
 
 
 def _code_for(kind: type[DomainError]) -> grpc.StatusCode:

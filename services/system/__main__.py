@@ -18,14 +18,17 @@ from services.mesh.sql import sqlite_url
 from services.mesh.sql.opened import OpenDatabase
 from services.system.adapters.collections import RegistryUsage
 from services.system.adapters.redis_audit import RedisAuditStream
+from services.system.adapters.redis_deny_list import RedisDenyList
 from services.system.adapters.sql_audit import SqlAuditLog
 from services.system.adapters.sql_quotas import SqlQuotaStore
+from services.system.adapters.sql_revocations import SqlRevocationStore
 from services.system.adapters.sql_tables import check
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
 from services.system.migrations import SYSTEM
 from services.system.operators import Operators
 from services.system.quotas import Quotas
+from services.system.revocations import Revocations
 from services.system.servicer import QuotaServicer, SystemServicer
 from services.system.settings import Settings
 
@@ -51,11 +54,18 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         operators = Operators(mesh.operator_tenant)
         quotas = Quotas(SqlQuotaStore(database), RegistryUsage(collections), operators, defaults=settings.quota.limits)
 
+        revocations = Revocations(
+            SqlRevocationStore(database),
+            RedisDenyList(redis),
+            interval_s=settings.publish_interval_s,
+            most=settings.max_revocations,
+        )
+
         def register(server: grpc.aio.Server) -> None:
-            add_SystemServiceServicer_to_server(SystemServicer(audit, quotas), server)
+            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas), server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
 
-        async with intake.running():
+        async with revocations.running(), intake.running():
             yield Wiring(register, checks={"database": lambda: check(database)})
 
 

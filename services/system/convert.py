@@ -1,17 +1,18 @@
 """Between the contract's messages and the domain."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ragweave.v1 import audit_event_pb2, quota_pb2, system_service_pb2
+from ragweave.v1 import audit_event_pb2, quota_pb2, revocation_pb2, system_service_pb2
 from services.mesh.audit import AuditEvent
 from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
 from services.mesh.quotas import amounts_to
-from services.system.records import Quota
+from services.system.records import Quota, Revocation
+from services.system.revocations import NewRevocation
 
 _MAX_TENANT: Final = 128
 
@@ -47,6 +48,39 @@ def audit_events_to(page: Page[AuditEvent]) -> system_service_pb2.ListAuditEvent
     )
 
 
+def new_revocation_from(given: revocation_pb2.Revocation) -> NewRevocation:
+    return NewRevocation(
+        subject=given.subject,
+        token_id=given.token_id,
+        reason=given.reason,
+        expire_time=_expire_time_from(given.expire_time) if given.HasField("expire_time") else None,
+    )
+
+
+def revocation_to(revocation: Revocation) -> revocation_pb2.Revocation:
+    message = revocation_pb2.Revocation(
+        name=revocation.name,
+        reason=revocation.reason,
+        expire_time=_timestamp(revocation.expire_time),
+        create_time=_timestamp(revocation.create_time),
+        creator=revocation.creator,
+        etag=revocation.etag,
+    )
+    if revocation.subject:
+        message.subject = revocation.subject
+    else:
+        message.token_id = revocation.token_id
+    return message
+
+
+def revocations_to(page: Page[Revocation]) -> system_service_pb2.ListRevocationsResponse:
+    return system_service_pb2.ListRevocationsResponse(
+        revocations=map(revocation_to, page.items),
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
 def quota_to(quota: Quota) -> quota_pb2.Quota:
     return quota_pb2.Quota(
         name=quota.name,
@@ -63,6 +97,13 @@ def tenant_from(name: str, *, of: str, field: str = "name") -> str:
     if kind != of or not tenant or "/" in tenant or len(tenant) > _MAX_TENANT:
         raise InvalidArgument.of(field, f"must be {of}/{{tenant}}")
     return tenant
+
+
+def _expire_time_from(message: Timestamp) -> datetime:
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument.of("revocation.expire_time", "is no time between the years 1 and 9999") from None
 
 
 def _timestamp(at: datetime | None) -> Timestamp | None:

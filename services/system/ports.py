@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Protocol
 
 from services.mesh.audit import AuditEvent
+from services.mesh.deny_list import Denial
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
-from services.system.records import Quota
+from services.system.records import Quota, Revocation
 
 
 class AuditLog(Protocol):
@@ -99,3 +100,64 @@ class Usage(Protocol):
             DependencyUnavailable: The registry does not answer.
         """
         ...
+
+
+class RevocationStore(Protocol):
+    """Revocations by tenant; those that have expired do not exist, and those of a whole tenant are never listed.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def add(self, revocation: Revocation, receipt: Receipt | None = None) -> Revocation:
+        """Keeps it, in place of one of the same tenant and id.
+
+        Returns:
+            What was kept; or what an earlier request with the receipt was answered.
+
+        Raises:
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def find(self, tenant: str, revocation_id: str, at: datetime) -> Revocation | None: ...
+
+    async def list_revocations(self, tenant: str, query: ListQuery, at: datetime) -> Page[Revocation]: ...
+
+    async def count(self, tenant: str) -> int:
+        """How many there are, expired ones included."""
+        ...
+
+    async def remove(self, revocation: Revocation, receipt: Receipt | None = None) -> Revocation:
+        """Drops it.
+
+        Raises:
+            RevocationNotFound: It is gone, or has another etag.
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def recall(self, receipt: Receipt) -> Revocation | None:
+        """What an earlier request with the receipt was answered. Raises RequestIdReused."""
+        ...
+
+    async def holding(self, at: datetime) -> Sequence[Revocation]:
+        """Every one of every tenant, whole tenants' included."""
+        ...
+
+    async def prune(self, at: datetime) -> None:
+        """Drops those that have expired."""
+        ...
+
+    async def erase(self, tenant: str) -> int:
+        """Drops a tenant's, less that of the whole tenant; returns how many those were."""
+        ...
+
+
+class DenyListPublisher(Protocol):
+    """Where every process reads who is denied. Raises DependencyUnavailable where the store does not answer."""
+
+    async def publish(self, denials: Sequence[Denial]) -> None:
+        """Puts this list in place of the one before, at once."""
+        ...
+
+    async def check(self) -> None: ...

@@ -17,13 +17,15 @@ from services.mesh.receipts import receipt_from
 from services.system import convert
 from services.system.audit import Audit
 from services.system.quotas import Quotas
+from services.system.revocations import Revocations
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SystemServicer(SystemServiceServicer):
-    def __init__(self, audit: Audit, quotas: Quotas) -> None:
+    def __init__(self, audit: Audit, revocations: Revocations, quotas: Quotas) -> None:
         self._audit = audit
+        self._revocations = revocations
         self._quotas = quotas
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Context) -> pb.ListAuditEventsResponse:
@@ -32,15 +34,29 @@ class SystemServicer(SystemServiceServicer):
     async def CreateRevocation(
         self, request: pb.CreateRevocationRequest, context: Context
     ) -> revocation_pb2.Revocation:
-        raise NotServed("CreateRevocation is not served yet")
+        created = await self._revocations.create(
+            convert.new_revocation_from(request.revocation),
+            caller(context),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.revocation_to(created)
 
     async def ListRevocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsResponse:
-        raise NotServed("ListRevocations is not served yet")
+        listed = await self._revocations.list_revocations(caller(context), **convert.asked_from(request))
+        return convert.revocations_to(listed)
 
     async def DeleteRevocation(
         self, request: pb.DeleteRevocationRequest, context: Context
     ) -> revocation_pb2.Revocation:
-        raise NotServed("DeleteRevocation is not served yet")
+        deleted = await self._revocations.delete(
+            request.name,
+            caller(context),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.revocation_to(deleted)
 
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Context) -> quota_pb2.Quota:
         return convert.quota_to(await self._quotas.get(convert.tenant_from(request.name, of="quotas"), caller(context)))

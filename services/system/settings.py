@@ -28,4 +28,10 @@ class Settings(ServiceSettings):
     audit_claim_s: float = Field(
         10.0, gt=0, le=600, description="Seconds that audit events are left to a process that took them and died."
     )
+    publish_interval_s: float = Field(
+        5.0, gt=0, le=15, description="Seconds between two publications of the whole deny list."
+    )
+    max_revocations: int = Field(
+        10_000, ge=1, le=1_000_000, description="Revocations a tenant may have at a time; every process holds them."
+    )
     quota: QuotaSettings = Field(default_factory=QuotaSettings, description="Limits of tenants that none were set for.")

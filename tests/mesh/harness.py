@@ -27,9 +27,10 @@ from joserfc.jwk import ECKey
 
 from services.mesh.channels import open_channel, opening_as
 from services.mesh.identity import Caller, acting_for
-from services.mesh.serve import Wiring, running
+from services.mesh.serve import Guard, Wiring, running
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.tokens import ROLES
+from tests.audit_fakes import unguarded
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -48,10 +49,11 @@ def caller_of(
 
 @dataclass(frozen=True)
 class World:
-    """Throwaway keys, and the settings of a mesh that trusts them."""
+    """Throwaway keys, the settings of a mesh that trusts them, and guards; `open_guards` where there is a store."""
 
     mesh: MeshSettings
     user_key: ECKey
+    guard: Guard = unguarded
 
     @classmethod
     def in_folder(cls, folder: Path, **settings: Any) -> "World":
@@ -89,7 +91,7 @@ class World:
         self, wire: Callable[[S], AbstractAsyncContextManager[Wiring]], settings: S, *, name: str = "test"
     ) -> AsyncIterator[int]:
         """The port of a real server for a service's own wiring."""
-        async with running(name, wire, settings) as server:
+        async with running(name, wire, settings, guard=self.guard) as server:
             yield server.port
 
     @asynccontextmanager

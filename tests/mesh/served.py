@@ -1,4 +1,4 @@
-"""A process of the mesh for tests to start, stop and kill: `python -m tests.mesh.served scripted|worker`."""
+"""A process of the mesh for tests to start, stop and kill: `python -m tests.mesh.served scripted|guarded|worker`."""
 
 import asyncio
 import sys
@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 from pydantic_settings import SettingsConfigDict
 
+from services.mesh.guards import open_guards
 from services.mesh.serve import Wiring, serve, serve_worker
 from services.mesh.settings import ServiceSettings
+from tests.audit_fakes import unguarded
 from tests.mesh.kinds import Scripted, add_scripted
 
 
@@ -54,4 +56,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "worker":
         asyncio.run(serve_worker("scripted", wire_worker, Settings()))
     else:
-        asyncio.run(serve("scripted", wire, Settings()))
+        guard = open_guards if sys.argv[1] == "guarded" else unguarded
+        asyncio.run(serve("scripted", wire, Settings(), guard=guard))

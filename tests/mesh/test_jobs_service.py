@@ -27,6 +27,7 @@ from services.mesh.consistency import written_at
 from services.mesh.roots import Root
 from services.mesh.serve import running
 from services.mesh.settings import MeshSettings
+from tests.audit_fakes import unguarded
 from tests.jobs_peers import Peers
 from tests.jobs_store import Store, store_in
 from tests.mesh.harness import World, caller_of
@@ -107,7 +108,7 @@ async def jobs_service(server: Store, folder: Path) -> AsyncIterator[Running]:
             root.path.mkdir()
         mesh = MeshSettings(**{**world.mesh.model_dump(), **targets, "roots": roots})
         settings = Settings(mesh=mesh, port=0, heartbeat_s=0.1, worker_name=folder.name)
-        async with running("jobs", wire, settings) as served, world.channel(served.port) as channel:
+        async with running("jobs", wire, settings, guard=unguarded) as served, world.channel(served.port) as channel:
             yield Running(
                 World(mesh, world.user_key), settings, peers, served.port, JobServiceStub(channel), files, served.drain
             )

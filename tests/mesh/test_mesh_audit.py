@@ -12,6 +12,7 @@ import grpc
 import pytest
 import structlog
 from google.api.httpbody_pb2 import HttpBody
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ragweave import contract
 from ragweave.internal.v1 import index_service_pb2, index_service_pb2_grpc
@@ -22,12 +23,12 @@ from services.mesh.audit import AuditEvent, new_event_id, unpacked
 from services.mesh.audit_trail import EVENT, STREAM, AuditTrail
 from services.mesh.errors import AlreadyExists, DependencyUnavailable
 from services.mesh.redis import open_redis
-from tests.audit_fakes import FakeTrail
+from tests.audit_fakes import FakeTrail, NobodyDenied
 from tests.jobs_store import Store, store_in
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import KINDS, Scripted, add_scripted, responses_of
 from tests.mesh.test_mesh_serve import process
-from tests.system_records import DELETE, event
+from tests.system_records import DELETE, event, publish
 
 UPLOAD = "/ragweave.v1.DocumentService/UploadDocument"
 
@@ -65,7 +66,7 @@ class Door:
 @asynccontextmanager
 async def served(world: World, methods: Any = None) -> AsyncIterator[Door]:
     trail, servicer = FakeTrail(), Scripted()
-    chain = interceptors.chain(world.mesh, methods or contract.methods(), trail)
+    chain = interceptors.chain(world.mesh, methods or contract.methods(), trail, NobodyDenied())
     server = grpc.aio.server(interceptors=[chain])
     add_scripted(servicer, server)
     index_service_pb2_grpc.add_IndexServiceServicer_to_server(Index(), server)
@@ -229,6 +230,14 @@ async def stream(url: str) -> list[AuditEvent]:
         return [unpacked(fields[EVENT.encode()]) for _, fields in await client.xrange(STREAM)]
 
 
+async def ready(channel: grpc.aio.Channel) -> None:
+    """Waits until the server says that it serves."""
+    health = health_pb2_grpc.HealthStub(channel)
+    async for answer in health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return
+
+
 @asynccontextmanager
 async def trail_to(store: Store, folder: Path, **settings: Any) -> AsyncIterator[AuditTrail]:
     mesh = World.in_folder(folder, redis_url=store.url, **settings).mesh
@@ -328,8 +337,9 @@ async def test_no_acknowledged_mutation_is_lost_when_its_process_and_then_the_st
     acknowledged: set[str] = set()
     with store_in(folder) as store:
         quiet = {"RAGWEAVE_SCRIPTED_PORT": str(free_port), "RAGWEAVE_LOG_LEVEL": "error"}
-        async with process(world, "scripted", **quiet) as served, world.channel(free_port) as channel:
-            await channel.channel_ready()
+        await publish(store.url)
+        async with process(world, "guarded", **quiet) as served, world.channel(free_port) as channel:
+            await ready(channel)
             callers = [
                 asyncio.create_task(_delete_until_it_dies(channel, world, acknowledged, f"c{number}"))
                 for number in range(8)

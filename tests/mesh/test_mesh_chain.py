@@ -23,7 +23,7 @@ from services.mesh import interceptors
 from services.mesh.calls import current_call
 from services.mesh.errors import CollectionNotFound, InvalidArgument, TooManyRequests
 from services.mesh.identity import caller
-from tests.audit_fakes import FakeTrail
+from tests.audit_fakes import FakeTrail, NobodyDenied
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import KINDS, Kind, Scripted, add_scripted, responses_of
 
@@ -249,7 +249,7 @@ async def test_a_server_span_continues_the_callers_trace(
 async def test_the_methods_own_timeout_bounds_a_call_without_deadline(world: World, kind: Kind) -> None:
     servicer = Scripted(asyncio.Event().wait)  # type: ignore[arg-type]
     short = {path: replace(method, timeout_s=0.05) for path, method in contract.methods().items()}
-    server = grpc.aio.server(interceptors=[interceptors.chain(world.mesh, short, FakeTrail())])
+    server = grpc.aio.server(interceptors=[interceptors.chain(world.mesh, short, FakeTrail(), NobodyDenied())])
     add_scripted(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

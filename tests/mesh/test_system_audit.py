@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,13 +14,16 @@ from ragweave.v1 import audit_event_pb2, collection_service_pb2, system_service_
 from ragweave.v1.collection_service_pb2_grpc import CollectionServiceStub
 from ragweave.v1.system_service_pb2_grpc import SystemServiceStub
 from services.mesh.audit_trail import STREAM
+from services.mesh.guards import open_guards
 from services.mesh.redis import open_redis
 from services.system.__main__ import wire
 from services.system.settings import Settings
 from tests.jobs_store import store_in
 from tests.mesh.harness import World
 from tests.mesh.kinds import Scripted, add_scripted
+from tests.mesh.test_mesh_audit import ready
 from tests.mesh.test_mesh_serve import process
+from tests.system_records import publish
 
 
 @pytest.fixture
@@ -53,17 +57,20 @@ async def listed(
 async def acting(world: World) -> AsyncIterator[grpc.aio.Channel]:
     """A service that changes things."""
     async with world.serving(add_scripted, Scripted()) as port, world.channel(port) as channel:
+        await ready(channel)
         yield channel
 
 
 async def test_a_mutation_is_listed_to_its_own_tenants_administrators(folder: Path) -> None:
     with store_in(folder) as store:
-        world = World.in_folder(folder, redis_url=store.url)
+        await publish(store.url)
+        world = replace(World.in_folder(folder, redis_url=store.url, deny_list_refresh_s=0.05), guard=open_guards)
         async with (
             acting(world) as channel,
             world.running(wire, Settings(mesh=world.mesh, port=0), name="system") as port,
             world.channel(port) as system,
         ):
+            await ready(system)
             await delete(channel, world, "of-acme", jti="t1")
             await delete(channel, world, "of-other", tenant="other")
             async with asyncio.timeout(10):
@@ -86,14 +93,15 @@ async def test_a_mutation_is_listed_to_its_own_tenants_administrators(folder: Pa
 
 async def test_killing_system_and_the_store_loses_no_event_and_doubles_none(folder: Path, free_port: int) -> None:
     quiet = {"RAGWEAVE_LOG_LEVEL": "error", "RAGWEAVE_SYSTEM_PORT": str(free_port)}
-    rounds, calls = 2, 60
+    rounds, calls = 1, 60
     with store_in(folder) as store:
-        world = World.in_folder(folder, redis_url=store.url)
+        await publish(store.url)
+        world = replace(World.in_folder(folder, redis_url=store.url, deny_list_refresh_s=0.05), guard=open_guards)
         system = process(world, module="services.system", RAGWEAVE_SYSTEM_AUDIT_CLAIM_S="0.2", **quiet)
         async with acting(world) as channel, world.channel(free_port) as log:
             for number in range(rounds):
                 async with process(world, module="services.system", **quiet) as served:
-                    await log.channel_ready()
+                    await ready(log)
                     for half in range(2):
                         made = [delete(channel, world, f"{number}-{half}-{each}") for each in range(calls // 2)]
                         await asyncio.gather(*made)
@@ -102,7 +110,7 @@ async def test_killing_system_and_the_store_loses_no_event_and_doubles_none(fold
                 store.kill()
                 store.start()
             async with system:
-                await log.channel_ready()
+                await ready(log)
                 async with asyncio.timeout(60), open_redis(store.url, connections=1) as client:
                     while len(found := await listed(log, world, 'outcome = "SUCCEEDED"')) < rounds * calls:
                         await asyncio.sleep(0.05)

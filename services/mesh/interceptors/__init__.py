@@ -7,6 +7,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ragweave.contract import Method
 from services.mesh.audit import Trail
 from services.mesh.chain import Chain
+from services.mesh.deny_list import Denials
 from services.mesh.interceptors.access import Access
 from services.mesh.interceptors.audit import Audit
 from services.mesh.interceptors.auth import Auth
@@ -15,6 +16,7 @@ from services.mesh.interceptors.deadline import Deadline
 from services.mesh.interceptors.errors import Errors
 from services.mesh.interceptors.metrics import Metrics
 from services.mesh.interceptors.request_id import RequestId
+from services.mesh.interceptors.revoked import Revoked
 from services.mesh.interceptors.tracing import Tracing
 from services.mesh.interceptors.validation import Validation
 from services.mesh.settings import MeshSettings
@@ -22,7 +24,11 @@ from services.mesh.tokens import TokenVerifier
 
 
 def chain(
-    settings: MeshSettings, methods: Mapping[str, Method], trail: Trail, registry: CollectorRegistry = REGISTRY
+    settings: MeshSettings,
+    methods: Mapping[str, Method],
+    trail: Trail,
+    denials: Denials,
+    registry: CollectorRegistry = REGISTRY,
 ) -> Chain:
     """The whole chain, outermost first."""
     return Chain(
@@ -36,6 +42,7 @@ def chain(
             # Before the audit, which names the caller.
             Auth(TokenVerifier(settings), settings.public_tenant, anonymous=settings.anonymous),
             Audit(trail),  # outside all that may refuse a known caller
+            Revoked(denials),  # before anything a denied caller could learn from
             Access(),  # before validation: strangers learn nothing
             Validation(),  # last: the handler sees only messages within the contract's bounds
         ],

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from services.mesh.audit import AuditEvent
+from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.receipts import Receipt
 from services.system.audit import event_fields
-from services.system.records import Quota
+from services.system.records import Quota, Revocation
+from services.system.revocations import revocation_fields
 
 
 class MemoryAuditLog:
@@ -67,3 +69,66 @@ class MemoryQuotaStore:
 
     async def erase(self, tenant: str) -> int:
         return int(self._quotas.pop(tenant, None) is not None)
+
+
+class MemoryRevocationStore:
+    """Fulfils RevocationStore; nothing awaits, so every method is one step."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Revocation] = {}
+        self._answers: dict[tuple[str, str, str], tuple[str, Revocation]] = {}
+
+    async def add(self, revocation: Revocation, receipt: Receipt | None = None) -> Revocation:
+        if receipt and (answered := await self.recall(receipt)):
+            return answered
+        self._held[revocation.tenant, revocation.revocation_id] = revocation
+        return self._answered(receipt, revocation)
+
+    async def find(self, tenant: str, revocation_id: str, at: datetime) -> Revocation | None:
+        found = self._held.get((tenant, revocation_id))
+        return found if found and _holds(found, at) else None
+
+    async def list_revocations(self, tenant: str, query: ListQuery, at: datetime) -> Page[Revocation]:
+        of = [each for each in self._held.values() if each.tenant == tenant and (each.subject or each.token_id)]
+        return paginate((each for each in of if _holds(each, at)), query, revocation_fields)
+
+    async def count(self, tenant: str) -> int:
+        return sum(each.tenant == tenant for each in self._held.values())
+
+    async def remove(self, revocation: Revocation, receipt: Receipt | None = None) -> Revocation:
+        if receipt and (answered := await self.recall(receipt)):
+            return answered
+        key = (revocation.tenant, revocation.revocation_id)
+        found = self._held.get(key)
+        if found is None or found.etag != revocation.etag:
+            raise RevocationNotFound(f"no revocation {revocation.name!r}", revocation=revocation.name)
+        del self._held[key]
+        return self._answered(receipt, revocation)
+
+    async def recall(self, receipt: Receipt) -> Revocation | None:
+        known = self._answers.get((receipt.tenant, receipt.method, receipt.request_id))
+        if known is None:
+            return None
+        receipt.check(known[0])
+        return known[1]
+
+    async def holding(self, at: datetime) -> Sequence[Revocation]:
+        return [each for each in self._held.values() if _holds(each, at)]
+
+    async def prune(self, at: datetime) -> None:
+        self._held = {key: each for key, each in self._held.items() if _holds(each, at)}
+
+    async def erase(self, tenant: str) -> int:
+        gone = [key for key, each in self._held.items() if key[0] == tenant and (each.subject or each.token_id)]
+        for key in gone:
+            del self._held[key]
+        return len(gone)
+
+    def _answered(self, receipt: Receipt | None, revocation: Revocation) -> Revocation:
+        if receipt:
+            self._answers[receipt.tenant, receipt.method, receipt.request_id] = receipt.digest, revocation
+        return revocation
+
+
+def _holds(revocation: Revocation, at: datetime) -> bool:
+    return revocation.expire_time is None or revocation.expire_time > at
