@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
+from services.collections.migrations import REGISTRY
 from services.mesh.schemas import UnknownSchema
 from services.mesh.sql import Database, Mode, Schema, database, sqlite_url
+from services.system.migrations import SYSTEM
 from tests.contract.test_registry_store import database as postgres_database
 
 STEPS = {
@@ -97,6 +99,18 @@ async def test_two_schemas_may_share_a_database(url: str, tmp_path: Path, monkey
     monkeypatch.setitem(STEPS, "0001", "op.create_table('ledgers', sa.Column('name', sa.Text, primary_key=True))")
     await run(url, schema(tmp_path, upto="0001", name="the ledger").upgrade)
     assert await run(url, lambda connection: connection.execute(text("SELECT * FROM ledgers")).all()) == []
+
+
+async def test_all_schemas_of_the_mesh_fit_into_one_database(url: str) -> None:
+    def tables(connection: Connection) -> set[str]:
+        return set(inspect(connection).get_table_names())
+
+    both = [REGISTRY, SYSTEM]
+    for schema_ in (*both, *both):
+        await run(url, schema_.upgrade)
+    made = await run(url, tables)
+    assert {"collections", "receipts", "audit_events", "system_receipts"} <= made
+    assert {each.version_table for each in both} <= made
 
 
 def _upgrade(url: str, made: Schema) -> None:

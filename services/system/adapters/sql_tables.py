@@ -55,7 +55,7 @@ QUOTAS = Table(
     Column("etag", TEXT, nullable=False),
 )
 
-RECEIPTS = Receipts(METADATA)
+RECEIPTS = Receipts(METADATA, "system_receipts")
 
 
 async def check(database: OpenDatabase) -> None:

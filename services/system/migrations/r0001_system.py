@@ -44,7 +44,7 @@ def upgrade() -> None:
     )
     op.create_index("revocations_by_expiry", "revocations", ["expire_time"])
     op.create_table(
-        "receipts",
+        "system_receipts",
         sa.Column("tenant", TEXT, primary_key=True),
         sa.Column("method", TEXT, primary_key=True),
         sa.Column("request_id", TEXT, primary_key=True),
@@ -52,4 +52,4 @@ def upgrade() -> None:
         sa.Column("result", sa.LargeBinary, nullable=False),
         sa.Column("expire_time", INSTANT, nullable=False),
     )
-    op.create_index("ix_receipts_expire_time", "receipts", ["expire_time"])
+    op.create_index("ix_system_receipts_expire_time", "system_receipts", ["expire_time"])
