@@ -101,6 +101,12 @@ class MemoryCache:
     async def put(self, entries: Mapping[bytes, bytes]) -> None:
         self.entries.update(entries)
 
+    async def erase(self, tenant: bytes) -> tuple[int, bool]:
+        gone = [key for key in self.entries if key.startswith(tenant)]
+        for key in gone:
+            del self.entries[key]
+        return len(gone), True
+
 
 def _token(word: str) -> int:
     return int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) + 3

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.internal.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from ragweave.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from ragweave.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -14,7 +15,7 @@ from services.embedding.adapters.redis import RedisCache
 from services.embedding.cache import TieredCache
 from services.embedding.embedder import Embedder
 from services.embedding.models import Catalog
-from services.embedding.servicer import EmbeddingServicer, ModelServicer, TokenizerServicer
+from services.embedding.servicer import EmbeddingServicer, ModelServicer, TenantServicer, TokenizerServicer
 from services.embedding.settings import Settings
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -44,6 +45,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_EmbeddingServiceServicer_to_server(EmbeddingServicer(catalog), server)
             add_ModelServiceServicer_to_server(ModelServicer(catalog), server)
             add_TokenizerServiceServicer_to_server(TokenizerServicer(catalog), server)
+            add_TenantServiceServicer_to_server(TenantServicer(cache), server)
 
         yield Wiring(register, checks={f"model {model.spec.id}": embedder.check})
 

@@ -57,6 +57,13 @@ class NearCache:
         while self._bytes > self._max_bytes:
             self._bytes -= _cost(*self._entries.popitem(last=False))
 
+    def erase(self, tenant: bytes) -> int:
+        """Drops every entry whose key begins so; returns how many."""
+        gone = [key for key in self._entries if key.startswith(tenant)]
+        for key in gone:
+            self._bytes -= _cost(key, self._entries.pop(key))
+        return len(gone)
+
 
 class TieredCache:
     """Near before far. Writes to the far cache never keep a caller waiting; leaving the context writes what is left."""
@@ -103,6 +110,15 @@ class TieredCache:
             self._unwritten[key] = value
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
+
+    async def erase(self, tenant: str) -> tuple[int, bool]:
+        """Drops a tenant's entries, here and far: how many, and whether all. Raises DependencyUnavailable."""
+        part = tenant_part(tenant)
+        for key in [key for key in self._unwritten if key.startswith(part)]:
+            del self._unwritten[key]
+        dropped = self._near.erase(part)
+        count, done = await self._far.erase(part)
+        return dropped + count, done
 
     async def _write(self) -> None:
         try:

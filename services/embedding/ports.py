@@ -45,7 +45,9 @@ class Model(Protocol):
 
 
 class EmbeddingCache(Protocol):
-    """Bytes by key. Forgets what it likes, and is never the reason that a text is not embedded: nothing here raises."""
+    """Bytes by key. Forgets what it likes, and is never the reason that a text is not embedded: `get` and `put` never
+    raise.
+    """
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, in order; None where there is none, or where the cache does not answer in time."""
@@ -53,4 +55,15 @@ class EmbeddingCache(Protocol):
 
     async def put(self, entries: Mapping[bytes, bytes]) -> None:
         """Keeps the entries, or some of them, for a while."""
+        ...
+
+    async def erase(self, tenant: bytes) -> tuple[int, bool]:
+        """Drops entries whose keys begin so, as many as it gets to: how many these were, and whether all are gone.
+
+        Args:
+            tenant: Eight bytes that keys of one tenant begin with.
+
+        Raises:
+            DependencyUnavailable: The cache does not answer.
+        """
         ...

@@ -5,12 +5,15 @@ from typing import Any
 
 import grpc
 
+from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
+from ragweave.internal.v1 import tenant_service_pb2_grpc as tenant_grpc
 from ragweave.internal.v1 import tokenizer_service_pb2 as internal_pb
 from ragweave.internal.v1 import tokenizer_service_pb2_grpc as internal_grpc
 from ragweave.v1 import embedding_service_pb2 as pb
 from ragweave.v1 import embedding_service_pb2_grpc as pb_grpc
 from ragweave.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from services.embedding import convert
+from services.embedding.cache import TieredCache
 from services.embedding.models import Catalog
 from services.embedding.stream import embed_stream
 from services.mesh.identity import caller
@@ -71,3 +74,19 @@ class TokenizerServicer(internal_grpc.TokenizerServiceServicer):
         self, request: internal_pb.GetTokenizerRequest, context: Context
     ) -> internal_pb.GetTokenizerResponse:
         return convert.tokenizer_to(self._catalog.embedder(request.model))
+
+
+class TenantServicer(tenant_grpc.TenantServiceServicer):
+    def __init__(self, cache: TieredCache) -> None:
+        self._cache = cache
+
+    async def EraseTenant(
+        self, request: tenant_pb.EraseTenantRequest, context: Context
+    ) -> tenant_pb.EraseTenantResponse:
+        count, done = await self._cache.erase(caller(context).tenant)
+        return tenant_pb.EraseTenantResponse(count=count, erased=done and not count)
+
+    async def AdmitTenant(
+        self, request: tenant_pb.AdmitTenantRequest, context: Context
+    ) -> tenant_pb.AdmitTenantResponse:
+        return tenant_pb.AdmitTenantResponse()

@@ -20,6 +20,7 @@ UNANSWERED: Final = (RedisError, OSError, TimeoutError)
 _CONNECT_TIMEOUT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
+_SCANNED_AT_ONCE: Final = 2000
 
 
 @asynccontextmanager
@@ -60,3 +61,17 @@ async def answering(store: str, *, timeout_s: float) -> AsyncIterator[None]:
             yield
     except (Disconnected, TimedOut, ReadOnlyError, OSError):
         raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service="redis") from None
+
+
+async def unlinked(client: Any, pattern: str, *, within_s: float) -> tuple[int, bool]:
+    """Drops keys by pattern, looking through the whole store: how many, and whether it came to the end in time."""
+    until = asyncio.get_running_loop().time() + within_s
+    dropped = cursor = 0
+    while True:
+        cursor, found = await client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
+        if found:
+            dropped += await client.unlink(*found)
+        if not cursor:
+            return dropped, True
+        if asyncio.get_running_loop().time() > until:
+            return dropped, False

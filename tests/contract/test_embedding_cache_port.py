@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from services.embedding.adapters import redis as adapter
 from services.embedding.adapters.redis import RedisCache
 from services.embedding.ports import EmbeddingCache
+from services.mesh.errors import DependencyUnavailable
 from tests.embedding_fakes import MemoryCache
 from tests.embedding_store import store_at
 
@@ -53,6 +54,20 @@ async def test_many_calls_at_a_time_are_answered(cache: EmbeddingCache) -> None:
     await asyncio.gather(*(cache.put({key: key}) for key in keys))
     found = await asyncio.gather(*(cache.get([key]) for key in keys))
     assert [value for (value,) in found] == keys
+
+
+async def test_all_that_begins_so_is_erased_and_nothing_else(cache: EmbeddingCache) -> None:
+    ours = {b"tenant-1" + b"%d" % number: b"1" for number in range(5000)}
+    await cache.put({**ours, b"tenant-2the": b"2"})
+    assert await cache.erase(b"tenant-1") == (5000, True)
+    assert await cache.erase(b"tenant-1") == (0, True)
+    assert await cache.get([b"tenant-11", b"tenant-2the"]) == [None, b"2"]
+
+
+async def test_an_erasure_that_a_broken_store_cannot_do_says_so(tmp_path: Path) -> None:
+    async with RedisCache.open(f"unix://{tmp_path}/redis.sock", ttl_s=60, timeout_s=2) as cache:
+        with pytest.raises(DependencyUnavailable):
+            await cache.erase(b"tenant-1")
 
 
 async def test_entries_of_the_store_end_by_themselves(store: str) -> None:

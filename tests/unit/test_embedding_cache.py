@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from services.embedding.cache import NearCache, TieredCache, cache_key
+from services.embedding.cache import NearCache, TieredCache, cache_key, tenant_part
 from tests.embedding_fakes import MemoryCache, spec_of
 
 
-def test_a_key_depends_on_model_revision_use_and_text() -> None:
+def test_a_key_depends_on_tenant_model_revision_use_and_text() -> None:
     keys = {
         cache_key("acme", spec_of(), "query", "a"),
         cache_key("acme", spec_of(), "document", "a"),
@@ -85,3 +85,17 @@ async def test_nothing_is_asked_of_the_store_where_all_is_near() -> None:
 
     async with TieredCache(StrictCache(), near_bytes=10_000) as cache:
         assert await cache.far([], length=1) == {}
+
+
+async def test_what_is_erased_is_gone_near_far_and_on_its_way_there() -> None:
+    ours, theirs = tenant_part("acme"), tenant_part("globex")
+    far = MemoryCache({ours + b"old": b"1", theirs + b"old": b"1"})
+    async with TieredCache(far, near_bytes=10_000) as cache:
+        await cache.far([ours + b"old", theirs + b"old"], length=1)
+        cache.put(ours + b"new", b"2")
+        cache.put(theirs + b"new", b"2")
+        assert await cache.erase("acme") == (3, True)
+        assert cache.near([ours + b"old", ours + b"new"]) == {}
+        assert len(cache.near([theirs + b"old", theirs + b"new"])) == 2
+        assert await cache.erase("acme") == (0, True)
+    assert far.entries == {theirs + b"old": b"1", theirs + b"new": b"2"}

@@ -26,7 +26,7 @@ from ragweave.third_party.buf.validate import validate_pb2 as buf_dot_validate_d
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/tenant_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"\x14\n\x12\x45raseTenantRequest\"=\n\x13\x45raseTenantResponse\x12\x0e\n\x06\x65rased\x18\x01 \x01(\x08\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x32\x84\x01\n\rTenantService\x12s\n\x0b\x45raseTenant\x12(.ragweave.internal.v1.EraseTenantRequest\x1a).ragweave.internal.v1.EraseTenantResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/tenant_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"\x14\n\x12\x45raseTenantRequest\"=\n\x13\x45raseTenantResponse\x12\x0e\n\x06\x65rased\x18\x01 \x01(\x08\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x14\n\x12\x41\x64mitTenantRequest\"\x15\n\x13\x41\x64mitTenantResponse2\xf9\x01\n\rTenantService\x12s\n\x0b\x45raseTenant\x12(.ragweave.internal.v1.EraseTenantRequest\x1a).ragweave.internal.v1.EraseTenantResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12s\n\x0b\x41\x64mitTenant\x12(.ragweave.internal.v1.AdmitTenantRequest\x1a).ragweave.internal.v1.AdmitTenantResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASETENANTRESPONSE'].fields_by_name['count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_TENANTSERVICE'].methods_by_name['EraseTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['EraseTenant']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
+  _globals['_TENANTSERVICE'].methods_by_name['AdmitTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['AdmitTenant']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010\005(\001'
   _globals['_ERASETENANTREQUEST']._serialized_start=122
   _globals['_ERASETENANTREQUEST']._serialized_end=142
   _globals['_ERASETENANTRESPONSE']._serialized_start=144
   _globals['_ERASETENANTRESPONSE']._serialized_end=205
-  _globals['_TENANTSERVICE']._serialized_start=208
-  _globals['_TENANTSERVICE']._serialized_end=340
+  _globals['_ADMITTENANTREQUEST']._serialized_start=207
+  _globals['_ADMITTENANTREQUEST']._serialized_end=227
+  _globals['_ADMITTENANTRESPONSE']._serialized_start=229
+  _globals['_ADMITTENANTRESPONSE']._serialized_end=250
+  _globals['_TENANTSERVICE']._serialized_start=253
+  _globals['_TENANTSERVICE']._serialized_end=502
 # @@protoc_insertion_point(module_scope)

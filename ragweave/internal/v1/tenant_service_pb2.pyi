@@ -42,7 +42,7 @@ class EraseTenantResponse(_message.Message):
     ERASED_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     erased: _builtins.bool
-    """Whether nothing is left."""
+    """Whether this call found nothing left to erase."""
     count: _builtins.int
     """Things erased by this call."""
     def __init__(
@@ -58,3 +58,37 @@ class EraseTenantResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EraseTenantResponse: _TypeAlias = EraseTenantResponse  # noqa: Y015
+
+@_typing.final
+class AdmitTenantRequest(_message.Message):
+    """Asks for admission."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitTenantRequest: _TypeAlias = AdmitTenantRequest  # noqa: Y015
+
+@_typing.final
+class AdmitTenantResponse(_message.Message):
+    """It is admitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitTenantResponse: _TypeAlias = AdmitTenantResponse  # noqa: Y015

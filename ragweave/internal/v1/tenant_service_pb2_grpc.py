@@ -40,6 +40,11 @@ class TenantServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.FromString,
                 _registered_method=True)
+        self.AdmitTenant = channel.unary_unary(
+                '/ragweave.internal.v1.TenantService/AdmitTenant',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -47,7 +52,15 @@ class TenantServiceServicer:
     """
 
     def EraseTenant(self, request, context):
-        """Erases some of what this service keeps of the caller's tenant. Called again until it says that nothing is left.
+        """Erases some of what this service keeps of the caller's tenant, and lets nothing new of it in until AdmitTenant. Called
+        again until it says that nothing is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdmitTenant(self, request, context):
+        """Lets in again what EraseTenant keeps out; what was erased does not come back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +73,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.EraseTenant,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.SerializeToString,
+            ),
+            'AdmitTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdmitTenant,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class TenantService:
             '/ragweave.internal.v1.TenantService/EraseTenant',
             ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdmitTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.TenantService/AdmitTenant',
+            ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_tenant__service__pb2.AdmitTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

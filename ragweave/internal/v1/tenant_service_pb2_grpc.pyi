@@ -34,7 +34,11 @@ class TenantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
     EraseTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseTenantRequest, _tenant_service_pb2.EraseTenantResponse]
-    """Erases some of what this service keeps of the caller's tenant. Called again until it says that nothing is left."""
+    """Erases some of what this service keeps of the caller's tenant, and lets nothing new of it in until AdmitTenant. Called
+    again until it says that nothing is left.
+    """
+    AdmitTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.AdmitTenantRequest, _tenant_service_pb2.AdmitTenantResponse]
+    """Lets in again what EraseTenant keeps out; what was erased does not come back."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -42,7 +46,11 @@ class TenantServiceAsyncStub(TenantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EraseTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseTenantRequest, _tenant_service_pb2.EraseTenantResponse]  # type: ignore[assignment]
-    """Erases some of what this service keeps of the caller's tenant. Called again until it says that nothing is left."""
+    """Erases some of what this service keeps of the caller's tenant, and lets nothing new of it in until AdmitTenant. Called
+    again until it says that nothing is left.
+    """
+    AdmitTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.AdmitTenantRequest, _tenant_service_pb2.AdmitTenantResponse]  # type: ignore[assignment]
+    """Lets in again what EraseTenant keeps out; what was erased does not come back."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Erasing the caller's tenant. Served by every service that keeps something, called by system."""
@@ -53,6 +61,16 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.EraseTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.EraseTenantResponse, _abc.Awaitable[_tenant_service_pb2.EraseTenantResponse]]:
-        """Erases some of what this service keeps of the caller's tenant. Called again until it says that nothing is left."""
+        """Erases some of what this service keeps of the caller's tenant, and lets nothing new of it in until AdmitTenant. Called
+        again until it says that nothing is left.
+        """
+
+    @_abc_1.abstractmethod
+    def AdmitTenant(
+        self,
+        request: _tenant_service_pb2.AdmitTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.AdmitTenantResponse, _abc.Awaitable[_tenant_service_pb2.AdmitTenantResponse]]:
+        """Lets in again what EraseTenant keeps out; what was erased does not come back."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

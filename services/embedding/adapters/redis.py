@@ -9,10 +9,12 @@ from typing import Any, Final, Self
 import structlog
 
 from services.embedding.cache import TENANT_BYTES
-from services.mesh.redis import UNANSWERED, open_redis
+from services.mesh.redis import UNANSWERED, answering, open_redis, unlinked
 
 # After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
 _REST_S: Final = 1.0
+# What one call of erase may take, in seconds.
+_ERASE_S: Final = 15.0
 # Callers above this number wait for a connection, within the time they give the store.
 _CONNECTIONS: Final = 8
 
@@ -50,6 +52,10 @@ class RedisCache:
         for key, value in entries.items():
             pipeline.set(_name(key), value, ex=self._ttl_s)
         await self._answers(pipeline)
+
+    async def erase(self, tenant: bytes) -> tuple[int, bool]:
+        async with answering("the embedding cache", timeout_s=2 * _ERASE_S):
+            return await unlinked(self._redis, f"{_name(tenant)}*", within_s=_ERASE_S)
 
     async def _answers(self, pipeline: Any) -> list[Any] | None:
         if time.monotonic() < self._rest_until:
