@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from ragweave.internal.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
 from ragweave.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from ragweave.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
@@ -18,9 +19,16 @@ from services.collections.adapters.sql import SqlStore
 from services.collections.adapters.system import SystemLimits
 from services.collections.directories import Directories
 from services.collections.documents import Documents
+from services.collections.erasure import Erasure
 from services.collections.quotas import Quotas
 from services.collections.registry import Registry
-from services.collections.servicer import CollectionServicer, DirectoryServicer, DocumentServicer, RegistryServicer
+from services.collections.servicer import (
+    CollectionServicer,
+    DirectoryServicer,
+    DocumentServicer,
+    RegistryServicer,
+    TenantServicer,
+)
 from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
 from services.mesh.audit_trail import AuditTrail
@@ -53,6 +61,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
             add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
             add_DirectoryServiceServicer_to_server(DirectoryServicer(Directories(folders)), server)
+            add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, registry)), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
         async with Upkeep(store, registry, documents, trail, interval_s=settings.upkeep_interval_s).running():

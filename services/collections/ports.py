@@ -81,7 +81,7 @@ class RegistryStore(Protocol):
         ...
 
     async def last_sequence(self) -> int:
-        """The sequence of the last change; 0 before the first."""
+        """No change so far has a higher sequence, every change to come has; 0 before the first."""
         ...
 
     async def find_documents(
@@ -155,6 +155,18 @@ class RegistryStore(Protocol):
 
     async def prune_receipts(self, at: datetime) -> None:
         """Drops answers that have expired."""
+        ...
+
+    async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
+        """Drops answers, and events older than `before`, of a tenant, at most so many of each.
+
+        Returns:
+            How many that were, and whether more are there, events too young among them.
+        """
+        ...
+
+    async def compact(self) -> bool:
+        """Whether what was deleted is in none of the store's own files any more, by what this call could do."""
         ...
 
     async def check(self) -> None:

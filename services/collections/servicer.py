@@ -6,7 +6,9 @@ from typing import Any
 import grpc
 
 from ragweave.internal.v1 import registry_service_pb2 as internal_pb
+from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceServicer
+from ragweave.internal.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from ragweave.v1 import collection_pb2, document_pb2
 from ragweave.v1 import collection_service_pb2 as collections_pb
 from ragweave.v1 import directory_service_pb2 as directories_pb
@@ -17,6 +19,7 @@ from ragweave.v1.document_service_pb2_grpc import DocumentServiceServicer
 from services.collections import convert, convert_directories
 from services.collections.directories import Directories
 from services.collections.documents import Documents
+from services.collections.erasure import Erasure
 from services.collections.quotas import Quotas
 from services.collections.registry import Registry
 from services.mesh.identity import caller
@@ -252,3 +255,19 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> internal_pb.CheckQuotaResponse:
         await self._quotas.check(caller(context).tenant, amounts_from(request.more))
         return internal_pb.CheckQuotaResponse()
+
+
+class TenantServicer(TenantServiceServicer):
+    def __init__(self, erasure: Erasure) -> None:
+        self._erasure = erasure
+
+    async def EraseTenant(
+        self, request: tenant_pb.EraseTenantRequest, context: Context
+    ) -> tenant_pb.EraseTenantResponse:
+        count, erased = await self._erasure.erase(caller(context).tenant)
+        return tenant_pb.EraseTenantResponse(count=count, erased=erased)
+
+    async def AdmitTenant(
+        self, request: tenant_pb.AdmitTenantRequest, context: Context
+    ) -> tenant_pb.AdmitTenantResponse:
+        return tenant_pb.AdmitTenantResponse()

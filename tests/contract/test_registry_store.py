@@ -140,14 +140,14 @@ async def test_a_change_sees_what_is_there_and_what_it_refuses_is_not_written(st
     with pytest.raises(EtagMismatch):
         await store.write_collection("acme", "docs", refuse, receipt())
     assert await store.find_collection("acme", "docs") == first
-    assert await store.last_sequence() == 1
+    assert await store.changes(0, 10) == [first]
     assert await store.recall(receipt(), Collection) is None
 
 
 async def test_an_unchanged_collection_makes_no_event(store: RegistryStore) -> None:
     first = await put(store, collection())
     assert await store.write_collection("acme", "docs", lambda found: found or first) == first
-    assert await store.last_sequence() == 1
+    assert await store.changes(0, 10) == [first]
 
 
 async def test_every_change_is_an_event_in_order_and_the_latest_state_of_each_is_known(store: RegistryStore) -> None:
@@ -450,3 +450,27 @@ async def test_what_is_refused_for_the_quota_leaves_no_trace(store: RegistryStor
     assert await store.find_documents(docs, ["a"]) == []
     assert await store.recall(receipt(), tuple[Document, ...]) is None
     assert await current(store, docs) == docs
+
+
+async def test_answers_and_old_events_of_a_tenant_are_erased_in_parts(store: RegistryStore) -> None:
+    for number in range(3):
+        made = collection(f"c{number}")
+        await store.write_collection("acme", made.collection_id, lambda _, made=made: made, receipt(f"r{number}"))  # type: ignore[misc]
+    theirs = await put(store, collection(tenant="globex"))
+    await store.remember(receipt(tenant="globex"), theirs, Collection)
+    assert await store.erase("acme", before=LONG_AGO - timedelta(days=1), limit=2) == (2, True)
+    assert await store.erase("acme", before=LONG_AGO - timedelta(days=1), limit=2) == (1, True)  # events are too young
+    assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (2, True)
+    assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (1, False)
+    assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (0, False)
+    assert await store.changes(0, 100) == [theirs]
+    assert await store.last_sequence() == theirs.sequence
+    assert await store.recall(receipt(tenant="globex"), Collection) == theirs
+    assert await store.compact()
+
+
+async def test_sequences_go_on_where_the_last_events_were_erased(store: RegistryStore) -> None:
+    first = await put(store, collection())
+    await store.erase("acme", before=now() + timedelta(seconds=1), limit=10)
+    assert await store.last_sequence() == first.sequence
+    assert (await put(store, collection("next"))).sequence > first.sequence

@@ -33,6 +33,7 @@ class MemoryStore:
         self._collections: dict[str, Collection] = {}
         self._documents: dict[str, dict[str, Document]] = {}
         self._changes: list[Collection] = []
+        self._sequence = 0
         self._receipts: dict[tuple[str, str, str], tuple[str, bytes, datetime]] = {}
 
     async def find_collection(self, tenant: str, collection_id: str) -> Collection | None:
@@ -57,7 +58,8 @@ class MemoryStore:
         if limits is not None and current is None:
             await self._check(tenant, limits, amounts_of(changed))
         if changed != current:
-            changed = replace(changed, sequence=await self.last_sequence() + 1)
+            self._sequence += 1
+            changed = replace(changed, sequence=self._sequence)
             self._collections[changed.uid] = changed
             self._documents.setdefault(changed.uid, {})
             self._changes.append(changed)
@@ -89,10 +91,10 @@ class MemoryStore:
         ]
 
     async def changes(self, after: int, limit: int) -> list[Collection]:
-        return self._changes[after : after + limit]
+        return [each for each in self._changes if each.sequence > after][:limit]
 
     async def last_sequence(self) -> int:
-        return len(self._changes)
+        return self._sequence
 
     async def find_documents(
         self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
@@ -184,6 +186,19 @@ class MemoryStore:
 
     async def prune_receipts(self, at: datetime) -> None:
         self._receipts = {key: each for key, each in self._receipts.items() if each[2] > at}
+
+    async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
+        answers = [key for key in self._receipts if key[0] == tenant][:limit]
+        for key in answers:
+            del self._receipts[key]
+        told = [each for each in self._changes if each.tenant == tenant]
+        old = [each for each in told if each.update_time < before][:limit]
+        self._changes = [each for each in self._changes if each not in old]
+        more = len(told) > len(old) or any(key[0] == tenant for key in self._receipts)
+        return len(answers) + len(old), more
+
+    async def compact(self) -> bool:
+        return True
 
     async def check(self) -> None:
         """Always answers."""

@@ -1,6 +1,6 @@
 """The registry in SQL: a SQLite file, or PostgreSQL by URL."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -162,8 +162,9 @@ class SqlStore:
         return [decode(Collection, row.payload) for row in await self._read(found)]
 
     async def last_sequence(self) -> int:
-        (row,) = await self._read(select(func.coalesce(func.max(OUTBOX.c.sequence), 0).label("last")))
-        return int(row.last)
+        # The outbox may have lost its last entries with their tenant.
+        (row,) = await self._read(select(SEQUENCES.c.value))
+        return int(row.value)
 
     async def find_documents(
         self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
@@ -283,6 +284,23 @@ class SqlStore:
     async def prune_receipts(self, at: datetime) -> None:
         await self._write(lambda connection: RECEIPTS.prune(connection, at))
 
+    async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
+        answers = RECEIPTS.table
+        told = select(OUTBOX.c.sequence).where(OUTBOX.c.tenant == tenant)
+        old = told.where(OUTBOX.c.event_time < before).limit(limit)
+
+        def write(connection: Connection) -> tuple[int, bool]:
+            dropped = RECEIPTS.erase(connection, tenant, limit)
+            dropped += connection.execute(delete(OUTBOX).where(OUTBOX.c.sequence.in_(old))).rowcount
+            more = select(answers.c.method).where(answers.c.tenant == tenant)
+            left = [connection.execute(found.limit(1)).first() for found in (more, told)]
+            return dropped, any(row is not None for row in left)
+
+        return await self._write(write)
+
+    async def compact(self) -> bool:
+        return await self._told(self._database.compact())
+
     async def check(self) -> None:
         await self._read(select(SEQUENCES.c.value))
 
@@ -297,8 +315,11 @@ class SqlStore:
             return await self._run(write, Mode.WRITE)
 
     async def _run(self, work: Callable[[Connection], T], mode: Mode) -> T:
+        return await self._told(self._database.run(work, mode))
+
+    async def _told(self, work: Awaitable[T]) -> T:
         try:
-            return await self._database.run(work, mode)
+            return await work
         except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
             if isinstance(error, _DEFECTS):
                 raise

@@ -1,6 +1,6 @@
 """A service's database, opened: its schema up to date, its failures told as the domain tells them."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -68,8 +68,15 @@ class OpenDatabase:
 
     async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
         """What `work` returns, in a transaction of that kind."""
+        return await self._told(self._database.run(work, mode))
+
+    async def compact(self) -> bool:
+        """See `Database.compact`."""
+        return await self._told(self._database.compact())
+
+    async def _told(self, work: Awaitable[T]) -> T:
         try:
-            return await self._database.run(work, mode)
+            return await work
         except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
             if isinstance(error, _DEFECTS):
                 raise

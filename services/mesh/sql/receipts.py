@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, MetaData, Table, delete, insert, select
+from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, MetaData, Table, delete, insert, select, tuple_
 
 from services.mesh.receipts import REQUEST_TTL, Receipt
 from services.mesh.sql.columns import TEXT, Instant
@@ -60,6 +60,14 @@ class Receipts:
     def forget(self, connection: Connection, receipt: Receipt) -> None:
         """Drops an answer that was taken back."""
         connection.execute(delete(self.table).where(*self._of(receipt)))
+
+    def erase(self, connection: Connection, tenant: str, limit: int) -> int:
+        """Drops at most so many answers to a tenant; returns how many."""
+        columns = self.table.c
+        some = select(columns.method, columns.request_id).where(columns.tenant == tenant).limit(limit)
+        named = tuple_(columns.method, columns.request_id)
+        gone = delete(self.table).where(columns.tenant == tenant, named.in_(some))
+        return connection.execute(gone).rowcount
 
     def prune(self, connection: Connection, at: datetime) -> None:
         """Drops answers that have expired."""
