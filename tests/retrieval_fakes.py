@@ -180,6 +180,7 @@ class FakeRevisions:
 
     def __init__(self) -> None:
         self._counts: Counter[IndexId] = Counter()
+        self.owned: set[tuple[str, IndexId]] = set()
 
     async def bump(self, index: IndexId) -> int:
         self._counts[index] += 1
@@ -187,6 +188,16 @@ class FakeRevisions:
 
     async def current(self, index: IndexId) -> int:
         return self._counts[index]
+
+    async def claim(self, tenant: str, index: IndexId) -> None:
+        self.owned.add((tenant, index))
+
+    async def of(self, tenant: str) -> Sequence[IndexId]:
+        return sorted(index for owner, index in self.owned if owner == tenant)
+
+    async def forget(self, tenant: str, index: IndexId) -> None:
+        self.owned.discard((tenant, index))
+        del self._counts[index]
 
     async def check(self) -> None:
         """Always answers."""

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import grpc
 
 from ragweave.internal.v1.index_service_pb2_grpc import add_IndexServiceServicer_to_server
+from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
@@ -21,7 +22,7 @@ from services.retrieval.indexer import Indexer
 from services.retrieval.ports import VectorStore
 from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
-from services.retrieval.servicer import IndexServicer, RetrievalServicer
+from services.retrieval.servicer import IndexServicer, RetrievalServicer, TenantServicer
 from services.retrieval.settings import Settings
 
 
@@ -65,6 +66,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         def register(server: grpc.aio.Server) -> None:
             add_RetrievalServiceServicer_to_server(RetrievalServicer(retriever), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
+            add_TenantServiceServicer_to_server(TenantServicer(indexer), server)
 
         tasks = [background.create_task(collections.run()), background.create_task(scales.run())]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.

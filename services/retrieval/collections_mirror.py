@@ -96,6 +96,16 @@ class CollectionsMirror:
             raise CollectionNotFound(f"no collection with uid {uid!r}", collection_uid=uid)
         return view
 
+    def of_tenant(self, tenant: str) -> list[IndexId]:
+        """The uids of the tenant's collections, deleted ones included."""
+        return [uid for uid, view in self._by_uid.items() if view.tenant == tenant]
+
+    def forget(self, uid: IndexId) -> None:
+        """Lets go of a collection that is being erased: from now on there is none."""
+        view = self._by_uid.pop(uid, None)
+        if view is not None and self._by_name.get((view.tenant, view.collection_id)) == uid:
+            del self._by_name[view.tenant, view.collection_id]
+
     async def language_of(self, uid: IndexId) -> str:
         """The language of the collection with that uid; see by_uid."""
         return (await self.by_uid(uid)).language

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from services.mesh.errors import CollectionNotFound, FailedPrecondition, InvalidArgument
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk, IndexId, IndexStats
+from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.ports import IndexRevisions, VectorStore
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import document_vector, encoder_for
 
 _FLOAT_BYTES = 4
+_ERASED_AT_ONCE = 20
 
 
 class Indexer:
@@ -38,8 +40,7 @@ class Indexer:
         for position, (_, vector) in enumerate(chunks):
             _check_vector(f"chunks[{position}].vector", vector, collection.dimension)
         if index not in self._ensured:
-            await self._store.ensure_index(index, collection.dimension)
-            self._ensured.add(index)
+            await self._make(index, collection)
         encoder = encoder_for(collection.language)
         counts = await asyncio.to_thread(lambda: [encoder.counts(chunk.searched_text) for chunk, _ in chunks])
         async with self._scales.writing(index):
@@ -105,6 +106,29 @@ class Indexer:
         self._ensured.discard(index)
         self._scales.forget(index)
         await self._revisions.bump(index)
+
+    async def erase(self, tenant: str) -> int:
+        """Deletes some of the tenant's indexes, with all that is known of them; returns how many these were.
+
+        What still writes to them meanwhile finds no collection.
+        """
+        found = {*await self._revisions.of(tenant), *self._collections.of_tenant(tenant)}
+        for index in sorted(found)[:_ERASED_AT_ONCE]:
+            self._collections.forget(index)
+            await self.drop(index)
+            await self._revisions.forget(tenant, index)
+        return min(len(found), _ERASED_AT_ONCE)
+
+    async def _make(self, index: IndexId, collection: CollectionView) -> None:
+        """Makes the index, noting first whose it is; one whose collection was deleted meanwhile does not stay."""
+        await self._revisions.claim(collection.tenant, index)
+        await self._store.ensure_index(index, collection.dimension)
+        try:
+            await self._collections.by_uid(index)
+        except CollectionNotFound:
+            await self._store.drop(index)
+            raise
+        self._ensured.add(index)
 
     async def _wrote(self, index: IndexId) -> int:
         revision = await self._revisions.bump(index)

@@ -143,7 +143,23 @@ class Registry(Protocol):
 
 
 class IndexRevisions(Protocol):
-    """Counts the writes of each index, for all replicas."""
+    """Counts the writes of each index, and knows whose it is, for all replicas.
+
+    Raises:
+        DependencyUnavailable: The counter does not answer.
+    """
+
+    async def claim(self, tenant: str, index: IndexId) -> None:
+        """Notes whose index it is, before there is one; durable when it returns."""
+        ...
+
+    async def of(self, tenant: str) -> Sequence[IndexId]:
+        """Every index that was ever claimed for the tenant, and not forgotten."""
+        ...
+
+    async def forget(self, tenant: str, index: IndexId) -> None:
+        """Drops what is known of an index."""
+        ...
 
     async def bump(self, index: IndexId) -> int:
         """The next revision; durable when it returns."""

@@ -5,7 +5,9 @@ from typing import Any
 import grpc
 
 from ragweave.internal.v1 import index_service_pb2 as index_pb
+from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer
+from ragweave.internal.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from ragweave.v1 import search_pb2 as pb
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
 from services.mesh.calls import current_call
@@ -83,3 +85,19 @@ class IndexServicer(IndexServiceServicer):
     async def DropIndex(self, request: index_pb.DropIndexRequest, context: Context) -> index_pb.DropIndexResponse:
         await self._indexer.drop(self._index(request))
         return index_pb.DropIndexResponse()
+
+
+class TenantServicer(TenantServiceServicer):
+    def __init__(self, indexer: Indexer) -> None:
+        self._indexer = indexer
+
+    async def EraseTenant(
+        self, request: tenant_pb.EraseTenantRequest, context: Context
+    ) -> tenant_pb.EraseTenantResponse:
+        count = await self._indexer.erase(caller(context).tenant)
+        return tenant_pb.EraseTenantResponse(count=count, erased=not count)
+
+    async def AdmitTenant(
+        self, request: tenant_pb.AdmitTenantRequest, context: Context
+    ) -> tenant_pb.AdmitTenantResponse:
+        return tenant_pb.AdmitTenantResponse()

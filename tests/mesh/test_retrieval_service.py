@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import registry_service_pb2 as registry_pb
@@ -113,7 +114,15 @@ async def running(tmp_path: Path, *records: registry_pb.CollectionRecord) -> Asy
         settings = Settings(mesh=mesh, port=0)
         port = await opened.enter_async_context(world.running(wire, settings, name="retrieval"))
         channel = await opened.enter_async_context(world.channel(port))
+        await serving(channel)
         yield Running(world, port, registry, channel)
+
+
+async def serving(channel: grpc.aio.Channel) -> None:
+    """Until the service says so: it has heard of every collection then."""
+    async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return
 
 
 @asynccontextmanager

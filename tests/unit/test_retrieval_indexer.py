@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, FailedPrecondition, InvalidArgument
-from services.retrieval.chunks import DocumentFields, IndexId, LengthStats
+from services.retrieval import indexer as indexer_module
+from services.retrieval.chunks import Distance, DocumentFields, IndexId, LengthStats
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.indexer import Indexer
 from services.retrieval.scaling import SparseScales
@@ -43,11 +44,11 @@ async def parts(store: MemoryVectorStore | None = None) -> AsyncIterator[Parts]:
     collections.apply(view())
     revisions = FakeRevisions()
     scales = SparseScales(used, collections.language_of)
-    running = asyncio.create_task(scales.run())
+    running = [asyncio.create_task(scales.run()), asyncio.create_task(collections.run())]
     yield Parts(used, collections, revisions, scales, Indexer(used, collections, revisions, scales))
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_every_write_counts_the_revision_up() -> None:
@@ -142,3 +143,35 @@ async def test_rescaling_waits_for_a_store_that_does_not_answer(monkeypatch: pyt
         await made.indexer.upsert(INDEX, [(chunk("fox " * 50, document="d2"), vector(direction(2)))])
         await made.scales.settled()
         assert set((await made.store.length_stats(INDEX)).scales) == {scale_of(26)}
+
+
+async def test_the_indexes_of_a_tenant_are_erased_in_parts_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer_module, "_ERASED_AT_ONCE", 2)
+    async with parts() as made:
+        for number in range(3):
+            made.collections.apply(view(f"c{number}", uid=f"uid-{number}"))
+            await made.indexer.upsert(IndexId(f"uid-{number}"), [(chunk(), vector(direction(1)))])
+        made.collections.apply(view("theirs", uid="uid-theirs", tenant="globex"))
+        await made.indexer.upsert(IndexId("uid-theirs"), [(chunk(), vector(direction(1)))])
+        assert [await made.indexer.erase("acme") for _ in range(3)] == [2, 2, 0]  # "docs" was never written to
+        assert made.revisions.owned == {("globex", "uid-theirs")}
+        assert await made.store.count(IndexId("uid-theirs")) == 1
+        for uid in ("uid-0", "uid-1", "uid-2", INDEX):
+            assert await made.revisions.current(IndexId(uid)) == 0
+            with pytest.raises(CollectionNotFound):
+                await made.indexer.upsert(IndexId(uid), [(chunk(), vector(direction(1)))])
+            assert await made.store.count(IndexId(uid)) == 0
+
+
+async def test_an_index_whose_collection_goes_while_it_is_made_does_not_stay() -> None:
+    class Slow(MemoryVectorStore):
+        async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
+            made.collections.apply(view(sequence=9, deleted=True))
+            await made.indexer.drop(index)
+            await super().ensure_index(index, dimension, distance)
+
+    async with parts(Slow()) as made:
+        with pytest.raises(CollectionNotFound):
+            await made.indexer.upsert(INDEX, [(chunk(), vector(direction(1)))])
+        with pytest.raises(LookupError):
+            await made.store.upsert(INDEX, [encoded(chunk())])

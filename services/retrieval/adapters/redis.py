@@ -1,9 +1,10 @@
-"""The revision of each index, counted in Redis."""
+"""The revision of each index, counted in Redis, and whose index it is."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 
@@ -17,7 +18,7 @@ _REPEATS: Final = 3
 
 
 class RedisRevisions:
-    """Fulfils IndexRevisions with one counter a collection."""
+    """Fulfils IndexRevisions with one counter a collection, and one set of indexes a tenant."""
 
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._redis = client
@@ -36,6 +37,17 @@ class RedisRevisions:
     async def current(self, index: IndexId) -> int:
         return int(await self._answer(self._redis.get(_key(index))) or 0)
 
+    async def claim(self, tenant: str, index: IndexId) -> None:
+        await self._answer(self._redis.sadd(_owned(tenant), index))
+
+    async def of(self, tenant: str) -> Sequence[IndexId]:
+        found = await self._answer(self._redis.smembers(_owned(tenant)))
+        return [IndexId(each.decode()) for each in sorted(found)]
+
+    async def forget(self, tenant: str, index: IndexId) -> None:
+        pipeline = self._redis.pipeline(transaction=True).delete(_key(index)).srem(_owned(tenant), index)
+        await self._answer(pipeline.execute())
+
     async def check(self) -> None:
         await self._answer(self._redis.ping())
 
@@ -50,3 +62,7 @@ class RedisRevisions:
 
 def _key(index: IndexId) -> str:
     return f"ragweave:index:{index}:revision"
+
+
+def _owned(tenant: str) -> str:
+    return f"ragweave:indexes:{quote(tenant, safe='')}"
