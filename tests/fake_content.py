@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any
 
 from services.jobs.blobs import PIECE_BYTES, Blob
 from services.jobs.extraction import ExtractedText, Syntax
-from services.mesh.errors import DocumentTooLarge, NoTextFound, UnsupportedMediaType, UploadNotFound
+from services.mesh.errors import DocumentTooLarge, NoTextFound, TenantDeleted, UnsupportedMediaType, UploadNotFound
 from services.mesh.media_types import SUPPORTED, media_type_of
 
 
@@ -16,6 +17,7 @@ class MemoryBlobStore:
     def __init__(self) -> None:
         self._contents: dict[tuple[str, str], bytes] = {}
         self._texts: dict[tuple[str, str, str], ExtractedText] = {}
+        self._barred: set[str] = set()
 
     async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
         whole = b""
@@ -23,6 +25,7 @@ class MemoryBlobStore:
             whole += piece
             if max_bytes is not None and len(whole) > max_bytes:
                 raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+        self._check(tenant)
         content_hash = hashlib.sha256(whole).hexdigest()
         self._contents[tenant, content_hash] = whole
         return Blob(content_hash, len(whole))
@@ -46,10 +49,26 @@ class MemoryBlobStore:
             del self._texts[key]
 
     async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
+        self._check(tenant)
         self._texts[tenant, content_hash, version] = text
 
     async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
         return self._texts.get((tenant, content_hash, version))
+
+    async def erase(self, tenant: str, limit: int) -> tuple[int, bool]:
+        self._barred.add(tenant)
+        kept: list[tuple[dict[Any, Any], Any]] = [(self._contents, key) for key in self._contents if key[0] == tenant]
+        kept += [(self._texts, key) for key in self._texts if key[0] == tenant]
+        for held, key in kept[:limit]:
+            del held[key]
+        return min(len(kept), limit), len(kept) <= limit
+
+    async def admit(self, tenant: str) -> None:
+        self._barred.discard(tenant)
+
+    def _check(self, tenant: str) -> None:
+        if tenant in self._barred:
+            raise TenantDeleted("the tenant was deleted; nothing is kept for it")
 
 
 class PlainExtractor:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from ragweave.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from services.jobs.adapters.embedding import ModelsClient
@@ -15,10 +16,11 @@ from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.registry import RegistryClient
 from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
-from services.jobs.servicer import JobServicer, UploadServicer
+from services.jobs.servicer import JobServicer, TenantServicer, UploadServicer
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
 from services.jobs.uploads import Uploads
@@ -50,6 +52,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         jobs = Jobs(store)
 
         def register(server: grpc.aio.Server) -> None:
+            add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
             add_JobServiceServicer_to_server(JobServicer(importer, jobs), server)
             add_UploadServiceServicer_to_server(
                 UploadServicer(Uploads(blobs, max_bytes=settings.mesh.max_document_bytes)), server

@@ -86,6 +86,20 @@ class JobStore(Protocol):
         """
         ...
 
+    async def erase(self, tenant: str) -> tuple[int, bool]:
+        """Bar a tenant, as long as it is not admitted, and drop what is kept of it, as far as one call gets.
+
+        Whoever works for it has lost the lease, and TenantDeleted is raised where something is submitted.
+
+        Returns:
+            How many things went, and whether these were all.
+        """
+        ...
+
+    async def admit(self, tenant: str) -> None:
+        """Take from the tenant again; no error where it was never erased."""
+        ...
+
 
 class Queue(Protocol):
     """Work to do, leased. Whoever lost a lease writes nothing: every method that takes one raises LeaseLost then."""

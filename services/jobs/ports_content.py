@@ -8,7 +8,10 @@ from services.jobs.extraction import ExtractedText
 
 
 class BlobStore(Protocol):
-    """Original bytes and the text extracted from them, by content hash; one tenant never sees another's."""
+    """Original bytes and the text extracted from them, by content hash; one tenant never sees another's.
+
+    `put` and `put_text` raise TenantDeleted, and keep nothing, from `erase` on until `admit`.
+    """
 
     async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
         """Store a stream and return its hash and size; durable when this returns.
@@ -46,6 +49,17 @@ class BlobStore(Protocol):
 
     async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
         """What `put_text` kept, or None: then extract again."""
+        ...
+
+    async def erase(self, tenant: str, limit: int) -> tuple[int, bool]:
+        """Delete at most so many of the tenant's files, whoever writes one just now: how many, and whether that is all.
+
+        Whatever becomes of the process that calls, nothing is read or written there any more.
+        """
+        ...
+
+    async def admit(self, tenant: str) -> None:
+        """Take from the tenant again; no error where it was never erased."""
         ...
 
 

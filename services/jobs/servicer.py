@@ -5,12 +5,15 @@ from typing import Any
 
 import grpc
 
+from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
+from ragweave.internal.v1 import tenant_service_pb2_grpc as tenant_grpc
 from ragweave.internal.v1 import upload_service_pb2 as upload_pb
 from ragweave.internal.v1 import upload_service_pb2_grpc as upload_grpc
 from ragweave.v1 import job_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1 import job_service_pb2_grpc as pb_grpc
 from services.jobs import convert
+from services.jobs.erasure import Erasure
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.uploads import Uploads
@@ -92,6 +95,23 @@ class UploadServicer(upload_grpc.UploadServiceServicer):
     ) -> AsyncIterator[upload_pb.ReadUploadResponse]:
         async for part in self._uploads.read(caller(context).tenant, request.content_hash):
             yield upload_pb.ReadUploadResponse(data=part)
+
+
+class TenantServicer(tenant_grpc.TenantServiceServicer):
+    def __init__(self, erasure: Erasure) -> None:
+        self._erasure = erasure
+
+    async def EraseTenant(
+        self, request: tenant_pb.EraseTenantRequest, context: Context
+    ) -> tenant_pb.EraseTenantResponse:
+        count, erased = await self._erasure.erase(caller(context).tenant)
+        return tenant_pb.EraseTenantResponse(count=count, erased=erased)
+
+    async def AdmitTenant(
+        self, request: tenant_pb.AdmitTenantRequest, context: Context
+    ) -> tenant_pb.AdmitTenantResponse:
+        await self._erasure.admit(caller(context).tenant)
+        return tenant_pb.AdmitTenantResponse()
 
 
 def _id(name: str) -> str:

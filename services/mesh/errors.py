@@ -177,6 +177,12 @@ class FailedPrecondition(DomainError):
     reason = "FAILED_PRECONDITION"
 
 
+class TenantDeleted(DomainError):
+    """Nothing is kept for a tenant that is being erased, or was."""
+
+    reason = "TENANT_DELETED"
+
+
 class CollectionDisabled(DomainError):
     reason = "COLLECTION_DISABLED"
 
@@ -247,6 +253,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     EtagMismatch: StatusCode.ABORTED,
     LeaseLost: StatusCode.ABORTED,
     FailedPrecondition: StatusCode.FAILED_PRECONDITION,
+    TenantDeleted: StatusCode.FAILED_PRECONDITION,
     CollectionDisabled: StatusCode.FAILED_PRECONDITION,
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,

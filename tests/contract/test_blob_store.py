@@ -10,7 +10,7 @@ import pytest
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.jobs.ports_content import BlobStore
-from services.mesh.errors import DocumentTooLarge, UploadNotFound
+from services.mesh.errors import DocumentTooLarge, TenantDeleted, UploadNotFound
 from tests.fake_content import MemoryBlobStore
 
 TEXT = ExtractedText(
@@ -113,3 +113,57 @@ async def test_extracted_text_is_kept_by_content_and_version(store: BlobStore) -
     assert await store.get_text("acme", blob.content_hash, "xberg-2") is None
     assert await store.get_text("beta", blob.content_hash, "xberg-1.3.9-1") is None
     assert await store.read("acme", blob.content_hash) == b"original"
+
+
+async def test_an_erased_tenant_has_nothing_left_and_nobody_else_misses_anything(store: BlobStore) -> None:
+    ours = [await store.put("acme", pieces(b"%d" % number)) for number in range(5)]
+    await store.put_text("acme", ours[0].content_hash, "v1", TEXT)
+    theirs = await store.put("globex", pieces(b"0"))
+    assert await store.erase("acme", 4) == (4, False)
+    assert await store.erase("acme", 4) == (2, True)
+    assert await store.erase("acme", 4) == (0, True)
+    for blob in ours:
+        assert not await store.exists("acme", blob.content_hash)
+        with pytest.raises(UploadNotFound):
+            await store.read("acme", blob.content_hash)
+    assert await store.get_text("acme", ours[0].content_hash, "v1") is None
+    assert await store.read("globex", theirs.content_hash) == b"0"
+
+
+async def test_whoever_is_late_writes_nothing_for_an_erased_tenant_until_it_is_admitted(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces(b"before"))
+    erased = asyncio.Event()
+
+    async def late() -> AsyncIterator[bytes]:
+        yield b"x" * (1 << 21)
+        await erased.wait()
+        yield b"y"
+
+    writing = asyncio.create_task(store.put("acme", late()))
+    await asyncio.sleep(0)
+    await store.erase("acme", 10)
+    erased.set()
+    for attempt in (writing, store.put("acme", pieces(b"after")), store.put_text("acme", blob.content_hash, "v", TEXT)):
+        with pytest.raises(TenantDeleted):
+            await attempt
+    await store.erase("acme", 10)
+    assert await store.erase("acme", 10) == (0, True)
+    await store.admit("acme")
+    await store.admit("nobody")
+    assert await store.exists("acme", (await store.put("acme", pieces(b"anew"))).content_hash)
+
+
+async def test_nothing_of_an_erased_tenant_is_in_the_folder_and_no_crash_brings_it_back(tmp_path: Path) -> None:
+    folder = tmp_path / "blobs"
+    async with FolderBlobStore.open_folder(folder) as store:
+        await store.put("acme", pieces(b"canary"))
+        (folder / ".incoming" / "acme.half").write_bytes(b"canary of a writer that was killed")
+        (folder / ".incoming" / "acme2.half").write_bytes(b"another's")
+        assert await store.erase("acme", 1) == (1, False)
+    async with FolderBlobStore.open_folder(folder) as store:
+        while not (await store.erase("acme", 1))[1]:
+            pass
+        with pytest.raises(TenantDeleted):
+            await store.put("acme", pieces(b"canary"))
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name: path.read_bytes() for path in left} == {"acme": b"", "acme2.half": b"another's"}

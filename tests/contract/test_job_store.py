@@ -35,6 +35,7 @@ from services.mesh.errors import (
     JobNotFound,
     LeaseLost,
     RequestIdReused,
+    TenantDeleted,
 )
 from services.mesh.receipts import Receipt
 from tests.jobs_store import Store, store_in
@@ -684,3 +685,77 @@ async def test_what_was_acknowledged_survives_the_death_of_the_store(tmp_path_fa
 
 def test_times_are_in_utc() -> None:
     assert moment(0).isoformat() == "1970-01-01T00:00:00+00:00"
+
+
+async def keys_of(redis: Redis, tenant: str = "acme") -> list[bytes]:
+    return [key async for key in redis.client.scan_iter(f"{redis.key(tenant, '')}*")]
+
+
+async def test_an_erased_tenant_leaves_nothing_and_nobody_else_misses_anything(
+    redis: Redis, store: RedisJobStore, queue: RedisQueue
+) -> None:
+    await store.submit(job(), specs(3), receipt("r1", "ImportDocuments"))
+    await store.submit(folder(full=True), [])
+    theirs = await store.submit(job("globex"), specs(2))
+    leases = {lease.tenant: lease for lease in await queue.lease(2)}
+    assert await queue.lock(leases["acme"], "uid", "doc-1")
+    await queue.put_back(leases["globex"], 60, DOWN)
+    ours = (await queue.lease(1))[0]
+    if ours.tenant == "acme":
+        await queue.put_back(ours, 60, DOWN)
+    assert await keys_of(redis)
+    dropped, done = await store.erase("acme")
+    assert (dropped > 10, done) == (True, True)
+    assert await store.erase("acme") == (0, True)
+    assert await keys_of(redis) == []
+    assert (await store.get("globex", theirs)).progress.total == 2
+    assert await drained(queue) == 1
+    delayed = await redis.client.zrange(f"{redis._prefix}delayed", 0, -1)
+    assert len(delayed) == 1
+    assert b"globex" in delayed[0]
+
+
+async def test_whoever_still_works_for_an_erased_tenant_has_lost_the_lease_and_writes_nothing(
+    redis: Redis, store: RedisJobStore, queue: RedisQueue
+) -> None:
+    job_id = await store.submit(job(), specs(2))
+    lease, other = await queue.lease(2)
+    await store.erase("acme")
+    assert await queue.heartbeat([lease, other]) == ["LOST", "LOST"]
+    for attempt in (
+        queue.lock(lease, "uid", "doc-1"),
+        queue.commit(lease, 1),
+        queue.finish(lease, done()),
+        queue.put_back(other, 0.0, DOWN),
+    ):
+        with pytest.raises(LeaseLost):
+            await attempt
+    with pytest.raises(JobNotFound):
+        await store.cancel("acme", job_id, receipt=receipt("r2", "CancelJob"))
+    with pytest.raises(TenantDeleted):
+        await store.submit(job(), specs(1))
+    assert await store.recall(receipt("r2", "CancelJob")) is None
+    assert await queue.lease(10) == []
+    assert await keys_of(redis) == []
+
+
+async def test_a_worker_that_hears_of_a_job_only_when_it_is_gone_has_lost_it(
+    server: Store, redis: Redis, store: RedisJobStore
+) -> None:
+    await store.submit(job(), specs(1))
+    async with Redis.open(server.url, redis._prefix) as second:
+        worker = RedisQueue(second, "two", lease_s=LEASE_S)
+        [lease] = await worker.lease(1)
+        await store.erase("acme")
+        second._assignments.clear()
+        with pytest.raises(LeaseLost):
+            await worker.assignment(lease)
+
+
+async def test_an_admitted_tenant_begins_anew(store: RedisJobStore, queue: RedisQueue) -> None:
+    await store.submit(job(), specs(1))
+    await store.erase("acme")
+    await store.admit("acme")
+    assert not (await store.list_jobs("acme", jobs())).items
+    await store.submit(job(), specs(2))
+    assert await drained(queue) == 2

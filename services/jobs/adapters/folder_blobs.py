@@ -1,12 +1,17 @@
-"""The BlobStore port over a folder: `<tenant>/<aa>/<bb>/<sha256>`, extracted texts beside as `<sha256>.<version>`."""
+"""The BlobStore port over a folder: `<tenant>/<aa>/<bb>/<sha256>`, extracted texts beside as `<sha256>.<version>`.
+
+In place of the folder of an erased tenant there is a file: whoever is late finds no way to write below it.
+"""
 
 import asyncio
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from dataclasses import fields as fields_of
@@ -16,9 +21,10 @@ from typing import BinaryIO
 
 from services.jobs.blobs import PIECE_BYTES, Blob, check_hash, check_size, key_part
 from services.jobs.extraction import ExtractedText, Page, Syntax
-from services.mesh.errors import UploadNotFound
+from services.mesh.errors import TenantDeleted, UploadNotFound
 
 _TEMPORARY = ".incoming"
+_DOOMED = ".erased"
 _ABANDONED_S = 24 * 3600
 
 
@@ -28,6 +34,7 @@ class FolderBlobStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / _TEMPORARY
+        self._doomed = folder / _DOOMED
 
     @classmethod
     @asynccontextmanager
@@ -47,7 +54,7 @@ class FolderBlobStore:
                 check_size(size, max_bytes)
                 buffer += piece
                 if len(buffer) >= PIECE_BYTES:
-                    incoming = await asyncio.to_thread(self._write, incoming, bytes(buffer))
+                    incoming = await asyncio.to_thread(self._write, tenant, incoming, bytes(buffer))
                     buffer.clear()
             content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer))
         except BaseException:
@@ -91,21 +98,34 @@ class FolderBlobStore:
         fields = {field.name: getattr(text, field.name) for field in fields_of(text)}
         fields |= {"pages": [astuple(page) for page in text.pages], "metadata": dict(text.metadata)}
         packed = json.dumps(fields, ensure_ascii=False).encode()
-        await asyncio.to_thread(lambda: self._write(None, packed).publish(path))
+        await asyncio.to_thread(lambda: self._publish(tenant, self._write(tenant, None, packed), path))
 
     async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
         try:
             packed = await asyncio.to_thread(self._text_path(tenant, content_hash, version).read_bytes)
             fields = json.loads(packed)
-        except (UploadNotFound, FileNotFoundError, ValueError):
+        except (UploadNotFound, FileNotFoundError, NotADirectoryError, ValueError):
             return None
         fields["syntax"] = Syntax(fields["syntax"])
         fields["pages"] = tuple(Page(*page) for page in fields["pages"])
         fields["metadata"] = MappingProxyType(fields["metadata"])
         return ExtractedText(**fields)
 
+    async def erase(self, tenant: str, limit: int) -> tuple[int, bool]:
+        return await asyncio.to_thread(self._erase, key_part(tenant), limit)
+
+    async def admit(self, tenant: str) -> None:
+        def open_up() -> None:
+            home = self._folder / key_part(tenant)
+            if home.is_file():
+                home.unlink()
+                _sync_folder(self._folder)
+
+        await asyncio.to_thread(open_up)
+
     def _prepare(self) -> None:
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._incoming, self._doomed):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in self._incoming.iterdir():
             with suppress(FileNotFoundError):
                 if file.stat().st_mtime < time.time() - _ABANDONED_S:
@@ -122,31 +142,62 @@ class FolderBlobStore:
     def _open(self, tenant: str, content_hash: str) -> BinaryIO:
         try:
             return self._path(tenant, content_hash).open("rb")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UploadNotFound(f"no stored content is named {content_hash}") from None
 
-    def _write(self, incoming: "_Incoming | None", piece: bytes) -> "_Incoming":
-        incoming = incoming or _Incoming(self._incoming)
+    def _erase(self, home_name: str, limit: int) -> tuple[int, bool]:
+        self._bar(self._folder / home_name)
+        doomed = list(self._doomed.glob(f"{home_name}.*"))
+        erased = 0
+        for file in (*self._incoming.glob(f"{home_name}.*"), *_files_in(doomed)):
+            if erased == limit:
+                return erased, False
+            file.unlink(missing_ok=True)
+            erased += 1
+        for folder in doomed:
+            shutil.rmtree(folder)
+        return erased, True
+
+    def _bar(self, home: Path) -> None:
+        """Puts a file in the place of a tenant's folder, which moves away whole, and for good."""
+        while not home.is_file():
+            with suppress(FileNotFoundError):
+                home.rename(self._doomed / f"{home.name}.{secrets.token_hex(8)}")
+            with suppress(FileExistsError):  # somebody wrote in between: it moves away too
+                os.close(os.open(home, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _sync_folder(self._folder)
+
+    def _write(self, tenant: str, incoming: "_Incoming | None", piece: bytes) -> "_Incoming":
+        incoming = incoming or _Incoming(self._incoming, key_part(tenant))
         incoming.write(piece)
         return incoming
 
+    def _publish(self, tenant: str, incoming: "_Incoming", path: Path) -> None:
+        try:
+            incoming.publish(path)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError):
+            incoming.discard()
+            if not (self._folder / key_part(tenant)).is_file():
+                raise
+            raise TenantDeleted("the tenant was deleted; nothing is kept for it") from None
+
     def _finish(self, tenant: str, incoming: "_Incoming | None", rest: bytes) -> str:
-        incoming = self._write(incoming, rest)
+        incoming = self._write(tenant, incoming, rest)
         content_hash = incoming.digest.hexdigest()
         path = self._path(tenant, content_hash)
         if path.is_file():
             incoming.discard()
         else:
-            incoming.publish(path)
+            self._publish(tenant, incoming, path)
         return content_hash
 
 
 class _Incoming:
-    """A file on its way in, hashed as it is written."""
+    """A file on its way in, hashed as it is written; its name begins with that of its tenant's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home_name: str) -> None:
         self.digest = hashlib.sha256()
-        descriptor, name = tempfile.mkstemp(dir=folder)
+        descriptor, name = tempfile.mkstemp(prefix=f"{home_name}.", dir=folder)
         self._file = os.fdopen(descriptor, "wb")
         self._path = Path(name)
 
@@ -168,6 +219,12 @@ class _Incoming:
     def discard(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _files_in(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            yield from (Path(parent, name) for name in names)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@
 --   <p>tenants           zset    tenants with work, by when they were last served: work is handed out in turns
 --   <p>delayed           zset    work to be queued again, by when
 --   <p>bell              stream  of one entry that changes when there is new work
+--   <p>erased            set     tenants nothing is kept for any more; whoever is late with something is refused
 --   <p>schema            string  version of all this; see redis_schema.py
 --   <p><t>:queue         stream  work to do; group "workers", whose pending entries are the leases
 --   <p><t>:list, :purge  zset    jobs by create time; ended jobs by when they are forgotten
@@ -144,11 +145,16 @@ end
 
 -- The queue
 
+local function erased(tenant)
+  return call('SISMEMBER', P .. 'erased', tenant) == 1
+end
+
 local function ring()
   call('XADD', P .. 'bell', 'MAXLEN', 1, '*', 'w', 1)
 end
 
 local function enqueue(tenant, id, number)
+  if erased(tenant) then return end
   local queue = key(tenant, 'queue')
   if call('EXISTS', queue) == 0 then call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM') end
   call('XADD', queue, '*', 'j', id, 'n', number)
@@ -192,6 +198,7 @@ end
 
 -- What is under a lease, if the lease still holds: nothing is written by who has lost it.
 local function held(a)
+  if erased(a.tenant) then return nil end
   local job = load_job(a.tenant, a.job)
   if not job or ENDED[job.state] then return nil end
   local item = load_item(job, a.number)
@@ -323,6 +330,7 @@ end
 
 -- Records a job and queues it: its items where they are known, else the listing of its source.
 function C.submit(a)
+  if erased(a.tenant) then return {'ERASED'} end
   local known = recalled(a)
   if known then return known end
   if call('EXISTS', key(a.tenant, 'job', a.job)) == 1 then return {'SAME', a.job} end
@@ -363,6 +371,7 @@ end
 
 -- {"OK", job}; or as `recalled`; or {"MISSING"}, {"ENDED"}, or {"CHANGED"} where a state is given and is not the job's.
 function C.cancel(a)
+  if erased(a.tenant) then return {'MISSING'} end
   local known = recalled(a)
   if known then return known end
   local job = load_job(a.tenant, a.job)
@@ -552,6 +561,27 @@ function C.put_back(a)
   drop(a.tenant, entry)
   settle(job)
   if a.counted == 1 or ENDED[job.state] or ENDED_ITEM[item.state] then record(job, item) else save_job(job) end
+  return 'OK'
+end
+
+-- From now on nothing of a tenant is written; its keys are dropped from outside, whose number knows no bound.
+function C.bar(a)
+  call('SADD', P .. 'erased', a.tenant)
+  call('ZREM', P .. 'tenants', a.tenant)
+  return 'OK'
+end
+
+-- The tenant's delayed work among some entries is dropped: how many.
+function C.undelay(a)
+  local dropped = 0
+  for _, member in ipairs(a.members) do
+    if cmsgpack.unpack(member)[1] == a.tenant then dropped = dropped + call('ZREM', P .. 'delayed', member) end
+  end
+  return dropped
+end
+
+function C.admit(a)
+  call('SREM', P .. 'erased', a.tenant)
   return 'OK'
 end
 

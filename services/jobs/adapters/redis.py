@@ -31,12 +31,13 @@ from services.jobs.job import (
 )
 from services.mesh.errors import DependencyUnavailable, JobNotFound
 from services.mesh.redis import answering as store_answering
-from services.mesh.redis import open_redis
+from services.mesh.redis import open_redis, unlinked
 from services.mesh.schemas import UnknownSchema
 
 PREFIX = "rw:jobs:"
 # Longer than any blocking read; a store that says nothing for so long does not answer.
 _TIMEOUT_S = 10.0
+_STORE = "the job store"
 _CONNECTIONS = 2000
 _REPEATS = 4
 _KNOWN_ASSIGNMENTS = 1024
@@ -120,6 +121,17 @@ class Redis:
             self._assignments[tenant, job_id] = known
         return known
 
+    async def unlinked(self, tenant: str, *, within_s: float) -> tuple[int, bool]:
+        """Drops every key of a tenant: how many, and whether that was all it came to in time."""
+        async with store_answering(_STORE, timeout_s=within_s + _TIMEOUT_S):
+            return await unlinked(self.client, f"{self._prefix}{named(tenant)}:*", within_s=within_s)
+
+    async def delayed(self, cursor: int) -> tuple[int, list[bytes]]:
+        """Some of the work that is to be queued later, and where to go on; 0 at the end."""
+        async with answering():
+            following, members = await self.client.zscan(f"{self._prefix}delayed", cursor, count=1000)
+        return int(following), [member for member, _ in members]
+
     async def specs(self, job: Assignment, numbers: Sequence[int]) -> list[DocumentSpec]:
         """What these items are to import."""
         if not numbers:
@@ -140,7 +152,7 @@ def named(tenant: str) -> str:
 
 def answering() -> AbstractAsyncContextManager[None]:
     """Raises DependencyUnavailable in place of the driver's errors, and where there is no answer at all."""
-    return store_answering("the job store", timeout_s=_TIMEOUT_S)
+    return store_answering(_STORE, timeout_s=_TIMEOUT_S)
 
 
 def _tables() -> str:

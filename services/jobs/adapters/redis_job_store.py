@@ -17,7 +17,7 @@ from services.jobs.adapters.redis import (
 )
 from services.jobs.job import Assignment, DocumentSpec, Event, Item, Job, changed, state_of
 from services.jobs.listing import item_fields, job_fields
-from services.mesh.errors import FailedPrecondition
+from services.mesh.errors import FailedPrecondition, TenantDeleted
 from services.mesh.filters import EVERYTHING, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.receipts import REQUEST_TTL, Receipt
@@ -27,6 +27,8 @@ _ITEMS_AT_ONCE = 500
 _EVENTS_AT_ONCE = 200
 # A watcher looks this often whether its job is still there.
 _EVENT_WAIT_MS = 2000
+# What one call of erase may take to look through the store, in seconds.
+_ERASE_S = 20.0
 # Longer than a command is tried again.
 _OWN_MS = 60_000
 
@@ -59,6 +61,8 @@ class RedisJobStore:
             retention_ms=self._retention_ms,
             **self._once(receipt),
         )
+        if answer[0] == b"ERASED":
+            raise TenantDeleted("the tenant was deleted; nothing is kept for it")
         return _remembered(answer, receipt)
 
     async def get(self, tenant: str, job_id: str) -> Job:
@@ -148,6 +152,20 @@ class RedisJobStore:
             item = unpacked_item(number, fields[b"i"], specs[number], job) if number in specs else None
             events.append(Event(int(entry.partition(b"-")[0]), job.read_time, job, item))
         return events
+
+    async def erase(self, tenant: str) -> tuple[int, bool]:
+        await self._redis.run("bar", tenant=named(tenant))
+        dropped, done = await self._redis.unlinked(tenant, within_s=_ERASE_S)
+        cursor = 0
+        while True:
+            cursor, members = await self._redis.delayed(cursor)
+            if members:
+                dropped += int(await self._redis.run("undelay", tenant=named(tenant), members=members))
+            if not cursor:
+                return dropped, done
+
+    async def admit(self, tenant: str) -> None:
+        await self._redis.run("admit", tenant=named(tenant))
 
     async def _read(self, tenant: str, ids: Sequence[str]) -> list[Job]:
         """Those of the jobs that there are, in the order of the ids."""

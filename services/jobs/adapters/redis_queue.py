@@ -1,6 +1,7 @@
 """The Queue port over Redis streams: consumer groups, leases kept alive by claiming again, fencing tokens."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,7 +18,7 @@ from services.jobs.adapters.redis import (
 )
 from services.jobs.job import Assignment, DocumentSpec, Failure, Lease, Outcome
 from services.jobs.visibility import told
-from services.mesh.errors import LeaseLost
+from services.mesh.errors import JobNotFound, LeaseLost
 
 
 class RedisQueue:
@@ -50,7 +51,11 @@ class RedisQueue:
         found, due_ms, more = await self._redis.run("lease", worker=self._worker, slots=slots, lease_ms=self._lease_ms)
         self._due_s = due_ms / 1000 if due_ms >= 0 else None
         self._more = bool(more)
-        return [await self._lease(*each) for each in found]
+        leases = []
+        for each in found:
+            with suppress(JobNotFound):  # erased with its tenant, just now
+                leases.append(await self._lease(*each))
+        return leases
 
     async def wait(self, timeout_s: float) -> None:
         if self._more:
@@ -73,7 +78,10 @@ class RedisQueue:
         return [answer.decode() for answer in answers]
 
     async def assignment(self, lease: Lease) -> Assignment:
-        return await self._redis.assignment(lease.tenant, lease.job_id)
+        try:
+            return await self._redis.assignment(lease.tenant, lease.job_id)
+        except JobNotFound:
+            raise LeaseLost(f"jobs/{lease.job_id} was erased with its tenant") from None
 
     async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> bool:
         self._locks[_of(lease)] = f"{collection_uid}/{document_id}"
