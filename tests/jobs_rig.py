@@ -11,11 +11,13 @@ from services.jobs.adapters.diagnosis import diagnose
 from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
+from services.jobs.adapters.web import HttpWeb
 from services.jobs.job import Assignment, DirectoryImport, DocumentSpec, Item, Job, JobType, new_job_id
 from services.jobs.leasing import Worker
 from services.jobs.listing import items_query
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
+from services.jobs.reading import Reader
 from services.jobs.tasks import beginning
 from tests.fake_content import MemoryBlobStore, PlainExtractor
 from tests.jobs_fakes import LengthEmbedding, MemoryFiles, MemoryIndex, MemoryRegistry, OneModel, Trap, collection
@@ -39,6 +41,7 @@ class Rig:
     blobs: MemoryBlobStore = field(default_factory=MemoryBlobStore)
     extractor: PlainExtractor = field(default_factory=PlainExtractor)
     files: MemoryFiles = field(default_factory=MemoryFiles)
+    web: HttpWeb = field(default_factory=HttpWeb)
 
     def __post_init__(self) -> None:
         self.store = RedisJobStore(self.redis, retention_s=3600)
@@ -55,6 +58,7 @@ class Rig:
             blobs=trap.on(self.blobs, "put", "put_text"),
             extractor=trap.on(self.extractor, "extract"),
             files=trap.on(self.files, "page"),
+            reader=Reader(self.blobs, self.files, self.web, max_bytes=10_000),
             diagnose=diagnose,
             patience=Patience(diagnose, self.patience_s),
             batch=2,

@@ -230,14 +230,17 @@ class ImportDocumentsRequest(_message.Message):
 
     @_typing.final
     class UrlSource(_message.Message):
-        """Pages to fetch."""
+        """Pages to fetch, each a document with its URL as source_uri. Only public addresses are asked, and those the operator
+        lists. The pages of a collection are one source: FULL deletes those that an earlier import brought and this one does
+        not list.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         URLS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """http or https. At most 1,000."""
+            """http or https, without user name or password; each page once. At most 1,000."""
 
         def __init__(
             self,

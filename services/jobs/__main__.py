@@ -20,6 +20,7 @@ from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
+from services.jobs.reading import Reader
 from services.jobs.servicer import JobServicer, TenantServicer, UploadServicer
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
@@ -29,6 +30,9 @@ from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 
+# A caller waits for an estimate.
+_ESTIMATED_PAGE_S = 5.0
+
 
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
@@ -36,27 +40,23 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         XbergExtractor.open(settings.extraction) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
         Redis.open(settings.mesh.redis_url) as redis,
+        settings.web(at_most_s=_ESTIMATED_PAGE_S) as web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
     ):
         registry = RegistryClient(collections)
         store = RedisJobStore(redis, retention_s=settings.retention_s)
-        estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor)
-        importer = Importer(
-            store,
-            registry,
-            blobs,
-            Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=settings.mesh.max_document_bytes)),
-            estimator,
-        )
+        most = settings.mesh.max_document_bytes
+        files = Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=most))
+        reader = Reader(blobs, files, web, max_bytes=most)
+        estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor, reader)
+        importer = Importer(store, registry, blobs, files, estimator)
         jobs = Jobs(store)
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
             add_JobServiceServicer_to_server(JobServicer(importer, jobs), server)
-            add_UploadServiceServicer_to_server(
-                UploadServicer(Uploads(blobs, max_bytes=settings.mesh.max_document_bytes)), server
-            )
+            add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
 
         yield Wiring(register, checks={"redis": redis.ping}, stopping=jobs.stop_watching)
 

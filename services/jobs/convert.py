@@ -13,7 +13,15 @@ from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.messages import status_to, struct_from, time_to
 from services.jobs.blobs import Blob
-from services.jobs.importer import DirectorySource, ImportRequest, InlineDocument, InlineSource, UploadSource
+from services.jobs.importer import (
+    DirectorySource,
+    ImportRequest,
+    InlineDocument,
+    InlineSource,
+    Source,
+    UploadSource,
+    UrlSource,
+)
 from services.jobs.job import DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate
 from services.jobs.jobs import Ended
 from services.mesh.consistency import consistency_token
@@ -38,7 +46,7 @@ def import_request_from(request: pb.ImportDocumentsRequest, who: Caller) -> Impo
     )
 
 
-def source_from(request: pb.ImportDocumentsRequest) -> InlineSource | UploadSource | DirectorySource:
+def source_from(request: pb.ImportDocumentsRequest) -> Source:
     """Raises InvalidArgument for a source that is not served."""
     match request.WhichOneof("source"):
         case "inline":
@@ -58,7 +66,9 @@ def source_from(request: pb.ImportDocumentsRequest) -> InlineSource | UploadSour
                     metadata=struct_from(directory.metadata, "directory.metadata"),
                 )
             )
-    raise InvalidArgument.of("urls", "is not served yet")
+        case "urls":
+            return UrlSource(list(request.urls.urls))
+    raise InvalidArgument.of("source", "is not served")
 
 
 def inline_from(inline: pb.ImportDocumentsRequest.InlineDocument, field: str) -> InlineDocument:
@@ -105,6 +115,8 @@ def echo_of(request: pb.ImportDocumentsRequest) -> bytes:
                 )
         case "directory":
             echo.directory.CopyFrom(request.directory)
+        case "urls":
+            echo.urls.CopyFrom(request.urls)
     packed = AnyMessage()
     packed.Pack(echo)
     return packed.SerializeToString()

@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from services.jobs.cutting import Cutting
 from services.jobs.job import Assignment, DocumentSpec, Estimate, OnDuplicate
 from services.jobs.ports import Collection, Models, Registry
 from services.jobs.ports_content import BlobStore, Extractor
-from services.jobs.reading import media_type, text_version
+from services.jobs.reading import Reader, file_name, media_type, text_version
 from services.mesh.errors import DomainError
 from services.mesh.quotas import Amounts
 
@@ -19,10 +19,10 @@ _MAX_SAMPLED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that would be imported, and how to get its content."""
+    """A document that would be imported; its content where the request brought it, and nothing has kept it."""
 
     spec: DocumentSpec
-    read: Callable[[], Awaitable[bytes]]
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -42,12 +42,20 @@ class Estimator:
     """
 
     def __init__(
-        self, registry: Registry, models: Models, blobs: BlobStore, extractor: Extractor, *, limit_s: float = 15.0
+        self,
+        registry: Registry,
+        models: Models,
+        blobs: BlobStore,
+        extractor: Extractor,
+        reader: Reader,
+        *,
+        limit_s: float = 15.0,
     ) -> None:
         self._registry = registry
         self._models = models
         self._blobs = blobs
         self._extractor = extractor
+        self._reader = reader
         self._limit_s = limit_s
 
     async def estimate(
@@ -80,10 +88,12 @@ class Estimator:
         )
 
     async def _add(self, count: _Count, candidate: Candidate, job: Assignment, cutting: Cutting) -> None:
-        spec = candidate.spec
+        spec, content = candidate.spec, candidate.content
         try:
-            content = await candidate.read()
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+            if content is None:
+                found = await self._reader.read(job, spec)
+                spec, content = found.spec, found.content
+            digest = await asyncio.to_thread(_digest, content)
             version = text_version(self._extractor, spec)
             known = (await self._registry.lookup(job.collection_id, [spec.document_id])).get(spec.document_id)
             unchanged = (
@@ -97,8 +107,7 @@ class Estimator:
                 return
             text = await self._blobs.get_text(job.tenant, digest, version)
             if text is None:
-                name = spec.source_uri or spec.document_id
-                text = await self._extractor.extract(content, name=name, media_type=media_type(spec))
+                text = await self._extractor.extract(content, name=file_name(spec), media_type=media_type(spec))
             chunks = await cutting.chunks(text, spec.title)
         except DomainError:
             return
@@ -109,6 +118,10 @@ class Estimator:
         if known is not None:
             before = Amounts(0, -1, -known.chunk_count if known.active else 0, -known.size_bytes)
         count.added += before + Amounts(0, 1, len(chunks), len(content))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 async def _first(found: AsyncIterator[Candidate], limit: int) -> AsyncIterator[Candidate]:

@@ -5,8 +5,10 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TypeAlias
+from urllib.parse import urldefrag, urlsplit
 
+from ragweave.names import document_id_from
 from services.jobs.estimator import Candidate, Estimator
 from services.jobs.job import (
     Assignment,
@@ -37,6 +39,8 @@ from services.mesh.receipts import Receipt, once
 
 _MAX_METADATA_BYTES = 16 * 1024
 _ID_DIGITS = 32
+# The pages of a collection are one source: FULL deletes those that are not listed any more.
+_WEB = "urls"
 _RESOURCE_EXHAUSTED = 8  # google.rpc.Code
 
 
@@ -68,6 +72,16 @@ class DirectorySource:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlSource:
+    """Pages on the web."""
+
+    urls: Sequence[str]
+
+
+Source: TypeAlias = InlineSource | UploadSource | DirectorySource | UrlSource
+
+
+@dataclass(frozen=True, slots=True)
 class ImportRequest:
     """What to import, and how.
 
@@ -79,7 +93,7 @@ class ImportRequest:
     """
 
     collection_id: str
-    source: InlineSource | UploadSource | DirectorySource
+    source: Source
     on_duplicate: OnDuplicate = OnDuplicate.SKIP
     full: bool = False
     validate_only: bool = False
@@ -141,6 +155,8 @@ class Importer:
                 return await self._uploads(source, assignment, request, collection)
             case DirectorySource() as source:
                 return await self._directory(source, assignment, request, collection)
+            case UrlSource() as source:
+                return await self._urls(source, assignment, request, collection)
 
     async def _inline(
         self, source: InlineSource, job: Assignment, request: ImportRequest, collection: Collection
@@ -170,7 +186,7 @@ class Importer:
                     ],
                 )
         if request.validate_only:
-            return await self._estimated(job, collection, self._uploaded(job.tenant, specs))
+            return await self._estimated(job, collection, _each(specs))
         return await self._submitted(job, specs, request)
 
     async def _directory(
@@ -187,9 +203,16 @@ class Importer:
         if file:
             _refuse_full(request)
         if request.validate_only:
-            read = self._reader(job.tenant, directory)
-            found = _alone(specs[0].within(directory), read) if file else self._listed(job.tenant, directory)
+            found = _each([specs[0].within(directory)]) if file else self._listed(job.tenant, directory)
             return await self._estimated(job, collection, found)
+        return await self._submitted(job, specs, request)
+
+    async def _urls(self, source: UrlSource, job: Assignment, request: ImportRequest, collection: Collection) -> Job:
+        """Whether a URL may be asked, and what it answers, its item tells."""
+        specs = _pages(source.urls)
+        job = replace(job, web=True, source_key=_WEB)
+        if request.validate_only:
+            return await self._estimated(job, collection, _each(specs))
         return await self._submitted(job, specs, request)
 
     async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
@@ -206,25 +229,12 @@ class Importer:
         now = datetime.now(UTC)
         return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate, error=refused)
 
-    async def _uploaded(self, tenant: str, specs: Sequence[DocumentSpec]) -> AsyncIterator[Candidate]:
-        for spec in specs:
-            yield Candidate(spec, lambda spec=spec: self._blobs.read(tenant, spec.content_hash))  # type: ignore[misc]
-
     async def _listed(self, tenant: str, directory: DirectoryImport) -> AsyncIterator[Candidate]:
-        read = self._reader(tenant, directory)
         after: str | None = ""
         while after is not None:
             specs, after = await self._files.page(tenant, directory, after, 500)
-            for spec in specs:
-                async for candidate in _alone(spec.within(directory), read):
-                    yield candidate
-
-    def _reader(self, tenant: str, directory: DirectoryImport) -> "Read":
-        return lambda path: self._files.read(tenant, directory, path)
-
-
-class Read(Protocol):
-    async def __call__(self, path: str) -> bytes: ...
+            async for candidate in _each([spec.within(directory) for spec in specs]):
+                yield candidate
 
 
 def _identified(document: InlineDocument) -> DocumentSpec:
@@ -245,6 +255,24 @@ def _check(specs: Sequence[DocumentSpec], field: str) -> None:
         _check_metadata(spec.metadata, f"{field}[{at}].document.metadata")
 
 
+def _pages(urls: Sequence[str]) -> list[DocumentSpec]:
+    """A document for each page, named by its URL; a fragment is a place in a page, not a page of its own."""
+    seen: dict[str, int] = {}
+    specs = []
+    for at, url in enumerate(urls):
+        try:
+            page, parts = urldefrag(url).url, urlsplit(url)
+        except ValueError:
+            page, parts = url, None
+        if parts is not None and parts.netloc.rpartition("@")[1]:  # it would be shown with the item, and stored
+            raise InvalidArgument.of(f"urls.urls[{at}]", "a URL with a user name or password in it is not taken")
+        if page in seen:
+            raise InvalidArgument.of(f"urls.urls[{at}]", f"is the page of urls.urls[{seen[page]}] too")
+        seen[page] = at
+        specs.append(DocumentSpec(document_id_from(page), source_uri=page))
+    return specs
+
+
 def _check_metadata(metadata: object, field: str) -> None:
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
     if size > _MAX_METADATA_BYTES:
@@ -253,7 +281,7 @@ def _check_metadata(metadata: object, field: str) -> None:
 
 def _refuse_full(request: ImportRequest) -> None:
     if request.full:
-        raise InvalidArgument.of("reconciliation_mode", "FULL needs a directory as its source")
+        raise InvalidArgument.of("reconciliation_mode", "FULL needs a directory or URLs as its source")
 
 
 def _named(error: DomainError) -> PathNotAllowed:
@@ -262,16 +290,13 @@ def _named(error: DomainError) -> PathNotAllowed:
 
 async def _known(specs: Sequence[DocumentSpec], contents: Sequence[bytes]) -> AsyncIterator[Candidate]:
     for spec, content in zip(specs, contents, strict=True):
-
-        async def read(content: bytes = content) -> bytes:
-            return content
-
-        yield Candidate(spec, read)
+        yield Candidate(spec, content)
 
 
-async def _alone(spec: DocumentSpec, read: Read) -> AsyncIterator[Candidate]:
-    if not spec.refused:
-        yield Candidate(spec, lambda: read(spec.path))
+async def _each(specs: Sequence[DocumentSpec]) -> AsyncIterator[Candidate]:
+    for spec in specs:
+        if not spec.refused:
+            yield Candidate(spec)
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:

@@ -189,6 +189,7 @@ class Assignment:
         subject: On whose behalf its workers act.
         collection_uid: A collection deleted and made anew is another one.
         directory: Where its documents are listed from; None where the job came with its items.
+        web: Its documents are pages, each at its source_uri.
         source_key: Names the import source, for finding what vanished from it; "" where it has none.
         full: Documents of the source that it no longer has are deleted at the end.
         request: The request that made the job, opaque here.
@@ -202,6 +203,7 @@ class Assignment:
     collection_uid: str
     on_duplicate: OnDuplicate = OnDuplicate.SKIP
     directory: DirectoryImport | None = None
+    web: bool = False
     source_key: str = ""
     full: bool = False
     request: bytes = b""

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from services.jobs.chunker import Chunk
 from services.jobs.cutting import Cutting, chunk_id, fields_hash
@@ -28,14 +27,13 @@ from services.jobs.ports import (
     Registry,
 )
 from services.jobs.ports_content import BlobStore, Extractor
-from services.jobs.reading import media_type, text_version
+from services.jobs.reading import Reader, file_name, last_part, media_type, text_version
 from services.jobs.work import DocumentBusy, JobCancelled
 from services.mesh.errors import (
     CollectionNotFound,
     DependencyUnavailable,
     FailedPrecondition,
     NoTextFound,
-    PathNotAllowed,
     QuotaExceeded,
     UnsupportedMediaType,
 )
@@ -62,6 +60,7 @@ class Tools:
     blobs: BlobStore
     extractor: Extractor
     files: Files
+    reader: Reader
     diagnose: Diagnose
     patience: Patience
     batch: int
@@ -165,15 +164,11 @@ class DocumentImport:
         return found.get(self._id)
 
     async def _content(self) -> bytes:
-        spec = self._spec
-        if spec.refused:
-            raise PathNotAllowed(f"{spec.source_uri}: {spec.refused}")
-        if self._job.directory is not None and spec.path:
-            content = await self._tools.files.read(self._job.tenant, self._job.directory, spec.path)
-            self._content_hash = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
-        else:
-            content = await self._tools.blobs.read(self._job.tenant, spec.content_hash)
-            self._content_hash = spec.content_hash
+        found = await self._tools.reader.read(self._job, self._spec)
+        self._spec, content = found.spec, found.content
+        self._content_hash = found.spec.content_hash or await asyncio.to_thread(
+            lambda: hashlib.sha256(content).hexdigest()
+        )
         self._size_bytes = len(content)
         return content
 
@@ -317,7 +312,7 @@ class DocumentImport:
     @property
     def _name(self) -> str:
         """What errors name it by, and its type is told by where nothing else tells."""
-        return self._spec.source_uri or self._spec.document_id
+        return file_name(self._spec)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -349,7 +344,7 @@ class DocumentImport:
 
     def _titled(self, found: str) -> str:
         spec = self._spec
-        return spec.title or found or PurePosixPath(spec.source_uri).name or spec.document_id
+        return spec.title or found or last_part(spec) or spec.document_id
 
     def _fields(self, known: KnownDocument | None, *, title: str, mime_type: str) -> DocumentFields:
         changed = known is None or not known.revision or known.content_hash != self._content_hash

@@ -2,12 +2,14 @@
 
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.jobs.adapters.web import DEFAULT_PORTS, HttpWeb
 from services.jobs.adapters.xberg import ExtractionLimits
+from services.jobs.addresses import Reachable
 from services.mesh.roots import check_roots
 from services.mesh.settings import ServiceSettings
 
@@ -27,6 +29,17 @@ class Settings(ServiceSettings):
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
 
+    web_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        DEFAULT_PORTS, description="Ports of web servers that imports may ask, separated by commas."
+    )
+    web_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts and networks that imports may reach though they are not public, separated by commas: "
+        "wiki.corp,10.1.0.0/16. None where empty.",
+    )
+    web_https_only: bool = Field(False, description="Whether only https URLs are imported.")
+    web_timeout_s: float = Field(30.0, ge=0.1, le=600, description="Seconds a page may take, redirects included.")
+
     worker_name: str = Field(
         default_factory=socket.gethostname,
         min_length=1,
@@ -45,6 +58,24 @@ class Settings(ServiceSettings):
         30.0, ge=0, le=3600, description="Seconds an attempt waits for a service that cannot be reached."
     )
 
+    @field_validator("web_ports", "web_allow", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+
+    @field_validator("web_ports")
+    @classmethod
+    def _are_ports(cls, ports: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 < port < 2**16 for port in ports):
+            raise ValueError("a port is a number from 1 to 65535")
+        return ports
+
+    @field_validator("web_allow")
+    @classmethod
+    def _are_places(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        Reachable(places)
+        return places
+
     @model_validator(mode="after")
     def _roots_fit(self) -> Self:
         check_roots(self.mesh.roots, self.mesh.data_dir, [self.blobs] if self.blobs else [])
@@ -56,6 +87,15 @@ class Settings(ServiceSettings):
             max_document_bytes=self.mesh.max_document_bytes,
             memory_bytes=self.extraction_memory_bytes,
             timeout_s=self.extraction_s,
+        )
+
+    def web(self, *, at_most_s: float = float("inf")) -> HttpWeb:
+        """The web as far as documents may come from it; a page may take `at_most_s`, or less."""
+        return HttpWeb(
+            timeout_s=min(self.web_timeout_s, at_most_s),
+            ports=self.web_ports,
+            https_only=self.web_https_only,
+            allowed=Reachable(self.web_allow).allows,
         )
 
     @property

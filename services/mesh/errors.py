@@ -81,6 +81,26 @@ class PathNotFound(DomainError):
     reason = "PATH_NOT_FOUND"
 
 
+class AddressNotAllowed(DomainError):
+    """A URL that leads, or may lead, anywhere but to the public web."""
+
+    reason = "ADDRESS_NOT_ALLOWED"
+
+
+class Unreachable(DomainError):
+    """A URL that gave no answer that can be used; the message says what it gave.
+
+    Args:
+        passing: It may answer later.
+    """
+
+    reason = "UNREACHABLE"
+
+    def __init__(self, message: str, *, passing: bool = False, **metadata: str) -> None:
+        super().__init__(message, violations=(), retry_after_s=None, **metadata)
+        self.passing = passing
+
+
 class EmptyDocument(DomainError):
     reason = "EMPTY_DOCUMENT"
 
@@ -231,6 +251,8 @@ STATUS: dict[type[DomainError], StatusCode] = {
     InvalidPageToken: StatusCode.INVALID_ARGUMENT,
     TextTooLong: StatusCode.INVALID_ARGUMENT,
     PathNotAllowed: StatusCode.INVALID_ARGUMENT,
+    AddressNotAllowed: StatusCode.INVALID_ARGUMENT,
+    Unreachable: StatusCode.FAILED_PRECONDITION,
     EmptyDocument: StatusCode.INVALID_ARGUMENT,
     NoTextFound: StatusCode.INVALID_ARGUMENT,
     UnreadableDocument: StatusCode.INVALID_ARGUMENT,

@@ -261,8 +261,10 @@ async def test_a_path_outside_the_roots_is_refused(jobs: Running, path: str) -> 
 async def test_what_is_wrong_with_a_request_is_said_at_once(jobs: Running) -> None:
     twice = await refused(jobs.submit(inline=inline(("a", "x"), ("a", "y"))))
     assert twice[2] == ["inline.documents[1].document_id"]
-    urls = await refused(jobs.submit(urls=Import.UrlSource(urls=["http://x"])))
-    assert (urls[0], urls[2]) == (grpc.StatusCode.INVALID_ARGUMENT, ["urls"])
+    urls = await refused(jobs.submit(urls=Import.UrlSource(urls=["http://x", "http://ann:secret@x"])))
+    assert (urls[0], urls[2]) == (grpc.StatusCode.INVALID_ARGUMENT, ["urls.urls[1]"])
+    same = await refused(jobs.submit(urls=Import.UrlSource(urls=["http://x/a", "http://x/a#b"])))
+    assert same[2] == ["urls.urls[1]"]
     full = await refused(jobs.submit(inline=inline(("a", "x")), reconciliation_mode=Import.FULL))
     assert full[2] == ["reconciliation_mode"]
     large = inline(("a", "x"))

@@ -4,7 +4,7 @@ import grpc
 import structlog
 
 from services.jobs.job import Failure
-from services.mesh.errors import QuotaExceeded
+from services.mesh.errors import QuotaExceeded, Unreachable
 from services.mesh.status import code_of, is_expected, reason_of, status_of
 
 # What another attempt may mend. INTERNAL too: nobody waits for an item, and attempts are counted.
@@ -29,4 +29,6 @@ def diagnose(error: BaseException) -> Failure:
         _log.error("unexpected error", exc_info=error)
     reason = reason_of(status)
     transient = code_of(status) in _TRANSIENT and reason not in _LASTING
+    if isinstance(error, Unreachable):
+        transient = error.passing
     return Failure(status.code, reason, status.message, transient)

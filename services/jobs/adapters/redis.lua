@@ -344,7 +344,7 @@ function C.submit(a)
   call('ZADD', key(a.tenant, 'list'), NOW, a.job)
   if #a.specs > 0 then
     job.final = 1
-    add_items(job, a.specs, {})
+    add_items(job, a.specs, a.documents)
   else
     save_item(job, new_item(EXPAND))
     enqueue(a.tenant, a.job, EXPAND)

@@ -57,6 +57,7 @@ class RedisJobStore:
             job=job.job_id,
             about=packed_assignment(job),
             specs=[packed_spec(item) for item in items],
+            documents=[item.document_id for item in items],
             full=int(job.full),
             retention_ms=self._retention_ms,
             **self._once(receipt),

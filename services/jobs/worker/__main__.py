@@ -16,6 +16,7 @@ from services.jobs.adapters.xberg import XbergExtractor
 from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
+from services.jobs.reading import Reader
 from services.jobs.settings import WorkerSettings
 from services.jobs.sources import Sources
 from services.jobs.tasks import beginning
@@ -31,10 +32,13 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
         XbergExtractor.open(settings.extraction, settings.extractors) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
         Redis.open(settings.mesh.redis_url) as redis,
+        settings.web() as web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.retrieval_target) as retrieval,
         open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
     ):
+        most = settings.mesh.max_document_bytes
+        files = Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=most))
         tools = Tools(
             queue=RedisQueue(redis, settings.worker_name, lease_s=settings.lease_s),
             registry=RegistryClient(collections),
@@ -43,7 +47,8 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
             models=ModelsClient(embedding),
             blobs=blobs,
             extractor=extractor,
-            files=Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=settings.mesh.max_document_bytes)),
+            files=files,
+            reader=Reader(blobs, files, web, max_bytes=most),
             diagnose=diagnose,
             patience=Patience(diagnose, settings.patience_s),
             batch=settings.embed_batch,
