@@ -73,7 +73,11 @@ class Settings(ServiceSettings):
     @field_validator("web_allow")
     @classmethod
     def _are_places(cls, places: tuple[str, ...]) -> tuple[str, ...]:
-        Reachable(places)
+        for at, place in enumerate(places, 1):
+            try:
+                Reachable([place])
+            except ValueError:  # which quotes it, and errors of settings do not
+                raise ValueError(f"entry {at} is neither a network nor a host name") from None
         return places
 
     @model_validator(mode="after")
