@@ -246,7 +246,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the job failed, or the first item's error where items failed; with validate_only, that not all of it fits into
+        """Why the job failed, or the error of the first item that failed, where items did; with validate_only, that not all of it fits into
         the tenant's quota.
         """
 
@@ -400,7 +400,7 @@ class JobItem(_message.Message):
     state: Global___JobItem.State.ValueType
     """Where the item stands."""
     attempts: _builtins.int
-    """Times it was begun."""
+    """Times it was begun, since it was last queued by an import, a retry or a replay."""
     chunks: _builtins.int
     """Chunks written."""
     size_bytes: _builtins.int

@@ -28,12 +28,13 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from ragweave.v1 import dead_letter_pb2 as ragweave_dot_v1_dot_dead__letter__pb2
 from ragweave.v1 import document_pb2 as ragweave_dot_v1_dot_document__pb2
 from ragweave.v1 import job_pb2 as ragweave_dot_v1_dot_job__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dragweave/v1/job_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1aragweave/v1/document.proto\x1a\x15ragweave/v1/job.proto\x1a\x18ragweave/v1/policy.proto\"\xe6\x0c\n\x16ImportDocumentsRequest\x12M\n\x06parent\x18\x01 \x01(\tB=\xe2\x41\x01\x02\xbaH6r422^(collections/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x42\n\x06inline\x18\x02 \x01(\x0b\x32\x30.ragweave.v1.ImportDocumentsRequest.InlineSourceH\x00\x12\x43\n\x07uploads\x18\x03 \x01(\x0b\x32\x30.ragweave.v1.ImportDocumentsRequest.UploadSourceH\x00\x12H\n\tdirectory\x18\x04 \x01(\x0b\x32\x33.ragweave.v1.ImportDocumentsRequest.DirectorySourceH\x00\x12=\n\x04urls\x18\x05 \x01(\x0b\x32-.ragweave.v1.ImportDocumentsRequest.UrlSourceH\x00\x12\x61\n\x13reconciliation_mode\x18\x06 \x01(\x0e\x32\x36.ragweave.v1.ImportDocumentsRequest.ReconciliationModeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12S\n\x0con_duplicate\x18\x07 \x01(\x0e\x32/.ragweave.v1.ImportDocumentsRequest.OnDuplicateB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\rvalidate_only\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x34\n\nrequest_id\x18\t \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x1a\xca\x01\n\x0eInlineDocument\x12\x46\n\x0b\x64ocument_id\x18\x01 \x01(\tB1\xe2\x41\x01\x01\xbaH*r(2&^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$\x12-\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x04\xe2\x41\x01\x01\x12\x1a\n\x04text\x18\x03 \x01(\tB\n\xbaH\x07r\x05(\x80\x80\x80\x04H\x00\x12\x1a\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x04H\x00\x42\t\n\x07\x63ontent\x1a\x66\n\x0cInlineSource\x12V\n\tdocuments\x18\x01 \x03(\x0b\x32\x32.ragweave.v1.ImportDocumentsRequest.InlineDocumentB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x1a\xad\x01\n\x06Upload\x12/\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x43\n\x0b\x64ocument_id\x18\x02 \x01(\tB.\xe2\x41\x01\x02\xbaH\'r%2#^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12-\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x04\xe2\x41\x01\x01\x1a\\\n\x0cUploadSource\x12L\n\x07uploads\x18\x01 \x03(\x0b\x32*.ragweave.v1.ImportDocumentsRequest.UploadB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x1a\xbc\x01\n\x0f\x44irectorySource\x12\x1c\n\x04path\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80 \x12,\n\rinclude_globs\x18\x02 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x04\x12,\n\rexclude_globs\x18\x03 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x04\x12/\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x1a\x33\n\tUrlSource\x12&\n\x04urls\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80 \"T\n\x12ReconciliationMode\x12#\n\x1fRECONCILIATION_MODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bINCREMENTAL\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\"B\n\x0bOnDuplicate\x12\x1c\n\x18ON_DUPLICATE_UNSPECIFIED\x10\x00\x12\x08\n\x04SKIP\x10\x01\x12\x0b\n\x07REPLACE\x10\x02\x42\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"R\n\rGetJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\"\xb0\x01\n\x0fListJobsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x03 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"|\n\x10ListJobsResponse\x12(\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.ragweave.v1.JobB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xf9\x01\n\x13ListJobItemsRequest\x12\x43\n\x06parent\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x04 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"\x89\x01\n\x14ListJobItemsResponse\x12\x31\n\tjob_items\x18\x01 \x03(\x0b\x32\x14.ragweave.v1.JobItemB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"y\n\x0fWatchJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12#\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\"\xca\x01\n\x10WatchJobResponse\x12\x19\n\x08sequence\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.ragweave.v1.Job\x12\"\n\x04item\x18\x04 \x01(\x0b\x32\x14.ragweave.v1.JobItem\x12(\n\x0c\x66inal_status\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"\xc4\x01\n\x10\x43\x61ncelJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x34\n\nrequest_id\x18\x02 \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x12\x1a\n\x04\x65tag\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\xc8\x06\n\nJobService\x12\xa3\x01\n\x0fImportDocuments\x12#.ragweave.v1.ImportDocumentsRequest\x1a\x10.ragweave.v1.Job\"Y\x92\x82\x19\x17\n\x0f\x64ocuments.write\x10\x04\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02\x38\"3/api/v1/rag/{parent=collections/*}/documents:import:\x01*\x12q\n\x06GetJob\x12\x1a.ragweave.v1.GetJobRequest\x1a\x10.ragweave.v1.Job\"9\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/rag/{name=jobs/*}\x12y\n\x08ListJobs\x12\x1c.ragweave.v1.ListJobsRequest\x1a\x1d.ragweave.v1.ListJobsResponse\"0\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/rag/jobs\x12\x96\x01\n\x0cListJobItems\x12 .ragweave.v1.ListJobItemsRequest\x1a!.ragweave.v1.ListJobItemsResponse\"A\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02#\x12!/api/v1/rag/{parent=jobs/*}/items\x12\x8b\x01\n\x08WatchJob\x12\x1c.ragweave.v1.WatchJobRequest\x1a\x1d.ragweave.v1.WatchJobResponse\"@\x90\x02\x01\x92\x82\x19\x12\n\tjobs.read\x10\x02\x1a\x03\x08\x90\x1c\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/rag/{name=jobs/*}:watch0\x01\x12\x7f\n\tCancelJob\x12\x1d.ragweave.v1.CancelJobRequest\x1a\x10.ragweave.v1.Job\"A\x92\x82\x19\x12\n\njobs.write\x10\x03\x1a\x02\x08\n\x82\xd3\xe4\x93\x02%\" /api/v1/rag/{name=jobs/*}:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dragweave/v1/job_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dragweave/v1/dead_letter.proto\x1a\x1aragweave/v1/document.proto\x1a\x15ragweave/v1/job.proto\x1a\x18ragweave/v1/policy.proto\"\xe6\x0c\n\x16ImportDocumentsRequest\x12M\n\x06parent\x18\x01 \x01(\tB=\xe2\x41\x01\x02\xbaH6r422^(collections/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x42\n\x06inline\x18\x02 \x01(\x0b\x32\x30.ragweave.v1.ImportDocumentsRequest.InlineSourceH\x00\x12\x43\n\x07uploads\x18\x03 \x01(\x0b\x32\x30.ragweave.v1.ImportDocumentsRequest.UploadSourceH\x00\x12H\n\tdirectory\x18\x04 \x01(\x0b\x32\x33.ragweave.v1.ImportDocumentsRequest.DirectorySourceH\x00\x12=\n\x04urls\x18\x05 \x01(\x0b\x32-.ragweave.v1.ImportDocumentsRequest.UrlSourceH\x00\x12\x61\n\x13reconciliation_mode\x18\x06 \x01(\x0e\x32\x36.ragweave.v1.ImportDocumentsRequest.ReconciliationModeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12S\n\x0con_duplicate\x18\x07 \x01(\x0e\x32/.ragweave.v1.ImportDocumentsRequest.OnDuplicateB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\rvalidate_only\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x34\n\nrequest_id\x18\t \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x1a\xca\x01\n\x0eInlineDocument\x12\x46\n\x0b\x64ocument_id\x18\x01 \x01(\tB1\xe2\x41\x01\x01\xbaH*r(2&^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$\x12-\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x04\xe2\x41\x01\x01\x12\x1a\n\x04text\x18\x03 \x01(\tB\n\xbaH\x07r\x05(\x80\x80\x80\x04H\x00\x12\x1a\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x04H\x00\x42\t\n\x07\x63ontent\x1a\x66\n\x0cInlineSource\x12V\n\tdocuments\x18\x01 \x03(\x0b\x32\x32.ragweave.v1.ImportDocumentsRequest.InlineDocumentB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x1a\xad\x01\n\x06Upload\x12/\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x43\n\x0b\x64ocument_id\x18\x02 \x01(\tB.\xe2\x41\x01\x02\xbaH\'r%2#^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12-\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x04\xe2\x41\x01\x01\x1a\\\n\x0cUploadSource\x12L\n\x07uploads\x18\x01 \x03(\x0b\x32*.ragweave.v1.ImportDocumentsRequest.UploadB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x1a\xbc\x01\n\x0f\x44irectorySource\x12\x1c\n\x04path\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80 \x12,\n\rinclude_globs\x18\x02 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x04\x12,\n\rexclude_globs\x18\x03 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x04\x12/\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x1a\x33\n\tUrlSource\x12&\n\x04urls\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80 \"T\n\x12ReconciliationMode\x12#\n\x1fRECONCILIATION_MODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bINCREMENTAL\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\"B\n\x0bOnDuplicate\x12\x1c\n\x18ON_DUPLICATE_UNSPECIFIED\x10\x00\x12\x08\n\x04SKIP\x10\x01\x12\x0b\n\x07REPLACE\x10\x02\x42\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"R\n\rGetJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\"\xb0\x01\n\x0fListJobsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x03 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"|\n\x10ListJobsResponse\x12(\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.ragweave.v1.JobB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xf9\x01\n\x13ListJobItemsRequest\x12\x43\n\x06parent\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x04 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"\x89\x01\n\x14ListJobItemsResponse\x12\x31\n\tjob_items\x18\x01 \x03(\x0b\x32\x14.ragweave.v1.JobItemB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"y\n\x0fWatchJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12#\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\"\xca\x01\n\x10WatchJobResponse\x12\x19\n\x08sequence\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.ragweave.v1.Job\x12\"\n\x04item\x18\x04 \x01(\x0b\x32\x14.ragweave.v1.JobItem\x12(\n\x0c\x66inal_status\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"\xc4\x01\n\x10\x43\x61ncelJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x34\n\nrequest_id\x18\x02 \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x12\x1a\n\x04\x65tag\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc3\x01\n\x0fRetryJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x1a\n\x04\x65tag\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x34\n\nrequest_id\x18\x03 \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xc4\x01\n\x10\x44\x65leteJobRequest\x12\x41\n\x04name\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x1a\n\x04\x65tag\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x34\n\nrequest_id\x18\x03 \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb7\x01\n\x16ListDeadLettersRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1d\n\x04page\x18\x03 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\"\x92\x01\n\x17ListDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x17.ragweave.v1.DeadLetterB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xde\x01\n\x18ReplayDeadLettersRequest\x12Q\n\x05names\x18\x01 \x03(\tBB\xe2\x41\x01\x01\xbaH;\x92\x01\x38\x10\xe8\x07\"3r12/^deadLetters/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$\x12\x1c\n\x06\x66ilter\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x34\n\nrequest_id\x18\x03 \x01(\tB \xe2\x41\x01\x01\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"N\n\x19ReplayDeadLettersResponse\x12\x19\n\x08replayed\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x04jobs\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x32\xfb\n\n\nJobService\x12\xa3\x01\n\x0fImportDocuments\x12#.ragweave.v1.ImportDocumentsRequest\x1a\x10.ragweave.v1.Job\"Y\x92\x82\x19\x17\n\x0f\x64ocuments.write\x10\x04\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02\x38\"3/api/v1/rag/{parent=collections/*}/documents:import:\x01*\x12q\n\x06GetJob\x12\x1a.ragweave.v1.GetJobRequest\x1a\x10.ragweave.v1.Job\"9\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/rag/{name=jobs/*}\x12y\n\x08ListJobs\x12\x1c.ragweave.v1.ListJobsRequest\x1a\x1d.ragweave.v1.ListJobsResponse\"0\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/rag/jobs\x12\x96\x01\n\x0cListJobItems\x12 .ragweave.v1.ListJobItemsRequest\x1a!.ragweave.v1.ListJobItemsResponse\"A\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02#\x12!/api/v1/rag/{parent=jobs/*}/items\x12\x8b\x01\n\x08WatchJob\x12\x1c.ragweave.v1.WatchJobRequest\x1a\x1d.ragweave.v1.WatchJobResponse\"@\x90\x02\x01\x92\x82\x19\x12\n\tjobs.read\x10\x02\x1a\x03\x08\x90\x1c\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/rag/{name=jobs/*}:watch0\x01\x12\x7f\n\tCancelJob\x12\x1d.ragweave.v1.CancelJobRequest\x1a\x10.ragweave.v1.Job\"A\x92\x82\x19\x12\n\njobs.write\x10\x03\x1a\x02\x08\n\x82\xd3\xe4\x93\x02%\" /api/v1/rag/{name=jobs/*}:cancel:\x01*\x12|\n\x08RetryJob\x12\x1c.ragweave.v1.RetryJobRequest\x1a\x10.ragweave.v1.Job\"@\x92\x82\x19\x12\n\njobs.write\x10\x04\x1a\x02\x08\n\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/rag/{name=jobs/*}:retry:\x01*\x12u\n\tDeleteJob\x12\x1d.ragweave.v1.DeleteJobRequest\x1a\x10.ragweave.v1.Job\"7\x92\x82\x19\x12\n\njobs.write\x10\x03\x1a\x02\x08\n\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/rag/{name=jobs/*}\x12\x95\x01\n\x0fListDeadLetters\x12#.ragweave.v1.ListDeadLettersRequest\x1a$.ragweave.v1.ListDeadLettersResponse\"7\x90\x02\x01\x92\x82\x19\x11\n\tjobs.read\x10\x02\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x19\x12\x17/api/v1/rag/deadLetters\x12\xa3\x01\n\x11ReplayDeadLetters\x12%.ragweave.v1.ReplayDeadLettersRequest\x1a&.ragweave.v1.ReplayDeadLettersResponse\"?\x92\x82\x19\x12\n\njobs.write\x10\x04\x1a\x02\x08\n\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/rag/deadLetters:replay:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -130,6 +131,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELJOBREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
   _globals['_CANCELJOBREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CANCELJOBREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_RETRYJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RETRYJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$'
+  _globals['_RETRYJOBREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_RETRYJOBREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_RETRYJOBREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RETRYJOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\031r\027\030\200\0012\022^[A-Za-z0-9._:-]*$'
+  _globals['_RETRYJOBREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_RETRYJOBREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H,r*2(^jobs/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$'
+  _globals['_DELETEJOBREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_DELETEJOBREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_DELETEJOBREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETEJOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\031r\027\030\200\0012\022^[A-Za-z0-9._:-]*$'
+  _globals['_DELETEJOBREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEJOBREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200@'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\010\032\006\030\240\215\006(\000'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001\272H\005r\003\030\200@'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['order_by']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\004'
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['dead_letters']._loaded_options = None
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['dead_letters']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\272H\005r\003\030\200@'
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['total_size']._loaded_options = None
+  _globals['_LISTDEADLETTERSRESPONSE'].fields_by_name['total_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['names']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\001\272H;\222\0018\020\350\007\"3r12/^deadLetters/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$'
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001\272H\005r\003\030\200@'
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\031r\027\030\200\0012\022^[A-Za-z0-9._:-]*$'
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_REPLAYDEADLETTERSRESPONSE'].fields_by_name['replayed']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSRESPONSE'].fields_by_name['replayed']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_REPLAYDEADLETTERSRESPONSE'].fields_by_name['jobs']._loaded_options = None
+  _globals['_REPLAYDEADLETTERSRESPONSE'].fields_by_name['jobs']._serialized_options = b'\272H\005\222\001\002\020d'
   _globals['_JOBSERVICE'].methods_by_name['ImportDocuments']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['ImportDocuments']._serialized_options = b'\222\202\031\027\n\017documents.write\020\004\032\002\010\036\202\323\344\223\0028\"3/api/v1/rag/{parent=collections/*}/documents:import:\001*'
   _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
@@ -142,40 +187,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\220\002\001\222\202\031\022\n\tjobs.read\020\002\032\003\010\220\034\202\323\344\223\002!\022\037/api/v1/rag/{name=jobs/*}:watch'
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\222\202\031\022\n\njobs.write\020\003\032\002\010\n\202\323\344\223\002%\" /api/v1/rag/{name=jobs/*}:cancel:\001*'
-  _globals['_IMPORTDOCUMENTSREQUEST']._serialized_start=304
-  _globals['_IMPORTDOCUMENTSREQUEST']._serialized_end=1942
-  _globals['_IMPORTDOCUMENTSREQUEST_INLINEDOCUMENT']._serialized_start=951
-  _globals['_IMPORTDOCUMENTSREQUEST_INLINEDOCUMENT']._serialized_end=1153
-  _globals['_IMPORTDOCUMENTSREQUEST_INLINESOURCE']._serialized_start=1155
-  _globals['_IMPORTDOCUMENTSREQUEST_INLINESOURCE']._serialized_end=1257
-  _globals['_IMPORTDOCUMENTSREQUEST_UPLOAD']._serialized_start=1260
-  _globals['_IMPORTDOCUMENTSREQUEST_UPLOAD']._serialized_end=1433
-  _globals['_IMPORTDOCUMENTSREQUEST_UPLOADSOURCE']._serialized_start=1435
-  _globals['_IMPORTDOCUMENTSREQUEST_UPLOADSOURCE']._serialized_end=1527
-  _globals['_IMPORTDOCUMENTSREQUEST_DIRECTORYSOURCE']._serialized_start=1530
-  _globals['_IMPORTDOCUMENTSREQUEST_DIRECTORYSOURCE']._serialized_end=1718
-  _globals['_IMPORTDOCUMENTSREQUEST_URLSOURCE']._serialized_start=1720
-  _globals['_IMPORTDOCUMENTSREQUEST_URLSOURCE']._serialized_end=1771
-  _globals['_IMPORTDOCUMENTSREQUEST_RECONCILIATIONMODE']._serialized_start=1773
-  _globals['_IMPORTDOCUMENTSREQUEST_RECONCILIATIONMODE']._serialized_end=1857
-  _globals['_IMPORTDOCUMENTSREQUEST_ONDUPLICATE']._serialized_start=1859
-  _globals['_IMPORTDOCUMENTSREQUEST_ONDUPLICATE']._serialized_end=1925
-  _globals['_GETJOBREQUEST']._serialized_start=1944
-  _globals['_GETJOBREQUEST']._serialized_end=2026
-  _globals['_LISTJOBSREQUEST']._serialized_start=2029
-  _globals['_LISTJOBSREQUEST']._serialized_end=2205
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2207
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2331
-  _globals['_LISTJOBITEMSREQUEST']._serialized_start=2334
-  _globals['_LISTJOBITEMSREQUEST']._serialized_end=2583
-  _globals['_LISTJOBITEMSRESPONSE']._serialized_start=2586
-  _globals['_LISTJOBITEMSRESPONSE']._serialized_end=2723
-  _globals['_WATCHJOBREQUEST']._serialized_start=2725
-  _globals['_WATCHJOBREQUEST']._serialized_end=2846
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2849
-  _globals['_WATCHJOBRESPONSE']._serialized_end=3051
-  _globals['_CANCELJOBREQUEST']._serialized_start=3054
-  _globals['_CANCELJOBREQUEST']._serialized_end=3250
-  _globals['_JOBSERVICE']._serialized_start=3253
-  _globals['_JOBSERVICE']._serialized_end=4093
+  _globals['_JOBSERVICE'].methods_by_name['RetryJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['RetryJob']._serialized_options = b'\222\202\031\022\n\njobs.write\020\004\032\002\010\n\202\323\344\223\002$\"\037/api/v1/rag/{name=jobs/*}:retry:\001*'
+  _globals['_JOBSERVICE'].methods_by_name['DeleteJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['DeleteJob']._serialized_options = b'\222\202\031\022\n\njobs.write\020\003\032\002\010\n\202\323\344\223\002\033*\031/api/v1/rag/{name=jobs/*}'
+  _globals['_JOBSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\220\002\001\222\202\031\021\n\tjobs.read\020\002\032\002\010\005\202\323\344\223\002\031\022\027/api/v1/rag/deadLetters'
+  _globals['_JOBSERVICE'].methods_by_name['ReplayDeadLetters']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ReplayDeadLetters']._serialized_options = b'\222\202\031\022\n\njobs.write\020\004\032\002\010\n\202\323\344\223\002#\"\036/api/v1/rag/deadLetters:replay:\001*'
+  _globals['_IMPORTDOCUMENTSREQUEST']._serialized_start=335
+  _globals['_IMPORTDOCUMENTSREQUEST']._serialized_end=1973
+  _globals['_IMPORTDOCUMENTSREQUEST_INLINEDOCUMENT']._serialized_start=982
+  _globals['_IMPORTDOCUMENTSREQUEST_INLINEDOCUMENT']._serialized_end=1184
+  _globals['_IMPORTDOCUMENTSREQUEST_INLINESOURCE']._serialized_start=1186
+  _globals['_IMPORTDOCUMENTSREQUEST_INLINESOURCE']._serialized_end=1288
+  _globals['_IMPORTDOCUMENTSREQUEST_UPLOAD']._serialized_start=1291
+  _globals['_IMPORTDOCUMENTSREQUEST_UPLOAD']._serialized_end=1464
+  _globals['_IMPORTDOCUMENTSREQUEST_UPLOADSOURCE']._serialized_start=1466
+  _globals['_IMPORTDOCUMENTSREQUEST_UPLOADSOURCE']._serialized_end=1558
+  _globals['_IMPORTDOCUMENTSREQUEST_DIRECTORYSOURCE']._serialized_start=1561
+  _globals['_IMPORTDOCUMENTSREQUEST_DIRECTORYSOURCE']._serialized_end=1749
+  _globals['_IMPORTDOCUMENTSREQUEST_URLSOURCE']._serialized_start=1751
+  _globals['_IMPORTDOCUMENTSREQUEST_URLSOURCE']._serialized_end=1802
+  _globals['_IMPORTDOCUMENTSREQUEST_RECONCILIATIONMODE']._serialized_start=1804
+  _globals['_IMPORTDOCUMENTSREQUEST_RECONCILIATIONMODE']._serialized_end=1888
+  _globals['_IMPORTDOCUMENTSREQUEST_ONDUPLICATE']._serialized_start=1890
+  _globals['_IMPORTDOCUMENTSREQUEST_ONDUPLICATE']._serialized_end=1956
+  _globals['_GETJOBREQUEST']._serialized_start=1975
+  _globals['_GETJOBREQUEST']._serialized_end=2057
+  _globals['_LISTJOBSREQUEST']._serialized_start=2060
+  _globals['_LISTJOBSREQUEST']._serialized_end=2236
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2238
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2362
+  _globals['_LISTJOBITEMSREQUEST']._serialized_start=2365
+  _globals['_LISTJOBITEMSREQUEST']._serialized_end=2614
+  _globals['_LISTJOBITEMSRESPONSE']._serialized_start=2617
+  _globals['_LISTJOBITEMSRESPONSE']._serialized_end=2754
+  _globals['_WATCHJOBREQUEST']._serialized_start=2756
+  _globals['_WATCHJOBREQUEST']._serialized_end=2877
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2880
+  _globals['_WATCHJOBRESPONSE']._serialized_end=3082
+  _globals['_CANCELJOBREQUEST']._serialized_start=3085
+  _globals['_CANCELJOBREQUEST']._serialized_end=3281
+  _globals['_RETRYJOBREQUEST']._serialized_start=3284
+  _globals['_RETRYJOBREQUEST']._serialized_end=3479
+  _globals['_DELETEJOBREQUEST']._serialized_start=3482
+  _globals['_DELETEJOBREQUEST']._serialized_end=3678
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=3681
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=3864
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=3867
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=4013
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=4016
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=4238
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=4240
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=4318
+  _globals['_JOBSERVICE']._serialized_start=4321
+  _globals['_JOBSERVICE']._serialized_end=5724
 # @@protoc_insertion_point(module_scope)

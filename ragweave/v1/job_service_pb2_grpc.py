@@ -66,6 +66,26 @@ class JobServiceStub:
                 request_serializer=ragweave_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/ragweave.v1.JobService/RetryJob',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/ragweave.v1.JobService/DeleteJob',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/ragweave.v1.JobService/ListDeadLetters',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ReplayDeadLetters = channel.unary_unary(
+                '/ragweave.v1.JobService/ReplayDeadLetters',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -118,6 +138,42 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryJob(self, request, context):
+        """Runs the failed and cancelled items of an ended job again, and only those, with their attempts counted anew; a listing
+        that failed or was cancelled goes on where it stopped. The job stays the same, with its `attempt` counted up; its
+        failed items leave the dead letters. A cancelled job is resumed by it. FAILED_PRECONDITION while the job has not
+        ended, and where nothing of it failed or was cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Forgets an ended job with its items, events, dead letters and the request ids it came by, and answers with the job as
+        it was; its documents stay. FAILED_PRECONDITION while it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Lists items that were given up, the newest first unless ordered otherwise: every item that has FAILED, be it that it
+        failed in passing, or died with its worker, as often as may be, or that its error is one that trying again does not
+        mend. An entry goes when its item is queued again, and with its job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDeadLetters(self, request, context):
+        """Queues items that were given up again, with attempts counted anew, all named ones or none; each leaves the dead letters,
+        and its job runs again where it had ended. Those of a cancelled job wait for RetryJob: FAILED_PRECONDITION where one is
+        named. NOT_FOUND where one is not there, such as one replayed meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +206,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=ragweave_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.RetryJobRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.DeleteJobRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ReplayDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDeadLetters,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +391,114 @@ class JobService:
             '/ragweave.v1.JobService/CancelJob',
             ragweave_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
             ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/RetryJob',
+            ragweave_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/DeleteJob',
+            ragweave_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/ListDeadLetters',
+            ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/ReplayDeadLetters',
+            ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__service__pb2.ReplayDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,26 @@ class JobServiceStub:
     """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
     cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
     """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_pb2.Job]
+    """Runs the failed and cancelled items of an ended job again, and only those, with their attempts counted anew; a listing
+    that failed or was cancelled goes on where it stopped. The job stays the same, with its `attempt` counted up; its
+    failed items leave the dead letters. A cancelled job is resumed by it. FAILED_PRECONDITION while the job has not
+    ended, and where nothing of it failed or was cancelled.
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_pb2.Job]
+    """Forgets an ended job with its items, events, dead letters and the request ids it came by, and answers with the job as
+    it was; its documents stay. FAILED_PRECONDITION while it has not ended.
+    """
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListDeadLettersRequest, _job_service_pb2.ListDeadLettersResponse]
+    """Lists items that were given up, the newest first unless ordered otherwise: every item that has FAILED, be it that it
+    failed in passing, or died with its worker, as often as may be, or that its error is one that trying again does not
+    mend. An entry goes when its item is queued again, and with its job.
+    """
+    ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReplayDeadLettersRequest, _job_service_pb2.ReplayDeadLettersResponse]
+    """Queues items that were given up again, with attempts counted anew, all named ones or none; each leaves the dead letters,
+    and its job runs again where it had ended. Those of a cancelled job wait for RetryJob: FAILED_PRECONDITION where one is
+    named. NOT_FOUND where one is not there, such as one replayed meanwhile.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -77,6 +97,26 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
     cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
+    """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Runs the failed and cancelled items of an ended job again, and only those, with their attempts counted anew; a listing
+    that failed or was cancelled goes on where it stopped. The job stays the same, with its `attempt` counted up; its
+    failed items leave the dead letters. A cancelled job is resumed by it. FAILED_PRECONDITION while the job has not
+    ended, and where nothing of it failed or was cancelled.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Forgets an ended job with its items, events, dead letters and the request ids it came by, and answers with the job as
+    it was; its documents stay. FAILED_PRECONDITION while it has not ended.
+    """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListDeadLettersRequest, _job_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Lists items that were given up, the newest first unless ordered otherwise: every item that has FAILED, be it that it
+    failed in passing, or died with its worker, as often as may be, or that its error is one that trying again does not
+    mend. An entry goes when its item is queued again, and with its job.
+    """
+    ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReplayDeadLettersRequest, _job_service_pb2.ReplayDeadLettersResponse]  # type: ignore[assignment]
+    """Queues items that were given up again, with attempts counted anew, all named ones or none; each leaves the dead letters,
+    and its job runs again where it had ended. Those of a cancelled job wait for RetryJob: FAILED_PRECONDITION where one is
+    named. NOT_FOUND where one is not there, such as one replayed meanwhile.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,6 +175,50 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Cancels a job: at once when queued, else as soon as the items in work have stopped. What was done stays. One that is
         cancelled, or about to be, stays as it is; one that has ended otherwise is FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _job_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Runs the failed and cancelled items of an ended job again, and only those, with their attempts counted anew; a listing
+        that failed or was cancelled goes on where it stopped. The job stays the same, with its `attempt` counted up; its
+        failed items leave the dead letters. A cancelled job is resumed by it. FAILED_PRECONDITION while the job has not
+        ended, and where nothing of it failed or was cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _job_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Forgets an ended job with its items, events, dead letters and the request ids it came by, and answers with the job as
+        it was; its documents stay. FAILED_PRECONDITION while it has not ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _job_service_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_job_service_pb2.ListDeadLettersResponse]]:
+        """Lists items that were given up, the newest first unless ordered otherwise: every item that has FAILED, be it that it
+        failed in passing, or died with its worker, as often as may be, or that its error is one that trying again does not
+        mend. An entry goes when its item is queued again, and with its job.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayDeadLetters(
+        self,
+        request: _job_service_pb2.ReplayDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ReplayDeadLettersResponse, _abc.Awaitable[_job_service_pb2.ReplayDeadLettersResponse]]:
+        """Queues items that were given up again, with attempts counted anew, all named ones or none; each leaves the dead letters,
+        and its job runs again where it had ended. Those of a cancelled job wait for RetryJob: FAILED_PRECONDITION where one is
+        named. NOT_FOUND where one is not there, such as one replayed meanwhile.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

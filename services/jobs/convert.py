@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
 from ragweave.internal.v1 import upload_service_pb2 as upload_pb
-from ragweave.v1 import job_pb2
+from ragweave.v1 import dead_letter_pb2, job_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.messages import status_to, struct_from, time_to
@@ -22,7 +22,7 @@ from services.jobs.importer import (
     UploadSource,
     UrlSource,
 )
-from services.jobs.job import DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate
+from services.jobs.job import DeadLetter, DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate, Replayed
 from services.jobs.jobs import Ended
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
@@ -30,6 +30,9 @@ from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.receipts import receipt_from
 from services.mesh.status import status_of
+
+# Of the jobs a replay has queued something of.
+_JOBS_NAMED = 100
 
 
 def import_request_from(request: pb.ImportDocumentsRequest, who: Caller) -> ImportRequest:
@@ -212,6 +215,35 @@ def items_to(job: Job, page: Page[Item]) -> pb.ListJobItemsResponse:
         job_items=[item_to(item, job) for item in page.items],
         next_page_token=page.next_page_token,
         total_size=page.total_size,
+    )
+
+
+def dead_letter_to(letter: DeadLetter) -> dead_letter_pb2.DeadLetter:
+    item = item_to(letter.item, letter.job)
+    return dead_letter_pb2.DeadLetter(
+        name=f"deadLetters/{letter.id}",
+        item=item.name,
+        collection=f"collections/{letter.job.assignment.collection_id}",
+        document=item.document,
+        source_uri=item.source_uri,
+        attempts=item.attempts,
+        error=item.error,
+        create_time=item.end_time,
+        purge_time=time_to(letter.job.purge_time),
+    )
+
+
+def dead_letters_to(page: Page[DeadLetter]) -> pb.ListDeadLettersResponse:
+    return pb.ListDeadLettersResponse(
+        dead_letters=[dead_letter_to(letter) for letter in page.items],
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def replayed_to(replayed: Replayed) -> pb.ReplayDeadLettersResponse:
+    return pb.ReplayDeadLettersResponse(
+        replayed=replayed.count, jobs=[f"jobs/{job_id}" for job_id in replayed.jobs[:_JOBS_NAMED]]
     )
 
 

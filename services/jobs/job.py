@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from services.mesh.errors import EtagMismatch, FailedPrecondition
+from services.mesh.errors import DeadLetterNotFound, EtagMismatch, FailedPrecondition
 from services.mesh.roots import key_in, spelt_in
 
 # google.rpc.Code
@@ -32,7 +32,12 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return not any(state is self for state, _ in JOB_TRANSITIONS)
+        return not any(state is self and change not in _ANEW for state, change in JOB_TRANSITIONS)
+
+    @property
+    def may_be_replayed(self) -> bool:
+        """What failed of a job in this state may be queued again by itself."""
+        return (self, JobChange.REPLAY) in JOB_TRANSITIONS
 
 
 class JobChange(StrEnum):
@@ -44,6 +49,12 @@ class JobChange(StrEnum):
     SUCCEED = "SUCCEED"  # all ended, nothing failed
     FAIL_SOME = "FAIL_SOME"  # all ended, some failed
     FAIL = "FAIL"  # all ended, nothing succeeded
+    RETRY = "RETRY"  # a caller wants what failed or was cancelled done after all
+    REPLAY = "REPLAY"  # a caller wants some of what failed done after all
+
+
+# These lead out of ends, too.
+_ANEW = (JobChange.RETRY, JobChange.REPLAY)
 
 
 class ItemState(StrEnum):
@@ -56,7 +67,7 @@ class ItemState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return not any(state is self for state, _ in ITEM_TRANSITIONS)
+        return not any(state is self and change is not ItemChange.RETRY for state, change in ITEM_TRANSITIONS)
 
 
 class ItemChange(StrEnum):
@@ -68,6 +79,7 @@ class ItemChange(StrEnum):
     FAIL = "FAIL"
     SKIP = "SKIP"
     CANCEL = "CANCEL"
+    RETRY = "RETRY"  # a caller wants it done after all
 
 
 # The store refuses whatever is not in these tables: its scripts are given them, so there is no other copy.
@@ -79,6 +91,13 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobChange], JobState] = {
     (JobState.RUNNING, JobChange.FAIL_SOME): JobState.PARTIALLY_SUCCEEDED,
     (JobState.RUNNING, JobChange.FAIL): JobState.FAILED,
     (JobState.CANCELLING, JobChange.STOP): JobState.CANCELLED,
+    (JobState.PARTIALLY_SUCCEEDED, JobChange.RETRY): JobState.QUEUED,
+    (JobState.FAILED, JobChange.RETRY): JobState.QUEUED,
+    (JobState.CANCELLED, JobChange.RETRY): JobState.QUEUED,
+    (JobState.QUEUED, JobChange.REPLAY): JobState.QUEUED,
+    (JobState.RUNNING, JobChange.REPLAY): JobState.RUNNING,
+    (JobState.PARTIALLY_SUCCEEDED, JobChange.REPLAY): JobState.QUEUED,
+    (JobState.FAILED, JobChange.REPLAY): JobState.QUEUED,
 }
 ITEM_TRANSITIONS: Mapping[tuple[ItemState, ItemChange], ItemState] = {
     (ItemState.QUEUED, ItemChange.LEASE): ItemState.RUNNING,
@@ -89,6 +108,8 @@ ITEM_TRANSITIONS: Mapping[tuple[ItemState, ItemChange], ItemState] = {
     (ItemState.RUNNING, ItemChange.FAIL): ItemState.FAILED,
     (ItemState.RUNNING, ItemChange.SKIP): ItemState.SKIPPED,
     (ItemState.RUNNING, ItemChange.CANCEL): ItemState.CANCELLED,
+    (ItemState.FAILED, ItemChange.RETRY): ItemState.QUEUED,
+    (ItemState.CANCELLED, ItemChange.RETRY): ItemState.QUEUED,
 }
 
 
@@ -214,6 +235,17 @@ def changed(job_id: str = "") -> EtagMismatch:
     return EtagMismatch(f"jobs/{job_id} has changed since this etag was read; read it again", job=job_id)
 
 
+def not_to_be_retried(job_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"jobs/{job_id} has nothing to retry: it has not ended yet, or nothing of it failed or was cancelled",
+        job=job_id,
+    )
+
+
+def not_to_be_forgotten(job_id: str) -> FailedPrecondition:
+    return FailedPrecondition(f"jobs/{job_id} has not ended; cancel it first", job=job_id)
+
+
 def state_of(etag: str) -> tuple[int, str]:
     """Attempt and state that an etag of a job stands for. Raises EtagMismatch where it is no job's."""
     attempt, _, state = etag.strip('"').partition("-")
@@ -299,6 +331,27 @@ class Job:
             raise FailedPrecondition(f"jobs/{self.id} has ended already", job=self.id)
         return replace(self, state=JOB_TRANSITIONS[self.state, JobChange.CANCEL])
 
+    def retried(self) -> "Job":
+        """The job once what failed or was cancelled runs again.
+
+        Raises:
+            FailedPrecondition: it has not ended, or nothing of it failed or was cancelled.
+        """
+        if (self.state, JobChange.RETRY) not in JOB_TRANSITIONS:
+            raise not_to_be_retried(self.id)
+        again = JOB_TRANSITIONS[self.state, JobChange.RETRY]
+        return replace(self, state=again, attempt=self.attempt + 1, error=None, end_time=None, purge_time=None)
+
+    def forgotten(self) -> "Job":
+        """The job as it was when it is forgotten.
+
+        Raises:
+            FailedPrecondition: it has not ended.
+        """
+        if not self.state.ended:
+            raise not_to_be_forgotten(self.id)
+        return self
+
     @property
     def percentage(self) -> float:
         """Share of the items that ended, in percent; 100 only of an ended job."""
@@ -322,7 +375,7 @@ class Item:
     """One document of a job; `number` counts from 1 in the order found.
 
     Attributes:
-        attempts: Times it was begun.
+        attempts: Times it was begun, since it was last queued by a caller.
         timings_ms: Milliseconds by stage.
     """
 
@@ -336,6 +389,38 @@ class Item:
     size_bytes: int = 0
     error: Failure | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An item that failed for good, and its job: kept until it is replayed or retried, or forgotten with the job."""
+
+    job: Job
+    item: Item
+
+    @property
+    def id(self) -> str:
+        return f"{self.job.id}-{self.item.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How many items were queued again, and the jobs they are of."""
+
+    count: int
+    jobs: tuple[str, ...]
+
+
+def item_of(dead_letter_id: str) -> tuple[str, int]:
+    """Job and number of the item that a dead letter is. Raises DeadLetterNotFound where the id is none."""
+    job_id, _, number = dead_letter_id.rpartition("-")
+    if not job_id or not number.isdecimal() or not number.isascii() or len(number) > 9 or number != str(int(number)):
+        raise no_dead_letter(dead_letter_id)
+    return job_id, int(number)
+
+
+def no_dead_letter(dead_letter_id: str) -> DeadLetterNotFound:
+    return DeadLetterNotFound(f"deadLetters/{dead_letter_id} does not exist", dead_letter=dead_letter_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
-"""What lists of jobs and of items can be filtered and ordered by."""
+"""What lists of jobs, of items and of dead letters can be filtered and ordered by."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from services.jobs.job import Item, ItemState, Job, JobState, JobType
-from services.mesh.filters import Field, FieldType, Schema, parse
+from services.jobs.job import DeadLetter, Item, ItemState, JobState, JobType
+from services.mesh.filters import Field, FieldType, Filter, Schema, parse
 from services.mesh.lists import Listing, ListQuery
 
 _JOB_FIELDS = {
@@ -19,8 +20,18 @@ _ITEM_FIELDS = {
     "document": Field(FieldType.STRING),
     "source_uri": Field(FieldType.STRING),
 }
+_DEAD_LETTER_FIELDS = {
+    "collection": Field(FieldType.STRING),
+    "job": Field(FieldType.STRING),
+    "document": Field(FieldType.STRING),
+    "source_uri": Field(FieldType.STRING),
+    "attempts": Field(FieldType.NUMBER),
+    "reason": Field(FieldType.STRING),
+    "create_time": Field(FieldType.TIMESTAMP),
+}
 # `name` and `update_time` are for the order only: a filter that names them is refused by the schemas without them.
 _JOBS_FILTERED_BY, _ITEMS_FILTERED_BY = Schema(_JOB_FIELDS), Schema(_ITEM_FIELDS)
+_DEAD_LETTERS_FILTERED_BY = Schema(_DEAD_LETTER_FIELDS)
 _JOBS = Listing(
     schema=Schema({**_JOB_FIELDS, "update_time": Field(FieldType.TIMESTAMP), "name": Field(FieldType.STRING)}),
     sortable=("create_time", "update_time", "end_time", "name"),
@@ -28,6 +39,13 @@ _JOBS = Listing(
     default_order="create_time desc",
 )
 _ITEMS = Listing(schema=Schema({**_ITEM_FIELDS, "name": Field(FieldType.STRING)}), sortable=("name",), key="name")
+
+_DEAD_LETTERS = Listing(
+    schema=Schema({**_DEAD_LETTER_FIELDS, "name": Field(FieldType.STRING)}),
+    sortable=("create_time", "attempts", "name"),
+    key="name",
+    default_order="create_time desc",
+)
 
 
 def jobs_query(*, filter: str, order_by: str, page_size: int, page_token: str, page: int) -> ListQuery:
@@ -52,17 +70,62 @@ def items_query(job_id: str, *, filter: str, order_by: str, page_size: int, page
     )
 
 
-def job_fields(job: Job) -> Mapping[str, Any]:
+def dead_letters_query(*, filter: str, order_by: str, page_size: int, page_token: str, page: int) -> ListQuery:
+    """One page of a tenant's dead letters, asked for; newest first unless ordered otherwise.
+
+    Raises:
+        InvalidArgument, InvalidFilter, InvalidPageToken: as Listing.query does.
+    """
+    parse(filter, _DEAD_LETTERS_FILTERED_BY)
+    return _DEAD_LETTERS.query(filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page)
+
+
+def dead_letters_filter(filter: str) -> Filter:
+    """Which dead letters a filter means. Raises InvalidFilter."""
+    return parse(filter, _DEAD_LETTERS_FILTERED_BY)
+
+
+def job_fields(
+    job_id: str,
+    create_time: datetime,
+    *,
+    collection_id: str = "",
+    type: str = "",
+    state: str = "",
+    update_time: datetime | None = None,
+    end_time: datetime | None = None,
+) -> Mapping[str, Any]:
     """A job as filters and orders see it."""
     return {
-        "name": f"jobs/{job.id}",
-        "collection": f"collections/{job.assignment.collection_id}",
-        "type": str(job.assignment.type),
-        "state": str(job.state),
-        "create_time": job.create_time,
-        "update_time": job.update_time,
-        "end_time": job.end_time,
+        "name": f"jobs/{job_id}",
+        "collection": f"collections/{collection_id}",
+        "type": type,
+        "state": state,
+        "create_time": create_time,
+        "update_time": update_time,
+        "end_time": end_time,
     }
+
+
+def dead_letter_fields(letter: DeadLetter) -> Mapping[str, Any]:
+    """A dead letter as filters and orders see it."""
+    job, item = letter.job, letter.item
+    collection = f"collections/{job.assignment.collection_id}"
+    document_id = item.spec.document_id
+    return {
+        **dead_letter_place(job.id, item.number, item.end_time),
+        "collection": collection,
+        "job": f"jobs/{job.id}",
+        "document": f"{collection}/documents/{document_id}" if document_id else "",
+        "source_uri": item.spec.source_uri or document_id,
+        "attempts": item.attempts,
+        "reason": item.error.reason if item.error else "",
+    }
+
+
+def dead_letter_place(job_id: str, number: int, create_time: datetime | None) -> Mapping[str, Any]:
+    """What of a dead letter the usual order looks at."""
+    return {"name": f"{job_id}-{number:010d}", "create_time": create_time}
 
 
 def item_fields(item: Item) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Protocol
 from services.jobs.chunker import Chunk, Strategy
 from services.jobs.job import (
     Assignment,
+    DeadLetter,
     DirectoryImport,
     DocumentSpec,
     Event,
@@ -16,8 +17,10 @@ from services.jobs.job import (
     Job,
     Lease,
     Outcome,
+    Replayed,
 )
 from services.jobs.ports_content import Tokenizer
+from services.mesh.filters import Filter
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
@@ -78,8 +81,68 @@ class JobStore(Protocol):
         """
         ...
 
+    async def retry(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        """Queue what failed or was cancelled of an ended job again.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            FailedPrecondition: it has not ended, or there is nothing of that kind.
+            EtagMismatch: `etag` is given and the job has another.
+            RequestIdReused: the receipt's id stands for another request.
+        """
+        ...
+
+    async def delete(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        """Forget an ended job and all that is kept of it; returns the job as it was.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            FailedPrecondition: it has not ended.
+            EtagMismatch: `etag` is given and the job has another.
+            RequestIdReused: the receipt's id stands for another request.
+        """
+        ...
+
+    async def list_dead_letters(
+        self, tenant: str, query: ListQuery, seen: Callable[[Item], Item] = lambda item: item
+    ) -> Page[DeadLetter]:
+        """A page of the items that failed, of all jobs.
+
+        Args:
+            seen: What is seen of an item, which is also what the query's filter looks at.
+        """
+        ...
+
+    async def find_dead_letters(
+        self, tenant: str, filter: Filter, limit: int, seen: Callable[[Item], Item] = lambda item: item
+    ) -> list[tuple[str, int]]:
+        """Jobs and numbers of the dead letters that match, the oldest first."""
+        ...
+
+    async def replay(
+        self,
+        tenant: str,
+        letters: Sequence[tuple[str, int]],
+        *,
+        all_or_none: bool,
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> Replayed:
+        """Queue dead letters, given by job and number, again, in one step; jobs that have ended run again.
+
+        Args:
+            all_or_none: Without it, what is not there any more, or of a cancelled job, is left out.
+
+        Raises:
+            DeadLetterNotFound, FailedPrecondition: with `all_or_none`, for such.
+            RequestIdReused: the receipt's id stands for another request.
+        """
+        ...
+
     def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
-        """The events after that sequence, as they come, each once and in order; ends with the job.
+        """The events after that sequence, as they come, each once and in order; ends where the job has ended.
+
+        A job that runs again goes on where its sequence stopped.
 
         Raises:
             JobNotFound: the tenant has no such job (any more).

@@ -76,6 +76,49 @@ class JobServicer(pb_grpc.JobServiceServicer):
         )
         return convert.job_to(cancelled)
 
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> job_pb2.Job:
+        retried = await self._jobs.retry(
+            caller(context).tenant,
+            _id(request.name),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.job_to(retried)
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> job_pb2.Job:
+        deleted = await self._jobs.delete(
+            caller(context).tenant,
+            _id(request.name),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.job_to(deleted)
+
+    async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Context) -> pb.ListDeadLettersResponse:
+        page = await self._jobs.list_dead_letters(
+            caller(context),
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert.dead_letters_to(page)
+
+    async def ReplayDeadLetters(
+        self, request: pb.ReplayDeadLettersRequest, context: Context
+    ) -> pb.ReplayDeadLettersResponse:
+        replayed = await self._jobs.replay(
+            caller(context),
+            [_id(name) for name in request.names],
+            request.filter,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.replayed_to(replayed)
+
 
 class UploadServicer(upload_grpc.UploadServiceServicer):
     def __init__(self, uploads: Uploads) -> None:

@@ -153,6 +153,10 @@ class JobNotFound(DomainError):
     reason = "JOB_NOT_FOUND"
 
 
+class DeadLetterNotFound(DomainError):
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+
 class ModelNotFound(DomainError):
     reason = "MODEL_NOT_FOUND"
 
@@ -264,6 +268,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     CollectionNotFound: StatusCode.NOT_FOUND,
     DocumentNotFound: StatusCode.NOT_FOUND,
     JobNotFound: StatusCode.NOT_FOUND,
+    DeadLetterNotFound: StatusCode.NOT_FOUND,
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
     RevocationNotFound: StatusCode.NOT_FOUND,

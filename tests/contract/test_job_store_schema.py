@@ -10,10 +10,11 @@ from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.adapters.redis_schema import STEPS
-from services.jobs.job import JobState
+from services.jobs.job import ItemChange, JobState
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.schemas import UnknownSchema
-from tests.contract.test_job_store import drained, job, specs
+from tests.contract.test_job_store import drained, job, jobs, specs
+from tests.contract.test_job_store_again import letters as dead_letters
 from tests.jobs_store import Store, store_in
 
 NOW = max(STEPS)
@@ -43,6 +44,26 @@ async def test_data_without_a_mark_is_of_the_first_version(server: Store, prefix
     async with Redis.open(server.url, prefix) as redis:
         assert await version(redis, prefix) == NOW
         assert (await RedisJobStore(redis, retention_s=60).get("acme", job_id)).progress.total == 2
+
+
+async def test_items_that_failed_before_there_were_dead_letters_are_some(server: Store, prefix: str) -> None:
+    async with Redis.open(server.url, prefix) as redis:
+        store = RedisJobStore(redis, retention_s=60)
+        job_id = await store.submit(job(), specs(2))
+        await drained(RedisQueue(redis, "one", lease_s=5), ItemChange.FAIL)
+        await redis.client.delete(f"{prefix}acme:failed:{job_id}", f"{prefix}acme:dead")
+        await redis.client.hdel(f"{prefix}acme:job:{job_id}", "collection", "type", "asked", "retried", "resuming")
+        await redis.client.set(f"{prefix}schema", 1)
+    async with Redis.open(server.url, prefix) as redis:
+        store = RedisJobStore(redis, retention_s=60)
+        letters = await store.list_dead_letters("acme", dead_letters())
+        assert {letter.id for letter in letters.items} == {f"{job_id}-1", f"{job_id}-2"}
+        assert 0 < await redis.client.pttl(f"{prefix}acme:failed:{job_id}") <= 60_000
+        listed = await store.list_jobs("acme", jobs(filter='collection = "collections/books" AND type = IMPORT'))
+        assert [each.id for each in listed.items] == [job_id]
+        await store.retry("acme", job_id)
+        assert await drained(RedisQueue(redis, "one", lease_s=5)) == 2
+        assert (await store.get("acme", job_id)).state is JobState.SUCCEEDED
 
 
 async def test_older_data_is_brought_forward_once_by_many_at_once(server: Store, prefix: str) -> None:

@@ -104,6 +104,12 @@ READS = [
         f"/jobs?filter=collection%3D%22collections/{C}%22&page=1",
         {"filter": f'collection="collections/{C}"', "page": 1},
     ),
+    Row(
+        "JobService/ListDeadLetters",
+        "GET",
+        f"/deadLetters?filter=collection%3D%22collections/{C}%22&orderBy=attempts%20desc",
+        {"filter": f'collection="collections/{C}"', "order_by": "attempts desc"},
+    ),
 ]
 
 
@@ -275,6 +281,43 @@ def test_a_job_is_cancelled_over_rest(mesh: Mesh) -> None:
     assert mesh.rest("DELETE", f"{PREFIX}/collections/cancelled?force=true").status == 200
 
 
+def test_a_job_is_retried_replayed_and_deleted_over_rest(mesh: Mesh) -> None:
+    folder = mesh.layout.import_root / "again"
+    folder.mkdir()
+    (folder / "good.md").write_text("Otters eat fish.")
+    assert mesh.rest("POST", f"{PREFIX}/collections?collectionId=again", {}).status == 200
+    (folder / "bad.md").write_text("")
+    body = {"directory": {"path": "again", "includeGlobs": ["*.md"]}}
+    name = mesh.rest("POST", f"{PREFIX}/collections/again/documents:import", body).body["name"]
+    query = urllib.parse.urlencode({"filter": f'job = "{name}"'})
+    with mesh.client() as client:
+        ended = client.wait(name)
+        assert (ended.state, ended.progress.failed) == (job_pb2.Job.PARTIALLY_SUCCEEDED, 1)
+        [letter] = mesh.rest("GET", f"{PREFIX}/deadLetters?{query}").body["deadLetters"]
+        assert letter["item"].startswith(f"{name}/items/")
+        assert "bad.md" in letter["sourceUri"]
+        assert letter["error"]["details"][0]["reason"] == "EMPTY_DOCUMENT"
+
+        replayed = mesh.rest("POST", f"{PREFIX}/deadLetters:replay", {"names": [letter["name"]]})
+        assert (replayed.status, replayed.body) == (200, {"replayed": 1, "jobs": [name]})
+        again = client.wait(name)
+        assert (again.state, again.attempt) == (job_pb2.Job.PARTIALLY_SUCCEEDED, 2)
+
+        (folder / "bad.md").write_text("Owls eat mice.")
+        retried = mesh.rest("POST", f"{PREFIX}/{name}:retry", {"etag": again.etag})
+        assert (retried.status, retried.body["attempt"]) == (200, 3)
+        mended = client.wait(name)
+        assert (mended.state, mended.progress.succeeded) == (job_pb2.Job.SUCCEEDED, 2)
+        assert client.search("what owls eat", "again", consistency_token=mended.consistency_token).hits
+    assert mesh.rest("GET", f"{PREFIX}/deadLetters?{query}").body.get("totalSize", 0) == 0
+    assert mesh.rest("POST", f"{PREFIX}/{name}:retry", {}).body["code"] == 9
+    stale = mesh.rest("DELETE", f"{PREFIX}/{name}?etag={urllib.parse.quote(again.etag)}")
+    assert (stale.status, stale.body["code"]) == (409, 10)
+    assert mesh.rest("DELETE", f"{PREFIX}/{name}").status == 200
+    assert mesh.rest("GET", f"{PREFIX}/{name}").status == 404
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/again?force=true").status == 200
+
+
 def test_grpc_web_answers_as_rest_does(mesh: Mesh, job: str) -> None:
     request = collection_service_pb2.GetCollectionRequest(name=C).SerializeToString()
     frame = b"\0" + struct.pack(">I", len(request)) + request
@@ -320,6 +363,9 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "JobService/ListJobItems",
         "JobService/WatchJob",
         "JobService/CancelJob",
+        "JobService/RetryJob",
+        "JobService/DeleteJob",
+        "JobService/ReplayDeadLetters",
         "SystemService/GetQuota",  # tests/e2e/test_tenants.py
         "SystemService/UpdateQuota",
         "EmbeddingService/StreamEmbed",  # bidirectional: tests/mesh/test_embedding_service.py

@@ -20,6 +20,8 @@ from ragweave.v1.job_pb2 import Job, JobItem
 from ragweave.v1.job_service_pb2_grpc import JobServiceStub
 from services.jobs.__main__ import wire
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_queue import RedisQueue
+from services.jobs.job import Failure, ItemChange, Outcome
 from services.jobs.settings import Settings, WorkerSettings
 from services.jobs.worker.__main__ import wire as wire_worker
 from services.mesh.channels import opening_as
@@ -72,6 +74,16 @@ class Running:
 
     async def submit(self, **fields: Any) -> Job:
         return await self.stub.ImportDocuments(Import(parent="books", **fields), metadata=self.as_())
+
+    async def failed(self, **fields: Any) -> Job:
+        """A job of which every item failed, as a worker would say; there is no other work."""
+        made = await self.submit(**fields)
+        async with Redis.open(self.settings.mesh.redis_url) as redis:
+            queue = RedisQueue(redis, "failing", lease_s=60)
+            while leases := await queue.lease(100):
+                for lease in leases:
+                    await queue.finish(lease, Outcome(ItemChange.FAIL, error=Failure(3, "CORRUPT", "it is corrupt")))
+        return await self.stub.GetJob(pb.GetJobRequest(name=made.name), metadata=self.as_())
 
     async def ended(self, name: str) -> Job:
         async with asyncio.timeout(60):

@@ -73,6 +73,11 @@ def _drop_a_name(request: Any) -> None:
     del request.names[-1], request.etags[-1]
 
 
+def _letter(etags: dict[str, str]) -> str:
+    """The dead letters of the failed job, less their items' numbers."""
+    return f"deadLetters/{etags['failed'].removeprefix('jobs/')}"
+
+
 CASES = {
     "CollectionService/CreateCollection": Case(
         lambda _: collection_service_pb2.CreateCollectionRequest(collection={"description": "new"}),
@@ -136,6 +141,23 @@ CASES = {
         _set("name", "jobs/nowhere"),
         _set("etag", '"1-RUNNING"'),
     ),
+    "JobService/RetryJob": Case(
+        lambda etags: job_service_pb2.RetryJobRequest(name=etags["failed"], etag=etags[etags["failed"]]),
+        _set("etag", ""),
+        _set("name", "jobs/nowhere"),
+        _set("etag", '"1-RUNNING"'),
+    ),
+    "JobService/DeleteJob": Case(
+        lambda etags: job_service_pb2.DeleteJobRequest(name=etags["failed"], etag=etags[etags["failed"]]),
+        _set("etag", ""),
+        _set("name", "jobs/nowhere"),
+        _set("etag", '"1-RUNNING"'),
+    ),
+    "JobService/ReplayDeadLetters": Case(
+        lambda etags: job_service_pb2.ReplayDeadLettersRequest(names=[f"{_letter(etags)}-1", f"{_letter(etags)}-2"]),
+        lambda request: request.names.pop(),
+        lambda request: request.names.append("deadLetters/nowhere-1"),
+    ),
 }
 ALL = pytest.mark.parametrize("method", CASES)
 
@@ -194,8 +216,13 @@ async def jobs_door(folder: Path, store: Store) -> AsyncIterator[Door]:
         async def look(tenant: str) -> str:
             return str(await jobs.stub.ListJobs(job_service_pb2.ListJobsRequest(), metadata=jobs.as_(tenant=tenant)))
 
+        failed = await jobs.failed(inline=inline(("x", "one"), ("y", "two")))
         made = await jobs.submit(inline=inline(("a", "one")))
-        yield Door(call, look, {"job": made.name, made.name: made.etag})
+        yield Door(
+            call,
+            look,
+            {"job": made.name, made.name: made.etag, "failed": failed.name, failed.name: failed.etag},
+        )
 
 
 @pytest.fixture(scope="module")

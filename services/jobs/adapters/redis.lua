@@ -5,6 +5,7 @@
 --
 --   <p>tenants           zset    tenants with work, by when they were last served: work is handed out in turns
 --   <p>delayed           zset    work to be queued again, by when
+--   <p>resuming          list    jobs whose items are being queued again, a page at a time
 --   <p>bell              stream  of one entry that changes when there is new work
 --   <p>erased            set     tenants nothing is kept for any more; whoever is late with something is refused
 --   <p>schema            string  version of all this; see redis_schema.py
@@ -13,6 +14,7 @@
 --   <p><t>:job:<j>       hash    what changes of a job          <p><t>:about:<j>  string  what does not
 --   <p><t>:items:<j>     hash    number -> record (see item())  <p><t>:specs:<j>  hash    number -> what to import
 --   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     document ids, for a FULL import
+--   <p><t>:dead          set     jobs with dead letters         <p><t>:failed:<j> zset    their items, by when they failed
 --   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
 
 local P = ARGV[1]
@@ -21,6 +23,7 @@ local call = redis.call
 local GROUP = 'workers'
 local EXPAND, SWEEP = 0, -1
 local RATE_SLOT_MS, RATE_SLOTS = 5000, 12
+local RESUMED_AT_ONCE = 500
 
 local clock = call('TIME')
 local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -35,11 +38,16 @@ local function changed(transitions, state, change)
   return to
 end
 
+local function may(state, change)
+  return JOB[state] and JOB[state][change]
+end
+
 -- Jobs
 
 local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
-  'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention'}
-local TEXTS = {'state', 'error', 'checkpoint', 'rates'}
+  'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention', 'retried',
+  'resuming', 'resumed'}
+local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'type', 'asked'}
 
 local function load_job(tenant, id)
   local flat = call('HGETALL', key(tenant, 'job', id))
@@ -74,14 +82,14 @@ local function count_in_rate(job)
   job.rates = cmsgpack.pack(rates)
 end
 
--- Items ended a second, over the last minute or since the first was begun.
+-- Items ended a second, over the last minute or since the first was begun, or the job was to run again.
 local function rate(job)
   if job.rates == '' or ENDED[job.state] then return 0 end
   local rates, slot, count = rates_of(job), math.floor(NOW / RATE_SLOT_MS), 0
   for at = 1, RATE_SLOTS * 2, 2 do
     if rates[at] > slot - RATE_SLOTS then count = count + rates[at + 1] end
   end
-  local since = math.max(job.start, (slot - RATE_SLOTS + 1) * RATE_SLOT_MS)
+  local since = math.max(job.start, job.retried, (slot - RATE_SLOTS + 1) * RATE_SLOT_MS)
   return count / math.max((NOW - since) / 1000, 0.1)
 end
 
@@ -91,34 +99,21 @@ local function snapshot(job)
     NOW})
 end
 
-local function end_job(job, change)
-  job.state = changed(JOB, job.state, change)
-  job['end'] = NOW
-  job.purge = NOW + job.retention
-end
-
-local function forget_later(job)
-  call('DEL', key(job.tenant, 'docs', job.id))
-  for _, kind in ipairs({'job', 'about', 'items', 'specs', 'events'}) do
-    call('PEXPIREAT', key(job.tenant, kind, job.id), string.format('%.0f', job.purge))
-  end
-  call('ZADD', key(job.tenant, 'purge'), job.purge, job.id)
-end
-
--- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing, deaths}; `deaths` counts
--- the leases in a row that ended without a word, as when a worker is killed
+-- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing, deaths, told}; `deaths`
+-- counts the leases in a row that ended without a word, as when a worker is killed; `told` is the error in the words for
+-- all who may see the job, where it has others
 
 local function load_item(job, number)
   local packed = call('HGET', key(job.tenant, 'items', job.id), number)
   if not packed then return nil end
   local r = cmsgpack.unpack(packed)
   return {number = number, state = r[1], attempts = r[2], fence = r[3], entry = r[4], create = r[5], ['end'] = r[6],
-    chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11], deaths = r[12]}
+    chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11], deaths = r[12], told = r[13] or ''}
 end
 
 local function packed_item(item)
   return cmsgpack.pack({item.state, item.attempts, item.fence, item.entry, item.create, item['end'], item.chunks,
-    item.bytes, item.error, item.timings, item.committing, item.deaths})
+    item.bytes, item.error, item.timings, item.committing, item.deaths, item.told})
 end
 
 local function save_item(job, item)
@@ -127,7 +122,54 @@ end
 
 local function new_item(number)
   return {number = number, state = 'QUEUED', attempts = 0, fence = 0, entry = '', create = NOW, ['end'] = 0, chunks = 0,
-    bytes = 0, error = '', timings = '', committing = 0, deaths = 0}
+    bytes = 0, error = '', timings = '', committing = 0, deaths = 0, told = ''}
+end
+
+-- Dead letters: the items that failed. Their number is the job's `failed`.
+
+local function bury(job, item)
+  call('ZADD', key(job.tenant, 'failed', job.id), NOW, item.number)
+  call('SADD', key(job.tenant, 'dead'), job.id)
+end
+
+local function unbury(job, item)
+  local failed = key(job.tenant, 'failed', job.id)
+  call('ZREM', failed, item.number)
+  if call('EXISTS', failed) == 0 then call('SREM', key(job.tenant, 'dead'), job.id) end
+end
+
+local function first_error(job)
+  local first = call('ZRANGE', key(job.tenant, 'failed', job.id), 0, 0)[1]
+  if not first then return '' end
+  local item = load_item(job, tonumber(first))
+  return item.told ~= '' and item.told or item.error
+end
+
+local KEPT = {'job', 'about', 'items', 'specs', 'events', 'failed', 'docs'}
+
+local function end_job(job, change)
+  job.state = changed(JOB, job.state, change)
+  job['end'] = NOW
+  job.purge = NOW + job.retention
+  if job.error == '' then job.error = first_error(job) end
+end
+
+local function forget_later(job)
+  if job.full == 1 and (job.state == 'SUCCEEDED' or (job.swept == 2 and job.broken == 0)) then
+    call('DEL', key(job.tenant, 'docs', job.id))
+  end
+  for _, kind in ipairs(KEPT) do
+    call('PEXPIREAT', key(job.tenant, kind, job.id), string.format('%.0f', job.purge))
+  end
+  call('ZADD', key(job.tenant, 'purge'), job.purge, job.id)
+end
+
+-- An ended job is to run again: what is kept of it stays.
+local function revive(job, change)
+  job.state = changed(JOB, job.state, change)
+  job.attempt, job['end'], job.purge, job.retried, job.rates = job.attempt + 1, 0, 0, NOW, ''
+  for _, kind in ipairs(KEPT) do call('PERSIST', key(job.tenant, kind, job.id)) end
+  call('ZREM', key(job.tenant, 'purge'), job.id)
 end
 
 -- Saves the job and writes down what happened: to `item`, or to the job as a whole.
@@ -176,6 +218,21 @@ local function unlock(tenant, lock, holder)
   if lock ~= '' and call('GET', key(tenant, 'lock', lock)) == holder then call('DEL', key(tenant, 'lock', lock)) end
 end
 
+-- The item is to be done again, as if it had never been begun; only the count of its leases goes on, which fences off
+-- whoever had one.
+local function requeue(job, item)
+  if item.state == 'FAILED' and item.number > 0 then
+    job.failed = job.failed - 1
+    unbury(job, item)
+  end
+  job.chunks, job.bytes = job.chunks - item.chunks, job.bytes - item.bytes
+  item.state = changed(ITEM, item.state, 'RETRY')
+  item.attempts, item.entry, item['end'], item.chunks, item.bytes = 0, '', 0, 0, 0
+  item.error, item.timings, item.deaths, item.told = '', '', 0, ''
+  save_item(job, item)
+  enqueue(job.tenant, job.id, item.number)
+end
+
 -- Ends the job, or queues its last step, once there is nothing left to wait for.
 local function settle(job)
   if job.running > 0 then return end
@@ -183,17 +240,47 @@ local function settle(job)
     if job.committing == 0 then end_job(job, 'STOP') end
     return
   end
-  if job.state ~= 'RUNNING' or job.final == 0 or job.succeeded + job.failed + job.skipped < job.total then return end
+  if job.state ~= 'RUNNING' or job.resuming == 1 or job.final == 0 or job.succeeded + job.failed + job.skipped < job.total then return end
   if job.full == 1 and job.swept == 0 and job.broken == 0 then
     job.swept = 1
-    save_item(job, new_item(SWEEP))
-    enqueue(job.tenant, job.id, SWEEP)
+    local sweep = load_item(job, SWEEP)
+    if not sweep then
+      save_item(job, new_item(SWEEP))
+      enqueue(job.tenant, job.id, SWEEP)
+    elseif ENDED_ITEM[sweep.state] then
+      requeue(job, sweep)
+    else
+      enqueue(job.tenant, job.id, SWEEP)
+    end
     ring()
   elseif job.swept ~= 1 then
     if job.failed + job.broken == 0 then end_job(job, 'SUCCEED')
     elseif job.succeeded + job.skipped > 0 then end_job(job, 'FAIL_SOME')
     else end_job(job, 'FAIL') end
   end
+end
+
+-- Queues the next page of what a job that was cancelled never did, and of what failed before it was to run again.
+local function resume(job)
+  local last = math.min(job.resumed + RESUMED_AT_ONCE, job.total)
+  for number = job.resumed + 1, last do
+    local item = load_item(job, number)
+    if item.state == 'CANCELLED' or (item.state == 'FAILED' and item['end'] <= job.retried) then
+      requeue(job, item)
+    elseif item.state == 'QUEUED' and item.create <= job.retried then
+      enqueue(job.tenant, job.id, number)
+    end
+  end
+  job.resumed = last
+  if last == job.total then
+    job.resuming = 0
+    if job.state == 'QUEUED' and job.final == 1 and job.succeeded + job.failed + job.skipped == job.total then
+      job.state = changed(JOB, job.state, 'BEGIN')
+    end
+    settle(job)
+  end
+  ring()
+  record(job)
 end
 
 -- What is under a lease, if the lease still holds: nothing is written by who has lost it.
@@ -274,27 +361,51 @@ local function queue_what_is_due()
   end
 end
 
+-- A page of one of the jobs that are being resumed, in turns; whether there is another.
+local function resume_one()
+  local packed = call('LPOP', P .. 'resuming')
+  if not packed then return false end
+  local named = cmsgpack.unpack(packed)
+  local job = not erased(named[1]) and load_job(named[1], named[2])
+  if job and job.resuming == 1 and not ENDED[job.state] and job.state ~= 'CANCELLING' then
+    resume(job)
+    if job.resuming == 1 then call('RPUSH', P .. 'resuming', packed) end
+  end
+  return call('EXISTS', P .. 'resuming') == 1
+end
+
 -- What a request id stands for: nil when new, else {"SAME", job} or {"OTHER", digest}.
 local function recalled(a)
   if a.request == '' then return nil end
-  local known = call('HMGET', key(a.tenant, 'once', a.request), 'digest', 'job')
+  local known = call('HMGET', key(a.tenant, 'once', a.request), 'digest', 'job', 'answer')
   if not known[1] then return nil end
-  if known[1] == a.digest then return {'SAME', known[2]} end
+  if known[1] == a.digest then return {'SAME', known[2], known[3] or ''} end
   return {'OTHER', known[1]}
 end
 
-local function remember(a)
+-- Keeps what a request id stands for, with the answer where that cannot be read anew. What is about a job goes with it.
+local function remember(a, job, answer)
   if a.request == '' then return end
-  call('HSET', key(a.tenant, 'once', a.request), 'digest', a.digest, 'job', a.job)
-  call('PEXPIRE', key(a.tenant, 'once', a.request), a.remember_ms)
+  local once = key(a.tenant, 'once', a.request)
+  call('HSET', once, 'digest', a.digest, 'job', a.job or '', 'answer', answer or '')
+  call('PEXPIRE', once, a.remember_ms)
+  if job and a.passing ~= 1 then
+    local asked = job.asked ~= '' and cmsgpack.unpack(job.asked) or {}
+    asked[#asked + 1] = a.request
+    job.asked = cmsgpack.pack(asked)
+  end
+end
+
+-- A job is not listed any more, nor what became of it.
+local function unlist(tenant, id)
+  call('ZREM', key(tenant, 'list'), id)
+  call('ZREM', key(tenant, 'purge'), id)
+  call('SREM', key(tenant, 'dead'), id)
 end
 
 local function forget_purged(tenant)
   local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', NOW)
-  for _, id in ipairs(gone) do
-    call('ZREM', key(tenant, 'list'), id)
-    call('ZREM', key(tenant, 'purge'), id)
-  end
+  for _, id in ipairs(gone) do unlist(tenant, id) end
 end
 
 local function add_items(job, specs, documents)
@@ -334,12 +445,13 @@ function C.submit(a)
   local known = recalled(a)
   if known then return known end
   if call('EXISTS', key(a.tenant, 'job', a.job)) == 1 then return {'SAME', a.job} end
-  remember(a)
   forget_purged(a.tenant)
   local job = {tenant = a.tenant, id = a.job}
   for _, name in ipairs(NUMBERS) do job[name] = 0 end
   for _, name in ipairs(TEXTS) do job[name] = '' end
   job.state, job.attempt, job.create, job.full, job.retention = 'QUEUED', 1, NOW, a.full, a.retention_ms
+  job.collection, job.type = a.collection, a.type
+  remember(a, job)
   call('SET', key(a.tenant, 'about', a.job), a.about)
   call('ZADD', key(a.tenant, 'list'), NOW, a.job)
   if #a.specs > 0 then
@@ -364,31 +476,142 @@ function C.read(a)
   return found
 end
 
+-- Ids and create times of all jobs, the oldest first.
 function C.list(a)
   forget_purged(a.tenant)
-  return call('ZRANGE', key(a.tenant, 'list'), 0, -1)
+  return call('ZRANGE', key(a.tenant, 'list'), 0, -1, 'WITHSCORES')
 end
 
--- {"OK", job}; or as `recalled`; or {"MISSING"}, {"ENDED"}, or {"CHANGED"} where a state is given and is not the job's.
-function C.cancel(a)
-  if erased(a.tenant) then return {'MISSING'} end
+-- Of jobs, in the order asked for, what lists look at; false for those that are gone.
+function C.brief(a)
+  local found = {}
+  for i, id in ipairs(a.jobs) do
+    local brief = call('HMGET', key(a.tenant, 'job', id), 'state', 'create', 'update', 'end', 'collection', 'type')
+    found[i] = brief[1] and brief
+  end
+  return found
+end
+
+-- The job that a caller wants to change, or the answer: as `recalled`; or {"MISSING"}, or {"CHANGED"} where a state is
+-- given and is not the job's.
+local function wanted(a)
+  if erased(a.tenant) then return nil, {'MISSING'} end
   local known = recalled(a)
-  if known then return known end
+  if known then return nil, known end
   local job = load_job(a.tenant, a.job)
-  if not job then return {'MISSING'} end
-  if a.state ~= '' and (a.state ~= job.state or a.attempt ~= job.attempt) then return {'CHANGED'} end
-  if ENDED[job.state] and job.state ~= 'CANCELLED' then return {'ENDED'} end
-  remember(a)
-  if job.state == 'CANCELLING' or job.state == 'CANCELLED' then return {'OK', a.job} end
-  job.state = changed(JOB, job.state, 'CANCEL')
-  if ENDED[job.state] then
-    job['end'] = NOW
-    job.purge = NOW + job.retention
+  if not job then return nil, {'MISSING'} end
+  if a.state ~= '' and (a.state ~= job.state or a.attempt ~= job.attempt) then return nil, {'CHANGED'} end
+  return job
+end
+
+-- {"OK", job}; or as `wanted`; or {"REFUSED"} where the job has ended otherwise.
+function C.cancel(a)
+  local job, answer = wanted(a)
+  if not job then return answer end
+  if ENDED[job.state] and job.state ~= 'CANCELLED' then return {'REFUSED'} end
+  remember(a, job)
+  if job.state == 'CANCELLING' or job.state == 'CANCELLED' then
+    call('HSET', key(a.tenant, 'job', a.job), 'asked', job.asked)
+    return {'OK', a.job}
+  end
+  if JOB[job.state].CANCEL == 'CANCELLED' then
+    end_job(job, 'CANCEL')
   else
+    job.state = changed(JOB, job.state, 'CANCEL')
     settle(job)
   end
   record(job)
   return {'OK', a.job}
+end
+
+-- {"OK", job}; or as `wanted`; or {"REFUSED"} where the job has not ended, or well; or {"FORGOTTEN"} where the documents of
+-- a FULL import are not known any more.
+function C.retry(a)
+  local job, answer = wanted(a)
+  if not job then return answer end
+  if not may(job.state, 'RETRY') then return {'REFUSED'} end
+  local expand, sweep = load_item(job, EXPAND), load_item(job, SWEEP)
+  local swept = sweep and sweep.state == 'SUCCEEDED'
+  if job.full == 1 and not swept and job.total > 0 and call('EXISTS', key(a.tenant, 'docs', a.job)) == 0 then
+    return {'FORGOTTEN'}
+  end
+  remember(a, job)
+  revive(job, 'RETRY')
+  job.error, job.broken, job.resuming, job.resumed = '', 0, 1, 0
+  if not swept then job.swept = 0 end
+  if expand and expand.state ~= 'SUCCEEDED' then
+    job.final = 0
+    if ENDED_ITEM[expand.state] then requeue(job, expand) else enqueue(a.tenant, a.job, EXPAND) end
+  end
+  resume(job)
+  if job.resuming == 1 then call('RPUSH', P .. 'resuming', cmsgpack.pack({a.tenant, a.job})) end
+  return {'OK', a.job}
+end
+
+-- {"GONE", job, what it was}; or as `wanted`; or {"REFUSED"} while the job has not ended.
+function C.delete(a)
+  local job, answer = wanted(a)
+  if not job then return answer end
+  if not ENDED[job.state] then return {'REFUSED'} end
+  local was = cmsgpack.pack({snapshot(job), call('GET', key(a.tenant, 'about', a.job))})
+  for _, request in ipairs(job.asked ~= '' and cmsgpack.unpack(job.asked) or {}) do
+    call('DEL', key(a.tenant, 'once', request))
+  end
+  remember(a, nil, was)
+  for _, kind in ipairs(KEPT) do call('UNLINK', key(a.tenant, kind, a.job)) end
+  unlist(a.tenant, a.job)
+  return {'GONE', a.job, was}
+end
+
+-- Items that failed, by job: {job, {number, when, number, when, ...}}.
+function C.dead(a)
+  forget_purged(a.tenant)
+  local found = {}
+  for _, id in ipairs(call('SMEMBERS', key(a.tenant, 'dead'))) do
+    found[#found + 1] = {id, call('ZRANGE', key(a.tenant, 'failed', id), 0, -1, 'WITHSCORES')}
+  end
+  return found
+end
+
+-- Queues items that failed again; a job that has ended runs again. All of them or, unless `strict`, those that can be:
+-- {"OK", "", how many and their jobs}; or as `recalled`; or {"MISSING", job, item}, {"REFUSED", job} of a cancelled job.
+function C.replay(a)
+  local known = recalled(a)
+  if known then return known end
+  local jobs, order, found = {}, {}, {}
+  for _, letter in ipairs(a.letters) do
+    local id, number = letter[1], letter[2]
+    if jobs[id] == nil then jobs[id] = not erased(a.tenant) and load_job(a.tenant, id) or false end
+    local job = jobs[id]
+    local failed = job and number > 0 and call('ZSCORE', key(a.tenant, 'failed', id), number)
+    if not failed then
+      if a.strict == 1 then return {'MISSING', id, number} end
+    elseif not may(job.state, 'REPLAY') then
+      if a.strict == 1 then return {'REFUSED', id} end
+    else
+      if not found[id] then found[id] = {}; order[#order + 1] = id end
+      found[id][#found[id] + 1] = number
+    end
+  end
+  local count = 0
+  if a.dry == 1 then
+    for _, numbers in pairs(found) do count = count + #numbers end
+    return {'OK', '', cmsgpack.pack({count, order})}
+  end
+  for _, id in ipairs(order) do
+    local job = jobs[id]
+    if ENDED[job.state] then revive(job, 'REPLAY') else job.state = changed(JOB, job.state, 'REPLAY') end
+    for _, number in ipairs(found[id]) do
+      requeue(job, load_item(job, number))
+      count = count + 1
+    end
+    if job.broken == 0 then job.error = first_error(job) end
+    record(job)
+  end
+  if count > 0 then ring() end
+  local answer = cmsgpack.pack({count, order})
+  remember(a, nil, answer)
+  return {'OK', '', answer}
 end
 
 -- Pending entries of this worker that it knows nothing of (it was killed, or an answer was lost) count as late at once.
@@ -411,6 +634,7 @@ end
 -- again at once.
 function C.lease(a)
   queue_what_is_due()
+  local resuming = resume_one()
   local leases, looked, more = {}, 0, true
   while #leases < a.slots and more and looked < 500 do
     more = false
@@ -430,7 +654,7 @@ function C.lease(a)
     end
   end
   local due = call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')
-  return {leases, due[2] and math.max(0, tonumber(due[2]) - NOW) or -1, more and 1 or 0}
+  return {leases, due[2] and math.max(0, tonumber(due[2]) - NOW) or -1, (more or resuming) and 1 or 0}
 end
 
 -- Keeps leases alive. For each "OK", "LOST", or "CANCEL" where the job is being cancelled.
@@ -512,7 +736,9 @@ function C.finish(a)
   if not job then return 'LOST' end
   leave(job, item, a.change)
   item.chunks, item.bytes, item.error, item.timings = a.chunks, a.bytes, a.error, a.timings
+  item.told = a.told ~= a.error and a.told or ''
   save_item(job, item)
+  if a.change == 'FAIL' and a.number > 0 then bury(job, item) end
   if a.change == 'FAIL' and job.error == '' then job.error = a.told end
   if a.number > 0 then
     local counter = ({SUCCEED = 'succeeded', FAIL = 'failed', SKIP = 'skipped'})[a.change]
@@ -524,7 +750,7 @@ function C.finish(a)
     job.bytes = job.bytes + a.bytes
   else
     if a.change == 'FAIL' then job.broken = 1 end
-    if a.number == EXPAND then job.final = 1 else job.swept = 2 end
+    if a.number == EXPAND then job.final = 1 else job.swept = a.change == 'CANCEL' and 0 or 2 end
   end
   job.revision = math.max(job.revision, a.revision)
   unlock(a.tenant, a.lock, a.holder)

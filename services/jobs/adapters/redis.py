@@ -261,7 +261,7 @@ def unpacked_job(job: Assignment, snapshot: bytes) -> Job:
 
 def unpacked_item(number: int, record: bytes, spec: DocumentSpec, job: Job) -> Item:
     """An item of a job. One that a cancelled job never came to counts as cancelled without being written to."""
-    state, attempts, _, _, create, end, chunks, size, error, timings, committing, _ = msgpack.unpackb(record, raw=True)
+    state, attempts, _, _, create, end, chunks, size, error, timings, committing, *_ = msgpack.unpackb(record, raw=True)
     stands = ItemState(state.decode())
     if stands is ItemState.QUEUED and job.state in (JobState.CANCELLING, JobState.CANCELLED) and not committing:
         stands = ItemState.CANCELLED

@@ -2,11 +2,15 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
 
 from services.jobs.adapters.redis import (
     Redis,
     answering,
+    moment,
     named,
     no_job,
     packed_assignment,
@@ -15,13 +19,28 @@ from services.jobs.adapters.redis import (
     unpacked_item,
     unpacked_job,
 )
-from services.jobs.job import Assignment, DocumentSpec, Event, Item, Job, changed, state_of
-from services.jobs.listing import item_fields, job_fields
+from services.jobs.job import (
+    Assignment,
+    DeadLetter,
+    DocumentSpec,
+    Event,
+    Item,
+    ItemState,
+    Job,
+    Replayed,
+    changed,
+    no_dead_letter,
+    not_to_be_forgotten,
+    not_to_be_retried,
+    state_of,
+)
+from services.jobs.listing import dead_letter_fields, dead_letter_place, item_fields, job_fields
 from services.mesh.errors import FailedPrecondition, TenantDeleted
-from services.mesh.filters import EVERYTHING, evaluate
+from services.mesh.filters import EVERYTHING, Filter, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.receipts import REQUEST_TTL, Receipt
 
+_BRIEFS_AT_ONCE = 1000
 _JOBS_AT_ONCE = 500
 _ITEMS_AT_ONCE = 500
 _EVENTS_AT_ONCE = 200
@@ -58,6 +77,8 @@ class RedisJobStore:
             about=packed_assignment(job),
             specs=[packed_spec(item) for item in items],
             documents=[item.document_id for item in items],
+            collection=job.collection_id,
+            type=str(job.type),
             full=int(job.full),
             retention_ms=self._retention_ms,
             **self._once(receipt),
@@ -72,11 +93,41 @@ class RedisJobStore:
         raise no_job(job_id)
 
     async def list_jobs(self, tenant: str, query: ListQuery) -> Page[Job]:
-        ids = [each.decode() for each in await self._redis.run("list", tenant=named(tenant))]
-        jobs: list[Job] = []
-        for start in range(0, len(ids), _JOBS_AT_ONCE):
-            jobs += await self._read(tenant, ids[start : start + _JOBS_AT_ONCE])
-        return paginate(jobs, query, job_fields)
+        """Only the page's jobs are read whole; of the others what the query looks at: mostly nothing but their age."""
+        listed = await self._redis.run("list", tenant=named(tenant))
+        made = {job.decode(): moment(float(when)) for job, when in zip(listed[::2], listed[1::2], strict=True)}
+        if query.filter == EVERYTHING and query.order[0].field == "create_time":
+            places = [job_fields(job_id, when) for job_id, when in made.items()]
+        else:
+            places = await self._briefs(tenant, list(made))
+        page = paginate(places, query, lambda place: place)
+        jobs = await self._read(tenant, [place["name"].removeprefix("jobs/") for place in page.items])
+        return Page(tuple(jobs), page.next_page_token, page.total_size)
+
+    async def _briefs(self, tenant: str, ids: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Those of the jobs that there are, as filters and orders see them."""
+        found = []
+        for start in range(0, len(ids), _BRIEFS_AT_ONCE):
+            some = ids[start : start + _BRIEFS_AT_ONCE]
+            briefs = await self._redis.run("brief", tenant=named(tenant), jobs=some)
+            for job_id, brief in zip(some, briefs, strict=True):
+                if brief:
+                    state, create, update, end, collection, type = brief
+                    if not collection:  # recorded by a version that did not write it there
+                        assignment = await self._redis.assignment(tenant, job_id)
+                        collection, type = assignment.collection_id.encode(), assignment.type.encode()
+                    found.append(
+                        job_fields(
+                            job_id,
+                            moment(float(create)),
+                            collection_id=collection.decode(),
+                            type=type.decode(),
+                            state=state.decode(),
+                            update_time=moment(float(update)),
+                            end_time=moment(float(end)) if float(end) else None,
+                        )
+                    )
+        return found
 
     async def list_items(
         self, tenant: str, job_id: str, query: ListQuery, seen: Callable[[Item], Item] = lambda item: item
@@ -102,32 +153,119 @@ class RedisJobStore:
         return paginate(found, query, item_fields)
 
     async def cancel(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        answer = await self._change("cancel", tenant, job_id, etag, receipt)
+        if answer[0] == b"REFUSED":
+            raise FailedPrecondition(f"jobs/{job_id} has ended already", job=job_id)
+        return await self.get(tenant, job_id)
+
+    async def retry(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        answer = await self._change("retry", tenant, job_id, etag, receipt)
+        if answer[0] == b"REFUSED":
+            raise not_to_be_retried(job_id)
+        if answer[0] == b"FORGOTTEN":
+            raise FailedPrecondition(f"jobs/{job_id}: its list of documents is gone; import them again", job=job_id)
+        return await self.get(tenant, job_id)
+
+    async def delete(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
+        answer = await self._change("delete", tenant, job_id, etag, receipt)
+        if answer[0] == b"REFUSED":
+            raise not_to_be_forgotten(job_id)
+        snapshot, about = msgpack.unpackb(answer[2], raw=True)
+        return unpacked_job(unpacked_assignment(tenant, job_id, about), snapshot)
+
+    async def _change(
+        self, command: str, tenant: str, job_id: str, etag: str, receipt: Receipt | None
+    ) -> Sequence[bytes]:
         attempt, state = state_of(etag) if etag else (0, "")
-        # A command may run again where the connection broke before its answer: it must know itself, or would find that
-        # the etag it came with is stale.
-        nonce = {"request": f"~{secrets.token_hex(8)}", "digest": "", "remember_ms": _OWN_MS}
+        answer: Sequence[bytes] = await self._redis.run(
+            command, tenant=named(tenant), job=job_id, attempt=attempt, state=state, **self._once_at_least(receipt)
+        )
+        if answer[0] == b"MISSING":
+            raise no_job(job_id)
+        if answer[0] == b"CHANGED":
+            raise changed(job_id)
+        if answer[0] == b"OTHER":
+            _remembered(answer, receipt)
+        return answer
+
+    async def list_dead_letters(
+        self, tenant: str, query: ListQuery, seen: Callable[[Item], Item] = lambda item: item
+    ) -> Page[DeadLetter]:
+        places = await self._dead(tenant)
+        if query.filter != EVERYTHING or query.order[0].field != "create_time":
+            return paginate(await self._letters(tenant, places, seen), query, dead_letter_fields)
+        page = paginate(places, query, lambda place: dead_letter_place(*place))
+        letters = await self._letters(tenant, page.items, seen)
+        return Page(tuple(letters), page.next_page_token, page.total_size)
+
+    async def find_dead_letters(
+        self, tenant: str, filter: Filter, limit: int, seen: Callable[[Item], Item] = lambda item: item
+    ) -> list[tuple[str, int]]:
+        found = [
+            letter
+            for letter in await self._letters(tenant, await self._dead(tenant), seen)
+            if letter.job.state.may_be_replayed and evaluate(filter, dead_letter_fields(letter))
+        ]
+        found.sort(key=lambda letter: (letter.item.end_time, letter.job.id, letter.item.number))
+        return [(letter.job.id, letter.item.number) for letter in found[:limit]]
+
+    async def replay(
+        self,
+        tenant: str,
+        letters: Sequence[tuple[str, int]],
+        *,
+        all_or_none: bool,
+        receipt: Receipt | None = None,
+        validate_only: bool = False,
+    ) -> Replayed:
         answer = await self._redis.run(
-            "cancel",
+            "replay",
             tenant=named(tenant),
-            job=job_id,
-            attempt=attempt,
-            state=state,
-            **(self._once(receipt) if receipt else nonce),
+            letters=[list(letter) for letter in letters],
+            strict=int(all_or_none),
+            dry=int(validate_only),
+            **self._once_at_least(receipt),
         )
         match answer[0]:
             case b"MISSING":
-                raise no_job(job_id)
-            case b"ENDED":
-                raise FailedPrecondition(f"jobs/{job_id} has ended already", job=job_id)
-            case b"CHANGED":
-                raise changed(job_id)
-        _remembered(answer, receipt)
-        return await self.get(tenant, job_id)
+                raise no_dead_letter(f"{answer[1].decode()}-{answer[2]}")
+            case b"REFUSED":
+                job = answer[1].decode()
+                raise FailedPrecondition(f"jobs/{job} was cancelled; resume it by retrying it", job=job)
+            case b"OTHER":
+                _remembered(answer, receipt)
+        count, jobs = msgpack.unpackb(answer[2])
+        return Replayed(count, tuple(jobs))
+
+    async def _dead(self, tenant: str) -> list[tuple[str, int, datetime]]:
+        """Job, number and time of the items that failed, the oldest of each job first."""
+        return [
+            (job.decode(), int(number), moment(float(when)))
+            for job, failed in await self._redis.run("dead", tenant=named(tenant))
+            for number, when in zip(failed[::2], failed[1::2], strict=True)
+        ]
+
+    async def _letters(
+        self, tenant: str, places: Sequence[tuple[str, int, datetime]], seen: Callable[[Item], Item]
+    ) -> list[DeadLetter]:
+        """Those of the dead letters that there still are, in the order given."""
+        ids = list(dict.fromkeys(job_id for job_id, _, _ in places))
+        jobs: dict[str, Job] = {}
+        for start in range(0, len(ids), _JOBS_AT_ONCE):
+            jobs |= {job.id: job for job in await self._read(tenant, ids[start : start + _JOBS_AT_ONCE])}
+        found: dict[tuple[str, int], DeadLetter] = {}
+        for job in jobs.values():
+            numbers = [number for job_id, number, _ in places if job_id == job.id]
+            for start in range(0, len(numbers), _ITEMS_AT_ONCE):
+                for item in await self._items(job, numbers[start : start + _ITEMS_AT_ONCE]):
+                    if item.state is ItemState.FAILED:
+                        found[job.id, item.number] = DeadLetter(job, seen(item))
+        return [found[place[:2]] for place in places if place[:2] in found]
 
     async def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
         key = self._redis.key(tenant, "events", job_id)
         while True:
-            # Asked before reading: nothing is added to what an ended job's events are then.
+            # Asked before reading: nothing is added to what an ended job's events are then, unless it runs again.
             ended = (await self.get(tenant, job_id)).state.ended
             async with answering():
                 found = await self._redis.client.xread(
@@ -136,7 +274,7 @@ class RedisJobStore:
             entries = found[0][1] if found else []
             for event in await self._events(tenant, job_id, entries):
                 yield event
-                after = event.sequence
+                after, ended = event.sequence, event.job.state.ended
             if ended and len(entries) < _EVENTS_AT_ONCE:
                 return
 
@@ -198,6 +336,14 @@ class RedisJobStore:
             return {"request": ""}
         key = f"{receipt.method}:{receipt.request_id}"
         return {"request": key, "digest": receipt.digest, "remember_ms": self._remember_ms}
+
+    def _once_at_least(self, receipt: Receipt | None) -> dict[str, Any]:
+        """A command may run again where the connection broke before its answer: it must know itself, or would find its
+        own effect, such as an etag that is stale by now.
+        """
+        if receipt is not None:
+            return self._once(receipt)
+        return {"request": f"~{secrets.token_hex(8)}", "digest": "", "remember_ms": _OWN_MS, "passing": 1}
 
 
 def _remembered(answer: Sequence[bytes], receipt: Receipt | None) -> str:

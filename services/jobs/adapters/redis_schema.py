@@ -8,6 +8,26 @@ from redis.exceptions import ResponseError
 
 STEPS: Final[Mapping[int, str]] = {
     1: "",  # data without a mark is of the first version, which had none
+    # Items that failed are dead letters.
+    2: """
+for _, list in ipairs(call('KEYS', P .. '*:list')) do
+  local tenant = list:sub(#P + 1, -6)
+  for _, id in ipairs(call('ZRANGE', list, 0, -1)) do
+    local job = load_job(tenant, id)
+    if job and job.failed > 0 then
+      local items = call('HGETALL', key(tenant, 'items', id))
+      for i = 1, #items, 2 do
+        local item = cmsgpack.unpack(items[i + 1])
+        if item[1] == 'FAILED' and tonumber(items[i]) > 0 then
+          call('ZADD', key(tenant, 'failed', id), item[6], items[i])
+          call('SADD', key(tenant, 'dead'), id)
+        end
+      end
+      if job.purge > 0 then call('PEXPIREAT', key(tenant, 'failed', id), string.format('%.0f', job.purge)) end
+    end
+  end
+end
+""",
 }
 """Lua that makes data of each version from the one before's. It sees what redis.lua defines, and runs in one piece with
 the mark and with the command that found the data old: whoever else comes finds all of it done, after a crash nothing.
