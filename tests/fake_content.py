@@ -40,6 +40,9 @@ class MemoryBlobStore:
             raise UploadNotFound(f"no stored content is named {content_hash}")
         return self._contents[tenant, content_hash]
 
+    async def part(self, tenant: str, content_hash: str, start: int, length: int) -> bytes:
+        return (await self.read(tenant, content_hash))[start : start + length]
+
     async def exists(self, tenant: str, content_hash: str) -> bool:
         return (tenant, content_hash) in self._contents
 

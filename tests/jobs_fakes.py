@@ -198,6 +198,9 @@ class MemoryFiles:
     gone: bool = False
 
     async def resolve(self, tenant: str, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
+        name = wanted.path.removeprefix("docs/")
+        if name in self.files and name != wanted.path:
+            return replace(wanted, path="docs"), name
         if wanted.path != "docs" or self.gone:
             raise PathNotFound(f"{wanted.path}: there is no such file or directory")
         return wanted, ""

@@ -254,11 +254,122 @@ class ImportDocumentsRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RowSource(_message.Message):
+        """Rows of a table, each a document and an item of the job, with errors of its own. Rows are UTF-8, at most 1 MiB each;
+        fields are those at the top of a JSON object. FULL deletes the rows that an earlier import of the same path brought and
+        this one lacks; tables without a path count as one. It deletes nothing where a row's id cannot be told.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Format:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImportDocumentsRequest.RowSource._Format.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            FORMAT_UNSPECIFIED: ImportDocumentsRequest.RowSource._Format.ValueType  # 0
+            """Refused."""
+            JSONL: ImportDocumentsRequest.RowSource._Format.ValueType  # 1
+            """A JSON object a line."""
+            CSV: ImportDocumentsRequest.RowSource._Format.ValueType  # 2
+            """Comma-separated values with a header line (RFC 4180)."""
+
+        class Format(_Format, metaclass=_FormatEnumTypeWrapper):
+            """How rows are written."""
+
+        FORMAT_UNSPECIFIED: ImportDocumentsRequest.RowSource.Format.ValueType  # 0
+        """Refused."""
+        JSONL: ImportDocumentsRequest.RowSource.Format.ValueType  # 1
+        """A JSON object a line."""
+        CSV: ImportDocumentsRequest.RowSource.Format.ValueType  # 2
+        """Comma-separated values with a header line (RFC 4180)."""
+
+        @_typing.final
+        class FieldMapping(_message.Message):
+            """Which field of a row is what."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ID_FIELD_FIELD_NUMBER: _builtins.int
+            TEXT_FIELDS_FIELD_NUMBER: _builtins.int
+            TITLE_FIELD_FIELD_NUMBER: _builtins.int
+            SOURCE_URI_FIELD_FIELD_NUMBER: _builtins.int
+            METADATA_FIELDS_FIELD_NUMBER: _builtins.int
+            id_field: _builtins.str
+            """Makes the document's id: text or a whole number, no two the same. Where empty, the row as a whole makes it."""
+            title_field: _builtins.str
+            """Makes the title."""
+            source_uri_field: _builtins.str
+            """Makes the source_uri."""
+            @_builtins.property
+            def text_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+                """Make the text, a paragraph each. Empty: every field, as "name: value"."""
+
+            @_builtins.property
+            def metadata_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+                """Become metadata. Empty: every field not named above. Fields of CSV are text."""
+
+            def __init__(
+                self,
+                *,
+                id_field: _builtins.str = ...,
+                text_fields: _abc.Iterable[_builtins.str] | None = ...,
+                title_field: _builtins.str = ...,
+                source_uri_field: _builtins.str = ...,
+                metadata_fields: _abc.Iterable[_builtins.str] | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["id_field", b"id_field", "metadata_fields", b"metadata_fields", "source_uri_field", b"source_uri_field", "text_fields", b"text_fields", "title_field", b"title_field"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        FORMAT_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        CONTENT_HASH_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        FIELDS_FIELD_NUMBER: _builtins.int
+        DELIMITER_FIELD_NUMBER: _builtins.int
+        format: Global___ImportDocumentsRequest.RowSource.Format.ValueType
+        """How rows are written."""
+        text: _builtins.str
+        """In the request itself, UTF-8."""
+        content_hash: _builtins.str
+        """Uploaded before: lower-case hex SHA-256 of the stored bytes."""
+        path: _builtins.str
+        """A file under an allowed root."""
+        delimiter: _builtins.str
+        """What separates CSV fields; a comma where empty."""
+        @_builtins.property
+        def fields(self) -> Global___ImportDocumentsRequest.RowSource.FieldMapping:
+            """Which field is what."""
+
+        def __init__(
+            self,
+            *,
+            format: Global___ImportDocumentsRequest.RowSource.Format.ValueType = ...,
+            text: _builtins.str = ...,
+            content_hash: _builtins.str = ...,
+            path: _builtins.str = ...,
+            fields: Global___ImportDocumentsRequest.RowSource.FieldMapping | None = ...,
+            delimiter: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "fields", b"fields", "location", b"location", "path", b"path", "text", b"text"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "delimiter", b"delimiter", "fields", b"fields", "format", b"format", "location", b"location", "path", b"path", "text", b"text"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_location: _TypeAlias = _typing.Literal["text", "content_hash", "path"]  # noqa: Y015
+        _WhichOneofArgType_location: _TypeAlias = _typing.Literal["location", b"location"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_location) -> _WhichOneofReturnType_location | None: ...
+
     PARENT_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
     UPLOADS_FIELD_NUMBER: _builtins.int
     DIRECTORY_FIELD_NUMBER: _builtins.int
     URLS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     RECONCILIATION_MODE_FIELD_NUMBER: _builtins.int
     ON_DUPLICATE_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
@@ -292,6 +403,10 @@ class ImportDocumentsRequest(_message.Message):
     def urls(self) -> Global___ImportDocumentsRequest.UrlSource:
         """On the web."""
 
+    @_builtins.property
+    def rows(self) -> Global___ImportDocumentsRequest.RowSource:
+        """Rows of a table, each a document."""
+
     def __init__(
         self,
         *,
@@ -300,16 +415,17 @@ class ImportDocumentsRequest(_message.Message):
         uploads: Global___ImportDocumentsRequest.UploadSource | None = ...,
         directory: Global___ImportDocumentsRequest.DirectorySource | None = ...,
         urls: Global___ImportDocumentsRequest.UrlSource | None = ...,
+        rows: Global___ImportDocumentsRequest.RowSource | None = ...,
         reconciliation_mode: Global___ImportDocumentsRequest.ReconciliationMode.ValueType = ...,
         on_duplicate: Global___ImportDocumentsRequest.OnDuplicate.ValueType = ...,
         validate_only: _builtins.bool = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "inline", b"inline", "source", b"source", "uploads", b"uploads", "urls", b"urls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "inline", b"inline", "rows", b"rows", "source", b"source", "uploads", b"uploads", "urls", b"urls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "inline", b"inline", "on_duplicate", b"on_duplicate", "parent", b"parent", "reconciliation_mode", b"reconciliation_mode", "request_id", b"request_id", "source", b"source", "uploads", b"uploads", "urls", b"urls", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "inline", b"inline", "on_duplicate", b"on_duplicate", "parent", b"parent", "reconciliation_mode", b"reconciliation_mode", "request_id", b"request_id", "rows", b"rows", "source", b"source", "uploads", b"uploads", "urls", b"urls", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["inline", "uploads", "directory", "urls"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["inline", "uploads", "directory", "urls", "rows"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 

@@ -93,7 +93,7 @@ class JobServiceServicer:
     """
 
     def ImportDocuments(self, request, context):
-        """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
+        """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
         """

@@ -35,7 +35,7 @@ class JobServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     ImportDocuments: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ImportDocumentsRequest, _job_pb2.Job]
-    """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
+    """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
     """
@@ -80,7 +80,7 @@ class JobServiceAsyncStub(JobServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportDocuments: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ImportDocumentsRequest, _job_pb2.Job]  # type: ignore[assignment]
-    """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
+    """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
     """
@@ -128,7 +128,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ImportDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
-        """Imports documents from inline content, uploads, a directory or URLs. The job is stored and queued when the call
+        """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
         """

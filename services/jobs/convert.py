@@ -18,11 +18,23 @@ from services.jobs.importer import (
     ImportRequest,
     InlineDocument,
     InlineSource,
+    RowSource,
     Source,
     UploadSource,
     UrlSource,
 )
-from services.jobs.job import DeadLetter, DirectoryImport, DocumentSpec, Event, Item, Job, OnDuplicate, Replayed
+from services.jobs.job import (
+    DeadLetter,
+    DirectoryImport,
+    DocumentSpec,
+    Event,
+    Item,
+    Job,
+    OnDuplicate,
+    Replayed,
+    RowFormat,
+    TableImport,
+)
 from services.jobs.jobs import Ended
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
@@ -71,6 +83,8 @@ def source_from(request: pb.ImportDocumentsRequest) -> Source:
             )
         case "urls":
             return UrlSource(list(request.urls.urls))
+        case "rows":
+            return rows_from(request.rows)
     raise InvalidArgument.of("source", "is not served")
 
 
@@ -82,6 +96,26 @@ def inline_from(inline: pb.ImportDocumentsRequest.InlineDocument, field: str) ->
 
 def upload_from(upload: pb.ImportDocumentsRequest.Upload, field: str) -> DocumentSpec:
     return spec_from(upload.document, upload.document_id, field, content_hash=upload.content_hash)
+
+
+def rows_from(rows: pb.ImportDocumentsRequest.RowSource) -> RowSource:
+    """Raises InvalidArgument for a delimiter that is none."""
+    row_format = RowFormat(pb.ImportDocumentsRequest.RowSource.Format.Name(rows.format))
+    if rows.delimiter and (row_format is not RowFormat.CSV or rows.delimiter in '"\r\n\0 '):
+        raise InvalidArgument.of("rows.delimiter", "is for CSV, and no quote, space or line end")
+    fields = rows.fields
+    table = TableImport(
+        content_hash=rows.content_hash,
+        name="rows",
+        format=row_format,
+        delimiter=rows.delimiter or ",",
+        id_field=fields.id_field,
+        text_fields=tuple(fields.text_fields),
+        title_field=fields.title_field,
+        source_uri_field=fields.source_uri_field,
+        metadata_fields=tuple(fields.metadata_fields),
+    )
+    return RowSource(table, text=rows.text, path=rows.path)
 
 
 def spec_from(document: Document, document_id: str, field: str, **fields: Any) -> DocumentSpec:
@@ -120,6 +154,9 @@ def echo_of(request: pb.ImportDocumentsRequest) -> bytes:
             echo.directory.CopyFrom(request.directory)
         case "urls":
             echo.urls.CopyFrom(request.urls)
+        case "rows":
+            echo.rows.CopyFrom(request.rows)
+            echo.rows.ClearField("text")
     packed = AnyMessage()
     packed.Pack(echo)
     return packed.SerializeToString()

@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.jobs.cutting import Cutting
 from services.jobs.job import Assignment, DocumentSpec, Estimate, OnDuplicate
 from services.jobs.ports import Collection, Models, Registry
 from services.jobs.ports_content import BlobStore, Extractor
-from services.jobs.reading import Reader, file_name, media_type, text_version
+from services.jobs.reading import Found, Reader, file_name, media_type, text_version
 from services.mesh.errors import DomainError
 from services.mesh.quotas import Amounts
 
@@ -19,10 +19,10 @@ _MAX_SAMPLED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that would be imported; its content where the request brought it, and nothing has kept it."""
+    """A document that would be imported; how to get it where the request brought it, and nothing has kept it."""
 
     spec: DocumentSpec
-    content: bytes | None = field(default=None, repr=False)
+    read: Callable[[], Awaitable[Found]] | None = None
 
 
 @dataclass(slots=True)
@@ -88,11 +88,9 @@ class Estimator:
         )
 
     async def _add(self, count: _Count, candidate: Candidate, job: Assignment, cutting: Cutting) -> None:
-        spec, content = candidate.spec, candidate.content
         try:
-            if content is None:
-                found = await self._reader.read(job, spec)
-                spec, content = found.spec, found.content
+            found = await (candidate.read() if candidate.read else self._reader.read(job, candidate.spec))
+            spec, content = found.spec, found.content
             digest = await asyncio.to_thread(_digest, content)
             version = text_version(self._extractor, spec)
             known = (await self._registry.lookup(job.collection_id, [spec.document_id])).get(spec.document_id)

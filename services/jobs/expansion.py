@@ -1,8 +1,10 @@
 """Lists the source of a job page by page, and at the end of a FULL import deletes what the source no longer has."""
 
-from services.jobs.job import Assignment, Failure, ItemChange, Lease, Outcome
+from collections.abc import Awaitable, Callable, Sequence
+
+from services.jobs.job import Assignment, DocumentSpec, Failure, ItemChange, Lease, Outcome
 from services.jobs.patience import Patience
-from services.jobs.ports import Files, Index, Queue, Registry
+from services.jobs.ports import Index, Queue, Registry
 from services.jobs.work import JobCancelled
 from services.mesh.errors import CollectionNotFound
 
@@ -10,28 +12,58 @@ _ITEMS_A_PAGE = 200
 _DOCUMENTS_A_PAGE = 500
 
 
+# Documents after a place in a source, at most so many, and the place to go on after; None at the end.
+Listing = Callable[[str, int], Awaitable[tuple[list[DocumentSpec], str | None]]]
+
+
 class Expansion:
-    """The work of listing a directory. Each page is added with the place to go on from, so a kill costs one page."""
+    """The work of listing a source. Each page is added with the place to go on from, so a kill costs one page.
+
+    Args:
+        distinct: The source may list a document twice; then every time but the first fails.
+    """
 
     committing = False
 
-    def __init__(self, queue: Queue, files: Files, lease: Lease, job: Assignment) -> None:
-        assert job.directory is not None
+    def __init__(self, queue: Queue, listing: Listing, lease: Lease, *, distinct: bool = False) -> None:
         self._queue = queue
-        self._files = files
+        self._listing = listing
         self._lease = lease
-        self._tenant = job.tenant
-        self._directory = job.directory
+        self._distinct = distinct
 
     async def run(self) -> None:
         after, total = self._lease.checkpoint, self._lease.total
         while True:
-            found, more = await self._files.page(self._tenant, self._directory, after, _ITEMS_A_PAGE)
-            if not await self._queue.expand(self._lease, total, found, more or after, final=more is None):
+            found, more = await self._listing(after, _ITEMS_A_PAGE)
+            doubtful = any(not spec.document_id for spec in found)
+            if self._distinct:
+                found = await self._told_apart(found)
+            if not await self._queue.expand(
+                self._lease,
+                total,
+                found,
+                more or after,
+                final=more is None,
+                distinct=self._distinct,
+                doubtful=doubtful,
+            ):
                 raise JobCancelled
             if more is None:
                 return
             after, total = more, total + len(found)
+
+    async def _told_apart(self, found: Sequence[DocumentSpec]) -> list[DocumentSpec]:
+        ids = [spec.document_id for spec in found if spec.document_id]
+        new = set(await self._queue.absent(self._lease, ids))
+        apart = []
+        for spec in found:
+            if spec.document_id in new or spec.refused:
+                new.discard(spec.document_id)
+                apart.append(spec)
+            else:
+                refused = f"its id {spec.document_id} is that of an earlier row too"
+                apart.append(DocumentSpec("", path=spec.path, refused=refused))
+        return apart
 
     async def abandon(self, failure: Failure) -> Outcome:
         """What was listed before is imported all the same."""

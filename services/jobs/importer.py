@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import urldefrag, urlsplit
 
@@ -20,14 +21,19 @@ from services.jobs.job import (
     JobType,
     OnDuplicate,
     Progress,
+    RowFormat,
+    TableImport,
     new_job_id,
 )
 from services.jobs.ports import Collection, Files, JobStore, Registry
 from services.jobs.ports_content import BlobStore
+from services.jobs.reading import Found
+from services.jobs.tables import MAX_METADATA_BYTES, Part, check_fields, columns_of, document, page
 from services.mesh.errors import (
     CollectionDisabled,
     DomainError,
     InvalidArgument,
+    InvalidRow,
     PathNotAllowed,
     PathNotFound,
     QuotaExceeded,
@@ -37,10 +43,11 @@ from services.mesh.errors import (
 from services.mesh.identity import Caller
 from services.mesh.receipts import Receipt, once
 
-_MAX_METADATA_BYTES = 16 * 1024
 _ID_DIGITS = 32
 # The pages of a collection are one source: FULL deletes those that are not listed any more.
 _WEB = "urls"
+# So are the rows of tables that have no path.
+_ROWS = "rows"
 _RESOURCE_EXHAUSTED = 8  # google.rpc.Code
 
 
@@ -78,7 +85,22 @@ class UrlSource:
     urls: Sequence[str]
 
 
-Source: TypeAlias = InlineSource | UploadSource | DirectorySource | UrlSource
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """Rows of a table.
+
+    Attributes:
+        table: Without content_hash and columns, unless the table was uploaded.
+        text: The table itself, where the request brought it.
+        path: A file under an allowed root as the caller wrote it, where it is one.
+    """
+
+    table: TableImport
+    text: str = field(default="", repr=False)
+    path: str = ""
+
+
+Source: TypeAlias = InlineSource | UploadSource | DirectorySource | UrlSource | RowSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +179,8 @@ class Importer:
                 return await self._directory(source, assignment, request, collection)
             case UrlSource() as source:
                 return await self._urls(source, assignment, request, collection)
+            case RowSource() as source:
+                return await self._rows(source, assignment, request, collection)
 
     async def _inline(
         self, source: InlineSource, job: Assignment, request: ImportRequest, collection: Collection
@@ -196,7 +220,7 @@ class Importer:
         try:
             directory, file = await self._files.resolve(job.tenant, source.wanted)
         except (PathNotAllowed, PathNotFound) as error:
-            raise _named(error) from None
+            raise _named(error, "directory.path") from None
         job = replace(job, directory=directory, source_key=f"directory:{directory.key(file)}")
         # A file is an item known beforehand; what it was before does not vanish with it.
         specs = [self._files.spec(directory, file)] if file else []
@@ -214,6 +238,46 @@ class Importer:
         if request.validate_only:
             return await self._estimated(job, collection, _each(specs))
         return await self._submitted(job, specs, request)
+
+    async def _rows(self, source: RowSource, job: Assignment, request: ImportRequest, collection: Collection) -> Job:
+        """The table is kept as it is now, so that each of its rows stays where it was found."""
+        table, key = source.table, _ROWS
+        content: bytes | None = None
+        if source.path:
+            content, table, key = await self._table_at(source.path, job.tenant, table)
+        elif not table.content_hash:
+            content = source.text.encode()
+        elif not await self._blobs.exists(job.tenant, table.content_hash):
+            told = "nothing with this hash was uploaded"
+            raise UploadNotFound(f"rows.content_hash: {told}", violations=[Violation("rows.content_hash", told)])
+        if content is not None:
+            table = replace(table, content_hash=hashlib.sha256(content).hexdigest())
+            part = partial(_slice, content)
+        else:
+            part = partial(self._blobs.part, job.tenant, table.content_hash)
+        if table.format is RowFormat.CSV:
+            try:
+                table = replace(table, columns=await columns_of(part, table.delimiter))
+            except InvalidRow as error:
+                raise InvalidArgument.of("rows", f"its first row: {error.message}") from None
+        check_fields(table)
+        job = replace(job, table=table, source_key=key)
+        if request.validate_only:
+            return await self._estimated(job, collection, _rows_of(part, table))
+        if content is not None:
+            await self._blobs.put(job.tenant, _whole(content))
+        return await self._submitted(job, [], request)
+
+    async def _table_at(self, path: str, tenant: str, table: TableImport) -> tuple[bytes, TableImport, str]:
+        """A file's content, its table and its source key."""
+        try:
+            directory, file = await self._files.resolve(tenant, DirectoryImport("", path))
+            if not file:
+                raise PathNotAllowed(f"{path[:200]}: it is a directory; name a file")
+            content = await self._files.read(tenant, directory, file)
+        except (PathNotAllowed, PathNotFound) as error:
+            raise _named(error, "rows.path") from None
+        return content, replace(table, name=directory.spelt(file)), f"{_ROWS}:{directory.key(file)}"
 
     async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
         made = await self._store.submit(job, specs, request.receipt)
@@ -275,22 +339,43 @@ def _pages(urls: Sequence[str]) -> list[DocumentSpec]:
 
 def _check_metadata(metadata: object, field: str) -> None:
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
-    if size > _MAX_METADATA_BYTES:
-        raise InvalidArgument.of(field, f"{size} bytes as JSON are over the limit of {_MAX_METADATA_BYTES}")
+    if size > MAX_METADATA_BYTES:
+        raise InvalidArgument.of(field, f"{size} bytes as JSON are over the limit of {MAX_METADATA_BYTES}")
 
 
 def _refuse_full(request: ImportRequest) -> None:
     if request.full:
-        raise InvalidArgument.of("reconciliation_mode", "FULL needs a directory or URLs as its source")
+        raise InvalidArgument.of("reconciliation_mode", "FULL needs a directory, URLs or rows as its source")
 
 
-def _named(error: DomainError) -> PathNotAllowed:
-    return PathNotAllowed(f"directory.path: {error.message}", violations=[Violation("directory.path", error.message)])
+def _named(error: DomainError, field: str) -> PathNotAllowed:
+    return PathNotAllowed(f"{field}: {error.message}", violations=[Violation(field, error.message)])
+
+
+async def _slice(content: bytes, start: int, length: int) -> bytes:
+    return content[start : start + length]
 
 
 async def _known(specs: Sequence[DocumentSpec], contents: Sequence[bytes]) -> AsyncIterator[Candidate]:
     for spec, content in zip(specs, contents, strict=True):
-        yield Candidate(spec, content)
+        yield Candidate(spec, partial(_found, Found(spec, content)))
+
+
+async def _found(found: Found) -> Found:
+    return found
+
+
+async def _row(part: Part, table: TableImport, spec: DocumentSpec) -> Found:
+    return Found(*await document(part, table, spec))
+
+
+async def _rows_of(part: Part, table: TableImport) -> AsyncIterator[Candidate]:
+    after: str | None = ""
+    while after is not None:
+        specs, after = await page(part, table, after, 500)
+        for spec in specs:
+            if not spec.refused:
+                yield Candidate(spec, partial(_row, part, table, spec))
 
 
 async def _each(specs: Sequence[DocumentSpec]) -> AsyncIterator[Candidate]:

@@ -120,6 +120,13 @@ class OnDuplicate(StrEnum):
     REPLACE = "REPLACE"
 
 
+class RowFormat(StrEnum):
+    """How the rows of a table are written."""
+
+    JSONL = "JSONL"
+    CSV = "CSV"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why something failed.
@@ -171,6 +178,29 @@ class DirectoryImport:
 
 
 @dataclass(frozen=True, slots=True)
+class TableImport:
+    """Rows of a stored table to import, and which of their fields is what.
+
+    Attributes:
+        name: What its rows are called by, with their lines.
+        columns: Names of the fields of CSV, from its first row; a row of JSON names its own.
+        text_fields: Make the text; all fields where empty.
+        metadata_fields: Become metadata; all that are nothing else where empty.
+    """
+
+    content_hash: str
+    name: str
+    format: RowFormat
+    columns: tuple[str, ...] = ()
+    delimiter: str = ","
+    id_field: str = ""
+    text_fields: tuple[str, ...] = ()
+    title_field: str = ""
+    source_uri_field: str = ""
+    metadata_fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentSpec:
     """A document to import: what its sender said of it, and where its content is.
 
@@ -180,7 +210,7 @@ class DocumentSpec:
         charset: Of `content_hash`'s bytes, where known for certain.
         metadata: JSON values.
         content_hash: The content in the blob store; "" where `path` is to be read.
-        path: A file of the job's directory, relative to it.
+        path: A file of the job's directory, relative to it; or the place of a row in the job's table.
         refused: Why it cannot be read, where the listing showed that already.
     """
 
@@ -201,6 +231,12 @@ class DocumentSpec:
             return self
         return replace(self, source_uri=directory.spelt(self.path), metadata=directory.metadata)
 
+    def of(self, job: "Assignment") -> "DocumentSpec":
+        """With what it has from its job."""
+        if job.table is not None and self.path:
+            return replace(self, source_uri=f"{job.table.name}#line={self.path.rpartition('@')[2]}")
+        return self.within(job.directory)
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -210,6 +246,7 @@ class Assignment:
         subject: On whose behalf its workers act.
         collection_uid: A collection deleted and made anew is another one.
         directory: Where its documents are listed from; None where the job came with its items.
+        table: Whose rows its documents are; None where they are no rows.
         web: Its documents are pages, each at its source_uri.
         source_key: Names the import source, for finding what vanished from it; "" where it has none.
         full: Documents of the source that it no longer has are deleted at the end.
@@ -224,6 +261,7 @@ class Assignment:
     collection_uid: str
     on_duplicate: OnDuplicate = OnDuplicate.SKIP
     directory: DirectoryImport | None = None
+    table: TableImport | None = None
     web: bool = False
     source_key: str = ""
     full: bool = False

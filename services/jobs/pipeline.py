@@ -27,7 +27,7 @@ from services.jobs.ports import (
     Registry,
 )
 from services.jobs.ports_content import BlobStore, Extractor
-from services.jobs.reading import Reader, file_name, last_part, media_type, text_version
+from services.jobs.reading import Reader, file_name, last_part, media_type, refuse, text_version
 from services.jobs.work import DocumentBusy, JobCancelled
 from services.mesh.errors import (
     CollectionNotFound,
@@ -123,6 +123,7 @@ class DocumentImport:
 
     async def _import(self) -> Outcome:
         tools = self._tools
+        refuse(self._job, self._spec)
         collection = await self._collection()
         if not await tools.queue.lock(self._lease, collection.uid, self._id):
             raise DocumentBusy

@@ -205,13 +205,23 @@ class Queue(Protocol):
         ...
 
     async def expand(
-        self, lease: Lease, total: int, items: Sequence[DocumentSpec], checkpoint: str, *, final: bool
+        self,
+        lease: Lease,
+        total: int,
+        items: Sequence[DocumentSpec],
+        checkpoint: str,
+        *,
+        final: bool,
+        distinct: bool = False,
+        doubtful: bool = False,
     ) -> bool:
         """Add and queue a page of items, with the place to go on from, in one step. False: the job is being cancelled.
 
         Args:
             total: Items before this page; a page that was added already is not added again.
             final: The listing has ended, and with it the lease.
+            distinct: Remember the documents, for `absent`, although the import is not a FULL one.
+            doubtful: Some of the items are of nobody knows which document: nothing is to be taken as vanished.
         """
         ...
 

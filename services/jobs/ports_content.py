@@ -37,6 +37,14 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def part(self, tenant: str, content_hash: str, start: int, length: int) -> bytes:
+        """So many bytes of the content from that one on; fewer at its end, none past it.
+
+        Raises:
+            UploadNotFound: the tenant has no such content.
+        """
+        ...
+
     async def exists(self, tenant: str, content_hash: str) -> bool: ...
 
     async def delete(self, tenant: str, content_hash: str) -> None:

@@ -1,14 +1,17 @@
 """How an item's content is got, what the extractor is told of it, and which kept text answers for it."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from services.jobs.expansion import Listing
 from services.jobs.job import Assignment, DocumentSpec
 from services.jobs.ports import Files
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.ports_web import Web
-from services.mesh.errors import PathNotAllowed
+from services.jobs.tables import Part, document, page
+from services.mesh.errors import InvalidRow, PathNotAllowed
 
 _WEB = ("http://", "https://")
 # What servers say of files they know nothing about.
@@ -36,20 +39,39 @@ class Reader:
         self._web = web
         self._max_bytes = max_bytes
 
+    def listing(self, job: Assignment) -> Listing:
+        """How the documents of a job that came without its items are found."""
+        if job.table is not None:
+            return partial(page, self._table(job), job.table)
+        assert job.directory is not None
+        return partial(self._files.page, job.tenant, job.directory)
+
     async def read(self, job: Assignment, spec: DocumentSpec) -> Found:
-        """Raises what BlobStore.read, Files.read and Web.fetch raise; PathNotAllowed for what the listing refused."""
-        if spec.refused:
-            raise PathNotAllowed(f"{spec.source_uri}: {spec.refused}")
+        """Raises what BlobStore.read, Files.read and Web.fetch raise, and what `refuse` and `tables.document` do."""
+        refuse(job, spec)
+        if job.table is not None:
+            return Found(*await document(self._table(job), job.table, spec))
         if job.directory is not None and spec.path:
             return Found(spec, await self._files.read(job.tenant, job.directory, spec.path))
         if job.web:
             return await self._page(spec)
         return Found(spec, await self._blobs.read(job.tenant, spec.content_hash))
 
+    def _table(self, job: Assignment) -> Part:
+        assert job.table is not None
+        return partial(self._blobs.part, job.tenant, job.table.content_hash)
+
     async def _page(self, spec: DocumentSpec) -> Found:
-        page = await self._web.fetch(spec.source_uri, max_bytes=self._max_bytes)
-        told = page.media_type if page.media_type != _UNTOLD else ""
-        return Found(replace(spec, mime_type=told, charset=page.charset), page.content)
+        answer = await self._web.fetch(spec.source_uri, max_bytes=self._max_bytes)
+        told = answer.media_type if answer.media_type != _UNTOLD else ""
+        return Found(replace(spec, mime_type=told, charset=answer.charset), answer.content)
+
+
+def refuse(job: Assignment, spec: DocumentSpec) -> None:
+    """Raises PathNotAllowed, of a row InvalidRow, for what the listing found cannot be imported."""
+    if spec.refused:
+        kind = InvalidRow if job.table is not None else PathNotAllowed
+        raise kind(f"{spec.source_uri}: {spec.refused}")
 
 
 def media_type(spec: DocumentSpec) -> str:

@@ -13,7 +13,7 @@ def beginning(tools: Tools) -> Begin:
     def begin(lease: Lease, job: Assignment) -> Work:
         match lease.task:
             case Task.EXPAND:
-                return Expansion(tools.queue, tools.files, lease, job)
+                return Expansion(tools.queue, tools.reader.listing(job), lease, distinct=job.table is not None)
             case Task.SWEEP:
                 return Sweep(tools.queue, tools.registry, tools.index, tools.patience, lease, job)
             case Task.ITEM:

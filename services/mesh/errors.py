@@ -101,6 +101,12 @@ class Unreachable(DomainError):
         self.passing = passing
 
 
+class InvalidRow(DomainError):
+    """A row of a table that makes no document."""
+
+    reason = "INVALID_ROW"
+
+
 class EmptyDocument(DomainError):
     reason = "EMPTY_DOCUMENT"
 
@@ -257,6 +263,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     PathNotAllowed: StatusCode.INVALID_ARGUMENT,
     AddressNotAllowed: StatusCode.INVALID_ARGUMENT,
     Unreachable: StatusCode.FAILED_PRECONDITION,
+    InvalidRow: StatusCode.INVALID_ARGUMENT,
     EmptyDocument: StatusCode.INVALID_ARGUMENT,
     NoTextFound: StatusCode.INVALID_ARGUMENT,
     UnreadableDocument: StatusCode.INVALID_ARGUMENT,

@@ -57,6 +57,14 @@ async def test_large_content_comes_back_in_bounded_pieces(store: BlobStore) -> N
     assert max(map(len, got)) <= 1 << 20
 
 
+async def test_a_part_of_the_content_is_read_alone(store: BlobStore) -> None:
+    blob = await store.put("acme", pieces(b"0123456789"))
+    parts = [await store.part("acme", blob.content_hash, start, 4) for start in (0, 5, 8, 10, 99)]
+    assert parts == [b"0123", b"5678", b"89", b"", b""]
+    with pytest.raises(UploadNotFound):
+        await store.part("beta", blob.content_hash, 0, 4)
+
+
 async def test_putting_the_same_content_again_changes_nothing(store: BlobStore) -> None:
     first = await store.put("acme", pieces(b"same"))
     assert await store.put("acme", pieces(b"sa", b"me")) == first

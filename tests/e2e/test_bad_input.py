@@ -62,6 +62,27 @@ REFUSED = {
     "query over the limit": ("POST", SEARCH, {"query": "word " * 1000, "collection": C}, 400, "query"),
     "empty file": ("POST", f"{PREFIX}/collections/{C}/documents:upload?filename=empty.txt", b"", 400, "empty"),
     "bad id": ("POST", f"{PREFIX}/collections?collectionId=a%20b", {}, 400, "collectionId"),
+    "URL with a password": (
+        "POST",
+        f"{PREFIX}/collections/{C}/documents:import",
+        {"urls": {"urls": ["http://ann:secret@example.com/"]}},
+        400,
+        "urls.urls[0]",
+    ),
+    "rows without a format": (
+        "POST",
+        f"{PREFIX}/collections/{C}/documents:import",
+        {"rows": {"text": "{}"}},
+        400,
+        "rows.format",
+    ),
+    "rows mapped to a field they lack": (
+        "POST",
+        f"{PREFIX}/collections/{C}/documents:import",
+        {"rows": {"format": "CSV", "text": "a,b", "fields": {"idField": "c"}}},
+        400,
+        "rows.fields.idField",
+    ),
     "path with ..": (
         "POST",
         f"{PREFIX}/collections/{C}/documents:import",

@@ -270,6 +270,34 @@ async def test_a_path_outside_the_roots_is_refused(jobs: Running, path: str) -> 
     assert (code, reason, fields) == (grpc.StatusCode.INVALID_ARGUMENT, "PATH_NOT_ALLOWED", ["directory.path"])
 
 
+async def test_rows_of_a_file_under_a_root_become_documents(jobs: Running) -> None:
+    (jobs.folder / "books.csv").write_text("key;title;text\n1;Bears;They sleep.\n2;Cats;They hunt.\nx\n")
+    fields = Import.RowSource.FieldMapping(id_field="key", title_field="title", text_fields=["text"])
+    source = Import.RowSource(format=Import.RowSource.CSV, path="books.csv", fields=fields, delimiter=";")
+    async with jobs.working():
+        job = await jobs.ended((await jobs.submit(rows=source)).name)
+    assert (job.state, job.progress.succeeded, job.progress.failed) == (Job.PARTIALLY_SUCCEEDED, 2, 1)
+    items = await jobs.items(job.name)
+    assert [item.source_uri for item in items] == [f"books.csv#line={line}" for line in (2, 3, 4)]
+    assert items[2].error.message == "books.csv#line=4: 1 fields where the first row names 3"
+    assert [item.document for item in items] == ["collections/books/documents/1", "collections/books/documents/2", ""]
+
+
+async def test_what_is_wrong_with_rows_is_said_at_once(jobs: Running) -> None:
+    rows = Import.RowSource
+    for source, field in (
+        (rows(format=rows.CSV, text="a,b\n", fields=rows.FieldMapping(id_field="c")), "rows.fields.id_field"),
+        (rows(format=rows.CSV, text=""), "rows"),
+        (rows(format=rows.CSV, text="a", delimiter='"'), "rows.delimiter"),
+        (rows(format=rows.JSONL, text="{}", delimiter=";"), "rows.delimiter"),
+        (rows(format=rows.JSONL, path="../etc/passwd"), "rows.path"),
+        (rows(format=rows.JSONL, content_hash="0" * 64), "rows.content_hash"),
+        (rows(format=rows.JSONL), "rows.location"),
+        (rows(text="{}"), "rows.format"),
+    ):
+        assert (await refused(jobs.submit(rows=source)))[2] == [field]
+
+
 async def test_what_is_wrong_with_a_request_is_said_at_once(jobs: Running) -> None:
     twice = await refused(jobs.submit(inline=inline(("a", "x"), ("a", "y"))))
     assert twice[2] == ["inline.documents[1].document_id"]

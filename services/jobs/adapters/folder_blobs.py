@@ -78,6 +78,14 @@ class FolderBlobStore:
 
         return await asyncio.to_thread(whole)
 
+    async def part(self, tenant: str, content_hash: str, start: int, length: int) -> bytes:
+        def some() -> bytes:
+            with self._open(tenant, content_hash) as file:
+                file.seek(start)
+                return file.read(length)
+
+        return await asyncio.to_thread(some)
+
     async def exists(self, tenant: str, content_hash: str) -> bool:
         try:
             return await asyncio.to_thread(self._path(tenant, content_hash).is_file)

@@ -13,7 +13,7 @@
 --   <p><t>:list, :purge  zset    jobs by create time; ended jobs by when they are forgotten
 --   <p><t>:job:<j>       hash    what changes of a job          <p><t>:about:<j>  string  what does not
 --   <p><t>:items:<j>     hash    number -> record (see item())  <p><t>:specs:<j>  hash    number -> what to import
---   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     document ids, for a FULL import
+--   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     documents: FULL imports, and rows
 --   <p><t>:dead          set     jobs with dead letters         <p><t>:failed:<j> zset    their items, by when they failed
 --   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
 
@@ -46,7 +46,7 @@ end
 
 local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
   'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention', 'retried',
-  'resuming', 'resumed'}
+  'resuming', 'resumed', 'doubtful'}
 local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'type', 'asked'}
 
 local function load_job(tenant, id)
@@ -155,7 +155,7 @@ local function end_job(job, change)
 end
 
 local function forget_later(job)
-  if job.full == 1 and (job.state == 'SUCCEEDED' or (job.swept == 2 and job.broken == 0)) then
+  if job.state == 'SUCCEEDED' or (job.broken == 0 and (job.swept == 2 or (job.full == 0 and job.final == 1))) then
     call('DEL', key(job.tenant, 'docs', job.id))
   end
   for _, kind in ipairs(KEPT) do
@@ -241,7 +241,7 @@ local function settle(job)
     return
   end
   if job.state ~= 'RUNNING' or job.resuming == 1 or job.final == 0 or job.succeeded + job.failed + job.skipped < job.total then return end
-  if job.full == 1 and job.swept == 0 and job.broken == 0 then
+  if job.full == 1 and job.swept == 0 and job.broken + job.doubtful == 0 then
     job.swept = 1
     local sweep = load_item(job, SWEEP)
     if not sweep then
@@ -408,7 +408,7 @@ local function forget_purged(tenant)
   for _, id in ipairs(gone) do unlist(tenant, id) end
 end
 
-local function add_items(job, specs, documents)
+local function add_items(job, specs, documents, distinct)
   local items, texts = {}, {}
   for i, spec in ipairs(specs) do
     local item = new_item(job.total + i)
@@ -421,7 +421,7 @@ local function add_items(job, specs, documents)
     call('HSET', key(job.tenant, 'specs', job.id), unpack(texts, from, to))
     call('HSET', key(job.tenant, 'items', job.id), unpack(items, from, to))
   end
-  if job.full == 1 then
+  if job.full == 1 or distinct == 1 then
     for _, document in ipairs(documents) do call('SADD', key(job.tenant, 'docs', job.id), document) end
   end
   job.total = job.total + #specs
@@ -706,7 +706,8 @@ function C.expand(a)
   if not job then return 'LOST' end
   if job.state == 'CANCELLING' then return 'CANCEL' end
   if job.total == a.total then
-    add_items(job, a.specs, a.documents)
+    add_items(job, a.specs, a.documents, a.distinct)
+    if a.doubtful == 1 then job.doubtful = 1 end
     job.checkpoint = a.checkpoint
   end
   if a.final == 1 then

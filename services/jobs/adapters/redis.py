@@ -28,6 +28,8 @@ from services.jobs.job import (
     JobType,
     OnDuplicate,
     Progress,
+    RowFormat,
+    TableImport,
 )
 from services.mesh.errors import DependencyUnavailable, JobNotFound
 from services.mesh.redis import answering as store_answering
@@ -138,7 +140,7 @@ class Redis:
             return []
         async with answering():
             packed = await self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers)
-        return [unpacked_spec(each).within(job.directory) for each in packed if each is not None]
+        return [unpacked_spec(each).of(job) for each in packed if each is not None]
 
 
 def no_job(job_id: str) -> JobNotFound:
@@ -185,6 +187,10 @@ def unpacked_assignment(tenant: str, job_id: str, packed: bytes) -> Assignment:
         directory = fields["directory"]
         globs = {name: tuple(directory[name]) for name in ("include_globs", "exclude_globs")}
         fields["directory"] = DirectoryImport(**{**directory, **globs})
+    if fields.get("table"):
+        table = fields["table"]
+        names = {name: tuple(table[name]) for name in ("columns", "text_fields", "metadata_fields")}
+        fields["table"] = TableImport(**{**table, **names, "format": RowFormat(table["format"])})
     fields["type"] = JobType(fields["type"])
     fields["on_duplicate"] = OnDuplicate(fields["on_duplicate"])
     return Assignment(tenant=tenant, job_id=job_id, **fields)

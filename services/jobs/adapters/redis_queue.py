@@ -94,16 +94,26 @@ class RedisQueue:
         return await self._ask("commit", lease, chunks=chunks) == b"OK"
 
     async def expand(
-        self, lease: Lease, total: int, items: Sequence[DocumentSpec], checkpoint: str, *, final: bool
+        self,
+        lease: Lease,
+        total: int,
+        items: Sequence[DocumentSpec],
+        checkpoint: str,
+        *,
+        final: bool,
+        distinct: bool = False,
+        doubtful: bool = False,
     ) -> bool:
         answer = await self._ask(
             "expand",
             lease,
             total=total,
             specs=[packed_spec(item) for item in items],
-            documents=[item.document_id for item in items],
+            documents=[item.document_id for item in items if item.document_id],
             checkpoint=checkpoint,
             final=int(final),
+            distinct=int(distinct),
+            doubtful=int(doubtful),
         )
         return answer == b"OK"
 
@@ -176,7 +186,7 @@ class RedisQueue:
             deaths=deaths,
             committing=bool(committing),
             chunks=chunks,
-            spec=unpacked_spec(spec).within(assignment.directory) if spec else None,
+            spec=unpacked_spec(spec).of(assignment) if spec else None,
             checkpoint=checkpoint.decode(),
             total=total,
         )
