@@ -78,6 +78,63 @@ class ImportDocumentsRequest(_message.Message):
     """Replaces it."""
 
     @_typing.final
+    class ReadyChunk(_message.Message):
+        """A chunk made by the caller."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TEXT_FIELD_NUMBER: _builtins.int
+        VECTOR_FIELD_NUMBER: _builtins.int
+        CONTEXT_FIELD_NUMBER: _builtins.int
+        text: _builtins.str
+        """Its text."""
+        context: _builtins.str
+        """Where it stands, such as headings; not embedded where a vector is given."""
+        @_builtins.property
+        def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Its vector by the collection's model: finite, not all zero, of the collection's dimension. It is kept at length 1.
+            Where empty, the chunk is embedded here, under its context.
+            """
+
+        def __init__(
+            self,
+            *,
+            text: _builtins.str = ...,
+            vector: _abc.Iterable[_builtins.float] | None = ...,
+            context: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "text", b"text", "vector", b"vector"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ReadyChunks(_message.Message):
+        """Chunks made by the caller, kept as they are whatever the collection's chunking. Their vectors are kept as well, until
+        the collection has another model: then the texts are embedded here. `document` has no mime_type; it becomes
+        application/vnd.ragweave.chunks.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNKS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportDocumentsRequest.ReadyChunk]:
+            """In order. At most 2,000."""
+
+        def __init__(
+            self,
+            *,
+            chunks: _abc.Iterable[Global___ImportDocumentsRequest.ReadyChunk] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class InlineDocument(_message.Message):
         """A document in the request itself."""
 
@@ -87,6 +144,7 @@ class ImportDocumentsRequest(_message.Message):
         DOCUMENT_FIELD_NUMBER: _builtins.int
         TEXT_FIELD_NUMBER: _builtins.int
         DATA_FIELD_NUMBER: _builtins.int
+        READY_FIELD_NUMBER: _builtins.int
         document_id: _builtins.str
         """The last part of its name: letters, digits, `-`, `_`, `.`; at most 128. Where empty, made from
         source_uri where that is given, else from the content.
@@ -99,6 +157,10 @@ class ImportDocumentsRequest(_message.Message):
         def document(self) -> _document_pb2.Document:
             """Title, source_uri, mime_type, metadata and acl; the rest is ignored."""
 
+        @_builtins.property
+        def ready(self) -> Global___ImportDocumentsRequest.ReadyChunks:
+            """Cut already, and perhaps embedded."""
+
         def __init__(
             self,
             *,
@@ -106,12 +168,13 @@ class ImportDocumentsRequest(_message.Message):
             document: _document_pb2.Document | None = ...,
             text: _builtins.str = ...,
             data: _builtins.bytes = ...,
+            ready: Global___ImportDocumentsRequest.ReadyChunks | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "document", b"document", "text", b"text"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "document", b"document", "ready", b"ready", "text", b"text"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "document", b"document", "document_id", b"document_id", "text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "document", b"document", "document_id", b"document_id", "ready", b"ready", "text", b"text"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "data"]  # noqa: Y015
+        _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "data", "ready"]  # noqa: Y015
         _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 

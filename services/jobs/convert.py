@@ -36,6 +36,7 @@ from services.jobs.job import (
     TableImport,
 )
 from services.jobs.jobs import Ended
+from services.jobs.ready import ReadyChunk, ReadyChunks, unit_vector
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
@@ -89,9 +90,23 @@ def source_from(request: pb.ImportDocumentsRequest) -> Source:
 
 
 def inline_from(inline: pb.ImportDocumentsRequest.InlineDocument, field: str) -> InlineDocument:
+    if inline.WhichOneof("content") == "ready":
+        spec = spec_from(inline.document, inline.document_id, field)
+        return InlineDocument(spec, b"", ready_from(inline.ready, f"{field}.ready"))
     told = inline.WhichOneof("content") != "data"
     spec = spec_from(inline.document, inline.document_id, field, charset="utf-8" if told else "")
     return InlineDocument(spec, inline.text.encode() if told else inline.data)
+
+
+def ready_from(ready: pb.ImportDocumentsRequest.ReadyChunks, field: str) -> ReadyChunks:
+    """Raises InvalidArgument for a chunk without words, and for a vector without a direction."""
+    chunks = []
+    for at, each in enumerate(ready.chunks):
+        if not each.text.strip():
+            raise InvalidArgument.of(f"{field}.chunks[{at}].text", "is blank")
+        vector = unit_vector(each.vector, f"{field}.chunks[{at}].vector")
+        chunks.append(ReadyChunk(each.text, each.context, vector))
+    return ReadyChunks(chunks)
 
 
 def upload_from(upload: pb.ImportDocumentsRequest.Upload, field: str) -> DocumentSpec:

@@ -5,11 +5,13 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from services.jobs.chunker import Chunk
 from services.jobs.cutting import Cutting
 from services.jobs.job import Assignment, DocumentSpec, Estimate, OnDuplicate
 from services.jobs.ports import Collection, Models, Registry
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.reading import Found, Reader, file_name, media_type, text_version
+from services.jobs.ready import READY_TYPE, ReadyChunks
 from services.mesh.errors import DomainError
 from services.mesh.quotas import Amounts
 
@@ -103,10 +105,7 @@ class Estimator:
             if unchanged:
                 count.duplicates += 1
                 return
-            text = await self._blobs.get_text(job.tenant, digest, version)
-            if text is None:
-                text = await self._extractor.extract(content, name=file_name(spec), media_type=media_type(spec))
-            chunks = await cutting.chunks(text, spec.title)
+            chunks = await self._chunks(job, Found(spec, content), digest, cutting)
         except DomainError:
             return
         count.documents += 1
@@ -116,6 +115,15 @@ class Estimator:
         if known is not None:
             before = Amounts(0, -1, -known.chunk_count if known.active else 0, -known.size_bytes)
         count.added += before + Amounts(0, 1, len(chunks), len(content))
+
+    async def _chunks(self, job: Assignment, found: Found, digest: str, cutting: Cutting) -> Sequence[Chunk]:
+        spec, content = found.spec, found.content
+        if spec.mime_type == READY_TYPE:
+            return await asyncio.to_thread(ReadyChunks.unpacked(content, file_name(spec)).cut, cutting.model.tokenizer)
+        text = await self._blobs.get_text(job.tenant, digest, text_version(self._extractor, spec))
+        if text is None:
+            text = await self._extractor.extract(content, name=file_name(spec), media_type=media_type(spec))
+        return await cutting.chunks(text, spec.title)
 
 
 def _digest(content: bytes) -> str:

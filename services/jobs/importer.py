@@ -28,6 +28,7 @@ from services.jobs.job import (
 from services.jobs.ports import Collection, Files, JobStore, Registry
 from services.jobs.ports_content import BlobStore
 from services.jobs.reading import Found
+from services.jobs.ready import READY_TYPE, ReadyChunks
 from services.jobs.tables import MAX_METADATA_BYTES, Part, check_fields, columns_of, document, page
 from services.mesh.errors import (
     CollectionDisabled,
@@ -53,10 +54,11 @@ _RESOURCE_EXHAUSTED = 8  # google.rpc.Code
 
 @dataclass(frozen=True, slots=True)
 class InlineDocument:
-    """A document in the request itself; an empty id is made from the content."""
+    """A document in the request itself; an empty id is made from the content, which `ready` stands in for."""
 
     spec: DocumentSpec
     content: bytes = field(repr=False)
+    ready: ReadyChunks | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,12 @@ class Importer:
         self, source: InlineSource, job: Assignment, request: ImportRequest, collection: Collection
     ) -> Job:
         _refuse_full(request)
-        specs = [_identified(document) for document in source.documents]
+        documents = [
+            _as_content(document, collection, f"inline.documents[{at}]") for at, document in enumerate(source.documents)
+        ]
+        specs = [_identified(document) for document in documents]
         _check(specs, "inline.documents")
-        contents = [document.content for document in source.documents]
+        contents = [document.content for document in documents]
         if request.validate_only:
             return await self._estimated(job, collection, _known(specs, contents))
         for content in contents:
@@ -299,6 +304,16 @@ class Importer:
             specs, after = await self._files.page(tenant, directory, after, 500)
             async for candidate in _each([spec.within(directory) for spec in specs]):
                 yield candidate
+
+
+def _as_content(document: InlineDocument, collection: Collection, field: str) -> InlineDocument:
+    """Ready chunks packed, as any content is kept."""
+    if document.ready is None:
+        return document
+    if document.spec.mime_type:
+        raise InvalidArgument.of(f"{field}.document.mime_type", "is not for ready chunks")
+    content = document.ready.of(collection, f"{field}.ready").packed()
+    return InlineDocument(replace(document.spec, mime_type=READY_TYPE), content)
 
 
 def _identified(document: InlineDocument) -> DocumentSpec:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from services.jobs.ports import (
 )
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.reading import Reader, file_name, last_part, media_type, refuse, text_version
+from services.jobs.ready import READY_TYPE, ReadyChunks
 from services.jobs.work import DocumentBusy, JobCancelled
 from services.mesh.errors import (
     CollectionNotFound,
@@ -142,14 +143,20 @@ class DocumentImport:
                 return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
         with self._timed("extract"):
             text = await self._text(content)
+        given: Mapping[int, bytes] = {}
         with self._timed("chunk"):
-            chunks = await cutting.chunks(text, self._spec.title)
+            if self._spec.mime_type == READY_TYPE:
+                ready = await asyncio.to_thread(ReadyChunks.unpacked, content, self._name)
+                chunks = await asyncio.to_thread(ready.cut, cutting.model.tokenizer)
+                given = ready.vectors(collection, cutting.collection.dimension or cutting.model.dimension, self._name)
+            else:
+                chunks = await cutting.chunks(text, self._spec.title)
         if not chunks:
             raise NoTextFound(f"{self._name}: it holds no text")
         with self._naming():
             await tools.patience(lambda: tools.registry.check_quota(self._more_than(known, len(chunks))))
         with self._timed("embed"):
-            embedded = await self._embedded(chunks, cutting)
+            embedded = await self._embedded(chunks, cutting, given)
         return await self._write(collection, cutting, known, text, embedded)
 
     # Reading
@@ -185,6 +192,8 @@ class DocumentImport:
     async def _text(self, content: bytes) -> ExtractedText:
         """The text as kept, else extracted and kept, together with the original."""
         tools, tenant = self._tools, self._job.tenant
+        if self._spec.mime_type == READY_TYPE:
+            return (await asyncio.to_thread(ReadyChunks.unpacked, content, self._name)).text()
         text = await tools.blobs.get_text(tenant, self._content_hash, self._text_version)
         if text is not None:
             return text
@@ -194,11 +203,13 @@ class DocumentImport:
         await tools.blobs.put_text(tenant, self._content_hash, self._text_version, text)
         return text
 
-    async def _embedded(self, chunks: Sequence[Chunk], cutting: Cutting) -> list[EmbeddedChunk]:
-        """The chunks with their vectors; the longest first, so that a call's texts are of about one length."""
-        order = sorted(range(len(chunks)), key=lambda at: -chunks[at].token_count)
+    async def _embedded(
+        self, chunks: Sequence[Chunk], cutting: Cutting, given: Mapping[int, bytes]
+    ) -> list[EmbeddedChunk]:
+        """The chunks with vectors, given or made; the longest first, so that a call's texts are of about one length."""
+        order = sorted((at for at in range(len(chunks)) if at not in given), key=lambda at: -chunks[at].token_count)
         size = self._tools.batch
-        vectors: dict[int, bytes] = {}
+        vectors = dict(given)
 
         async def embed(batch: Sequence[int]) -> None:
             async with self._tools.embedding_turns:

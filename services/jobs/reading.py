@@ -10,6 +10,7 @@ from services.jobs.job import Assignment, DocumentSpec
 from services.jobs.ports import Files
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.ports_web import Web
+from services.jobs.ready import READY_TYPE, READY_VERSION
 from services.jobs.tables import Part, document, page
 from services.mesh.errors import InvalidRow, PathNotAllowed
 
@@ -88,6 +89,8 @@ def file_name(spec: DocumentSpec) -> str:
 
 def text_version(extractor: Extractor, spec: DocumentSpec) -> str:
     """The extractor's version and what it is told: the same bytes, declared otherwise, may give another text."""
+    if spec.mime_type == READY_TYPE:
+        return READY_VERSION
     return f"{extractor.version}|{media_type(spec)}|{PurePosixPath(file_name(spec)).suffix}"
 
 

@@ -283,6 +283,22 @@ async def test_rows_of_a_file_under_a_root_become_documents(jobs: Running) -> No
     assert [item.document for item in items] == ["collections/books/documents/1", "collections/books/documents/2", ""]
 
 
+async def test_what_is_wrong_with_ready_chunks_is_said_at_once(jobs: Running) -> None:
+    def source(text: str, *vector: float) -> pb.ImportDocumentsRequest.InlineSource:
+        chunk = Import.ReadyChunk(text=text, vector=vector)
+        return Import.InlineSource(documents=[Import.InlineDocument(ready=Import.ReadyChunks(chunks=[chunk]))])
+
+    at = "inline.documents[0].ready"
+    for made, field in (
+        (source("a", 0, 0), f"{at}.chunks[0].vector"),
+        (source("a", float("nan")), f"{at}.chunks[0].vector"),
+        (source("a", 1, 2), f"{at}.chunks[0].vector"),
+        (source(" "), f"{at}.chunks[0].text"),
+        (Import.InlineSource(documents=[Import.InlineDocument(ready=Import.ReadyChunks())]), f"{at}.chunks"),
+    ):
+        assert (await refused(jobs.submit(inline=made)))[2] == [field]
+
+
 async def test_what_is_wrong_with_rows_is_said_at_once(jobs: Running) -> None:
     rows = Import.RowSource
     for source, field in (
