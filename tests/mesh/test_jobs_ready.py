@@ -49,9 +49,7 @@ async def imported(rig: Rig, *chunks: ReadyChunk, **fields: Any) -> Job:
 
 
 async def test_chunks_are_indexed_as_they_were_cut_and_only_those_without_a_vector_embedded(rig: Rig) -> None:
-    job = await imported(
-        rig, ReadyChunk("One.", "Title", VECTOR), ReadyChunk("Two.", "Title"), title="Three words here"
-    )
+    job = await imported(rig, ReadyChunk("One.", "Title", VECTOR), ReadyChunk("Two.", "Title"), title="Words")
     assert (job.state, job.progress.chunks) == (JobState.SUCCEEDED, 2)
     first, second = (chunk for _, chunk, _ in rig.index.of("a"))
     assert (first.chunk.text, first.chunk.context, first.vector) == ("One.", "Title", VECTOR)

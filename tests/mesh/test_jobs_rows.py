@@ -15,7 +15,7 @@ from services.jobs.job import Job, JobState, RowFormat, TableImport
 from services.jobs.reading import Reader
 from services.mesh.errors import InvalidArgument, PathNotAllowed, UploadNotFound
 from services.mesh.identity import Caller
-from tests.jobs_rig import Rig
+from tests.jobs_rig import Rig, until
 from tests.jobs_store import Store, store_in
 
 
@@ -152,3 +152,18 @@ async def test_an_estimate_counts_rows_and_keeps_nothing(rig: Rig) -> None:
     assert job.estimate is not None
     assert (job.estimate.documents, job.estimate.chunks) == (2, 2)
     assert (rig.registry.records, rig.blobs._contents) == ([], {})
+
+
+async def test_to_run_what_failed_again_deletes_nothing_either(rig: Rig) -> None:
+    await imported(rig, rows({"id": "a", "text": "One."}, {"id": "b", "text": "Two."}))
+    job = await imported(rig, rows({"id": "a", "text": "One."}, '{"id": "b", "te'), full=True)
+    await rig.store.retry("acme", job.id)
+    async with rig.working():
+        again = await until(lambda: _ended(rig, job.id, 2))
+    assert (again.state, again.attempt) == (JobState.PARTIALLY_SUCCEEDED, 2)
+    assert kept(rig) == {"a", "b"}
+
+
+async def _ended(rig: Rig, job_id: str, attempt: int) -> Job | None:
+    job = await rig.store.get("acme", job_id)
+    return job if job.state.ended and job.attempt == attempt else None
