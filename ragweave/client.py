@@ -19,6 +19,7 @@ from ragweave.v1 import (
     collection_pb2,
     collection_service_pb2,
     collection_service_pb2_grpc,
+    dead_letter_pb2,
     directory_service_pb2_grpc,
     document_service_pb2,
     document_service_pb2_grpc,
@@ -297,6 +298,36 @@ class Client(_Stubs):
             ended: job_pb2.Job = self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    def retry(self, job: str) -> job_pb2.Job:
+        """Runs what failed of an ended job again, or resumes a cancelled one."""
+        with _explained():
+            again: job_pb2.Job = self.jobs.RetryJob(job_service_pb2.RetryJobRequest(name=job))
+            return again
+
+    def delete_job(self, job: str) -> job_pb2.Job:
+        """Forgets an ended job; its documents stay."""
+        with _explained():
+            was: job_pb2.Job = self.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=job))
+            return was
+
+    def dead_letters(self, filter: str = "") -> Iterator[dead_letter_pb2.DeadLetter]:
+        """Items that were given up, the newest first."""
+        request = job_service_pb2.ListDeadLettersRequest(filter=filter, page_size=_PAGE)
+        with _explained():
+            while True:
+                page = self.jobs.ListDeadLetters(request)
+                yield from page.dead_letters
+                request.page_token = page.next_page_token
+                if not request.page_token:
+                    return
+
+    def replay(self, names: Iterable[str] = (), *, filter: str = "") -> job_service_pb2.ReplayDeadLettersResponse:
+        """Queues dead letters again: those named, or else those that match the filter (`*`: all)."""
+        request = job_service_pb2.ReplayDeadLettersRequest(names=names, filter=filter)
+        with _explained():
+            replayed: job_service_pb2.ReplayDeadLettersResponse = self.jobs.ReplayDeadLetters(request)
+            return replayed
+
 
 class AsyncClient(_Stubs):
     """The asyncio client; use it in an `async with` block. As Client, with coroutines and asynchronous iterators."""
@@ -395,10 +426,43 @@ class AsyncClient(_Stubs):
             ended: job_pb2.Job = await self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    async def retry(self, job: str) -> job_pb2.Job:
+        """As Client.retry."""
+        with _explained():
+            again: job_pb2.Job = await self.jobs.RetryJob(job_service_pb2.RetryJobRequest(name=job))
+            return again
+
+    async def delete_job(self, job: str) -> job_pb2.Job:
+        """As Client.delete_job."""
+        with _explained():
+            was: job_pb2.Job = await self.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=job))
+            return was
+
+    async def dead_letters(self, filter: str = "") -> AsyncIterator[dead_letter_pb2.DeadLetter]:
+        """As Client.dead_letters."""
+        request = job_service_pb2.ListDeadLettersRequest(filter=filter, page_size=_PAGE)
+        while True:
+            with _explained():
+                page = await self.jobs.ListDeadLetters(request)
+            for letter in page.dead_letters:
+                yield letter
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def replay(self, names: Iterable[str] = (), *, filter: str = "") -> job_service_pb2.ReplayDeadLettersResponse:
+        """As Client.replay."""
+        request = job_service_pb2.ReplayDeadLettersRequest(names=names, filter=filter)
+        with _explained():
+            replayed: job_service_pb2.ReplayDeadLettersResponse = await self.jobs.ReplayDeadLetters(request)
+            return replayed
+
 
 # A watch outlives a restart of what it watches: this many failed attempts in a row, this far apart.
 _WATCH_FAILURES = 60
 _WATCH_PAUSE_S = 0.5
+# Entries asked for at a time where all are wanted: the most one answer holds.
+_PAGE = 100
 
 
 class _explained:

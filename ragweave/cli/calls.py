@@ -1,6 +1,7 @@
-"""Commands that call the mesh: token, import, search, dirs, jobs, watch."""
+"""Commands that call the mesh: token, import, search, dirs, jobs, watch, retry, dead-letters, replay."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,11 +140,44 @@ def jobs(
 def watch(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its bare id.")]) -> None:
     """Follow a job to its end. Ends with 1 unless it succeeded."""
     with connect() as client:
-        ended = follow(client, job if job.startswith("jobs/") else f"jobs/{job}")
-        for item in failed_items(client, ended):
-            _tell_failed(item)
-    if ended.state != job_pb2.Job.SUCCEEDED:
-        raise typer.Exit(1)
+        _watched(client, _job_name(job))
+
+
+@command()
+def retry(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its bare id.")]) -> None:
+    """Run what failed of a job again, or resume a cancelled one, and follow it. Ends with 1 unless it succeeded."""
+    with connect() as client:
+        _watched(client, client.retry(_job_name(job)).name)
+
+
+@command("dead-letters")
+def dead_letters(
+    filter_: Annotated[str, typer.Option("--filter", "-f", help="AIP-160, such as 'job = \"jobs/...\"'.")] = "",
+    most: Annotated[int, typer.Option("-n", help="Entries to show.", min=1, max=100_000)] = 20,
+) -> None:
+    """List items that were given up, the newest first, each with its reason."""
+    with connect() as client:
+        listed = list(islice(client.dead_letters(filter_), most))
+    for letter in listed:
+        what = f"{letter.source_uri or letter.document}: {letter.error.message}"
+        out.print(f"{letter.name}  {letter.attempts} attempts  {what}", markup=False, soft_wrap=True)
+    if not listed:
+        out.print("no dead letters")
+
+
+@command()
+def replay(
+    names: Annotated[list[str] | None, typer.Argument(help="`deadLetters/...` or their bare ids.")] = None,
+    filter_: Annotated[
+        str, typer.Option("--filter", "-f", help="Instead of names: those that match; `*` is all there are.")
+    ] = "",
+) -> None:
+    """Queue items that were given up again, once what was wrong with them is mended."""
+    if bool(names) == bool(filter_):
+        fail("give either dead letters or --filter; the filter '*' is all there are")
+    with connect() as client:
+        replayed = client.replay([f"deadLetters/{last_id(name)}" for name in names or ()], filter=filter_)
+    out.print(f"{replayed.replayed} queued again", *replayed.jobs, soft_wrap=True)
 
 
 def ensure_collection(client: Client, collection: str, **fields: Any) -> None:
@@ -178,6 +212,19 @@ def follow(client: Client, job: str) -> job_pb2.Job:
         soft_wrap=True,
     )
     return with_end  # type: ignore[no-any-return]
+
+
+def _job_name(job: str) -> str:
+    return job if job.startswith("jobs/") else f"jobs/{job}"
+
+
+def _watched(client: Client, job: str) -> None:
+    """Follows a job to its end and tells what failed; ends the command with 1 unless it succeeded."""
+    ended = follow(client, job)
+    for item in failed_items(client, ended):
+        _tell_failed(item)
+    if ended.state != job_pb2.Job.SUCCEEDED:
+        raise typer.Exit(1)
 
 
 def failed_items(client: Client, job: job_pb2.Job) -> Iterator[job_pb2.JobItem]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from services.jobs.job import DeadLetter, Item, ItemState, JobState, JobType
-from services.mesh.filters import Field, FieldType, Filter, Schema, parse
+from services.mesh.filters import EVERYTHING, Field, FieldType, Filter, Schema, parse
 from services.mesh.lists import Listing, ListQuery
 
 _JOB_FIELDS = {
@@ -36,7 +36,7 @@ _JOBS = Listing(
     schema=Schema({**_JOB_FIELDS, "update_time": Field(FieldType.TIMESTAMP), "name": Field(FieldType.STRING)}),
     sortable=("create_time", "update_time", "end_time", "name"),
     key="name",
-    default_order="create_time desc",
+    default_order="create_time desc, name desc",
 )
 _ITEMS = Listing(schema=Schema({**_ITEM_FIELDS, "name": Field(FieldType.STRING)}), sortable=("name",), key="name")
 
@@ -56,6 +56,12 @@ def jobs_query(*, filter: str, order_by: str, page_size: int, page_token: str, p
     """
     parse(filter, _JOBS_FILTERED_BY)
     return _JOBS.query(filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page)
+
+
+def by_age(query: ListQuery) -> bool:
+    """Whether jobs are asked for by nothing but their age, as they are kept."""
+    created, name = (query.order[0], query.order[-1])
+    return query.filter == EVERYTHING and created.field == "create_time" and created.descending == name.descending
 
 
 def items_query(job_id: str, *, filter: str, order_by: str, page_size: int, page_token: str, page: int) -> ListQuery:

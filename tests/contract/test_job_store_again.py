@@ -614,7 +614,7 @@ async def test_jobs_are_listed_the_same_by_every_order_and_filter(
 ) -> None:
     monkeypatch.setattr(redis_job_store, "_BRIEFS_AT_ONCE", 4)
     made = [(await failed_job(store, queue, 2, (2,) if at % 3 else ())).id for at in range(9)]
-    for order_by in ("", "create_time", "update_time desc", "end_time", "name"):
+    for order_by in ("", "create_time", "create_time desc", "update_time desc", "end_time", "name"):
         for filter, ids in (
             ("", made),
             ("state = SUCCEEDED", made[::3]),
@@ -635,3 +635,14 @@ async def test_jobs_are_listed_the_same_by_every_order_and_filter(
             assert sorted(found) == sorted(ids), (order_by, filter)
             if order_by in ("create_time", "name", "end_time"):
                 assert found == ids
+
+
+async def test_a_page_of_jobs_goes_on_though_the_job_before_it_is_gone(store: RedisJobStore, queue: RedisQueue) -> None:
+    made = [(await failed_job(store, queue, 1)).id for _ in range(6)]
+    first = await store.list_jobs("acme", jobs(page_size=2))
+    assert [each.id for each in first.items] == made[:3:-1]
+    await store.delete("acme", first.items[-1].id)
+    rest = await store.list_jobs("acme", jobs(page_size=9, page_token=first.next_page_token))
+    assert ([each.id for each in rest.items], rest.total_size) == (made[3::-1], 5)
+    numbered = await store.list_jobs("acme", jobs(page_size=2, page=3))
+    assert [each.id for each in numbered.items] == [made[0]]

@@ -44,6 +44,24 @@ def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Pat
     assert "SUCCEEDED: 1 imported" in mesh.ragweave("watch", job).stdout
 
 
+def test_what_failed_is_listed_replayed_and_retried(mesh: Mesh, tmp_path: Path) -> None:
+    (tmp_path / "empty.md").write_text("")
+    (tmp_path / "bears.md").write_text("Bears eat fish.")
+    failed = mesh.ragweave("import", str(tmp_path), "-c", "letters", check=False)
+    assert failed.returncode == 1
+    (job,) = re.findall(r"jobs/\w+", failed.stdout)
+    only = f'job = "{job}"'
+    listed = mesh.ragweave("dead-letters", "-f", only).stdout
+    (letter,) = re.findall(r"deadLetters/[\w-]+", listed)
+    assert "empty.md" in listed
+    assert "1 queued again" in mesh.ragweave("replay", letter).stdout
+    assert "1 failed" in mesh.ragweave("watch", job, check=False).stdout
+    again = mesh.ragweave("retry", job.removeprefix("jobs/"), check=False)
+    assert (again.returncode, "1 failed" in again.stdout) == (1, True)
+    assert "1 queued again" in mesh.ragweave("replay", "-f", only).stdout
+    assert "PARTIALLY_SUCCEEDED" in mesh.ragweave("watch", job, check=False).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -53,6 +71,10 @@ def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Pat
         (["import", "/no/such/folder", "-c", "a"], "/no/such/folder"),
         (["token", "--role", "king"], "king"),
         (["watch", "nothing"], "nothing"),
+        (["retry", "nothing"], "nothing"),
+        (["replay", "nothing-1"], "nothing-1"),
+        (["replay"], "--filter"),
+        (["dead-letters", "-f", "titel = 1"], "titel"),
         (["logs", "nobody"], "nobody"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else value,

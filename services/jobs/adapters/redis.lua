@@ -476,10 +476,23 @@ function C.read(a)
   return found
 end
 
--- Ids and create times of all jobs, the oldest first.
+-- Ids of all jobs, the oldest first.
 function C.list(a)
   forget_purged(a.tenant)
-  return call('ZRANGE', key(a.tenant, 'list'), 0, -1, 'WITHSCORES')
+  return call('ZRANGE', key(a.tenant, 'list'), 0, -1)
+end
+
+-- How many jobs there are, and the ids of some of them by age, from after one or from a place on; false in place of the
+-- ids where that one is gone.
+function C.by_age(a)
+  forget_purged(a.tenant)
+  local list, from = key(a.tenant, 'list'), a.skip
+  if a.after ~= '' then
+    local rank = call(a.newest == 1 and 'ZREVRANK' or 'ZRANK', list, a.after)
+    if not rank then return {call('ZCARD', list), false} end
+    from = rank + 1
+  end
+  return {call('ZCARD', list), call(a.newest == 1 and 'ZREVRANGE' or 'ZRANGE', list, from, from + a.count - 1)}
 end
 
 -- Of jobs, in the order asked for, what lists look at; false for those that are gone.

@@ -34,7 +34,7 @@ from services.jobs.job import (
     not_to_be_retried,
     state_of,
 )
-from services.jobs.listing import dead_letter_fields, dead_letter_place, item_fields, job_fields
+from services.jobs.listing import by_age, dead_letter_fields, dead_letter_place, item_fields, job_fields
 from services.mesh.errors import FailedPrecondition, TenantDeleted
 from services.mesh.filters import EVERYTHING, Filter, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
@@ -93,16 +93,30 @@ class RedisJobStore:
         raise no_job(job_id)
 
     async def list_jobs(self, tenant: str, query: ListQuery) -> Page[Job]:
-        """Only the page's jobs are read whole; of the others what the query looks at: mostly nothing but their age."""
+        """Only the page's jobs are read whole; of the others nothing where they go by age, else what is looked at."""
+        if by_age(query) and (page := await self._by_age(tenant, query)) is not None:
+            return page
         listed = await self._redis.run("list", tenant=named(tenant))
-        made = {job.decode(): moment(float(when)) for job, when in zip(listed[::2], listed[1::2], strict=True)}
-        if query.filter == EVERYTHING and query.order[0].field == "create_time":
-            places = [job_fields(job_id, when) for job_id, when in made.items()]
-        else:
-            places = await self._briefs(tenant, list(made))
-        page = paginate(places, query, lambda place: place)
-        jobs = await self._read(tenant, [place["name"].removeprefix("jobs/") for place in page.items])
-        return Page(tuple(jobs), page.next_page_token, page.total_size)
+        found = paginate(await self._briefs(tenant, [job.decode() for job in listed]), query, lambda place: place)
+        jobs = await self._read(tenant, [place["name"].removeprefix("jobs/") for place in found.items])
+        return Page(tuple(jobs), found.next_page_token, found.total_size)
+
+    async def _by_age(self, tenant: str, query: ListQuery) -> Page[Job] | None:
+        """The page, read as such; None where that cannot be, such as when the job it is to begin after is gone."""
+        total, ids = await self._redis.run(
+            "by_age",
+            tenant=named(tenant),
+            newest=int(query.order[0].descending),
+            after=str(query.cursor[-1]).removeprefix("jobs/") if query.cursor else "",
+            skip=query.offset,
+            count=query.page_size + 1,
+        )
+        if ids is None:
+            return None
+        jobs = await self._read(tenant, [job.decode() for job in ids])
+        if len(jobs) < len(ids):  # one was forgotten just now: whether another page follows is told otherwise
+            return None
+        return query.page(jobs, total, lambda job: job_fields(job.id, job.create_time))
 
     async def _briefs(self, tenant: str, ids: Sequence[str]) -> list[Mapping[str, Any]]:
         """Those of the jobs that there are, as filters and orders see them."""
