@@ -174,13 +174,13 @@ def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> Non
 
 
 def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
-    keys = keys_of(
-        methods,
-        max_json_bytes=settings.max_json_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        legacy=edge_headers.deprecated(settings),
-    )
+    keys = keys_of(methods, max_json_bytes=settings.max_json_bytes, max_upload_bytes=settings.max_upload_bytes)
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
+
+
+def _moved_lua(settings: EdgeSettings) -> str:
+    headers = ", ".join(f"{name} = {json.dumps(value)}" for name, value in edge_headers.deprecated(settings).items())
+    return f"DEPRECATED = {{{headers}}}\n\n" + (_SOURCES / "moved.lua").read_text("utf-8")
 
 
 def _envoy_yaml(
@@ -229,7 +229,9 @@ def _envoy_yaml(
         longest_s=max(each.timeout_s for each in methods if each.client_streaming),
         descriptors=str(descriptors),
         lua=str(lua),
-        moved=str(_SOURCES / "moved.lua"),
+        moved=_moved_lua(settings),
+        deprecated=(*edge_headers.deprecated(settings), "link"),
+        stream=(_SOURCES / "stream.lua").read_text("utf-8"),
         reserved=_RESERVED,
         compressors=_COMPRESSORS,
         jwt=str(jwt),

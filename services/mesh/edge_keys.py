@@ -84,11 +84,8 @@ def pattern_of(template: str) -> str:
     return path + (re.escape(f":{custom}") if custom else "")
 
 
-def keys_of(methods: Iterable[Method], *, max_json_bytes: int, max_upload_bytes: int, legacy: Mapping[str, str]) -> str:
-    """Lua source that sets CONTRACT, in the form envoy/request.lua describes, for the REST forms of `methods`.
-
-    `legacy` are the headers `deprecation` and `sunset` of answers at earlier paths.
-    """
+def keys_of(methods: Iterable[Method], *, max_json_bytes: int, max_upload_bytes: int) -> str:
+    """Lua source that sets CONTRACT, in the form envoy/request.lua describes, for the REST forms of `methods`."""
     messages: dict[str, dict[str, dict[str, Any]]] = {}
     enums: dict[str, dict[str, bool]] = {}
     bindings = []
@@ -99,7 +96,6 @@ def keys_of(methods: Iterable[Method], *, max_json_bytes: int, max_upload_bytes:
         _shared_fields(messages)
         + "CONTRACT = {\n"
         + f"limits = {_lua({'json': max_json_bytes, 'upload': max_upload_bytes})},\n"
-        + f"legacy = {_lua(legacy)},\n"
         + f"bindings = {_lua(bindings)},\n"
         + f"enums = {_lua(enums)},\n"
         + "messages = MESSAGES,\n}\n"
@@ -129,7 +125,6 @@ def _binding(method: Method, binding: HttpBinding, messages: dict[str, Any], enu
         "raw": raw,
         "query": None if everything else request.full_name,
         "taken": taken,
-        "stream": method.server_streaming,
     }
 
 

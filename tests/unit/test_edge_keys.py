@@ -9,7 +9,6 @@ KEYS = keys_of(
     [each for each in contract.methods().values() if not each.internal],
     max_json_bytes=1000,
     max_upload_bytes=2000,
-    legacy={"deprecation": "@0", "sunset": "never"},
 )
 
 
