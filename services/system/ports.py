@@ -145,7 +145,7 @@ class RevocationStore(Protocol):
         ...
 
     async def prune(self, at: datetime) -> None:
-        """Drops those that have expired."""
+        """Drops those that have expired, and answers to requests that have."""
         ...
 
     async def erase(self, tenant: str) -> int:

@@ -81,9 +81,11 @@ class SqlRevocationStore:
         return [_revocation(row) for row in await self._database.read(_holding(at))]
 
     async def prune(self, at: datetime) -> None:
-        await self._database.write(
-            lambda connection: connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.expire_time <= at))
-        )
+        def work(connection: Connection) -> None:
+            connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.expire_time <= at))
+            RECEIPTS.prune(connection, at)  # those of every method of the service: they share a table
+
+        await self._database.write(work)
 
     async def erase(self, tenant: str) -> int:
         gone = delete(REVOCATIONS).where(REVOCATIONS.c.tenant == tenant, _OF_SOMEBODY)
