@@ -10,7 +10,7 @@ from services.mesh.deny_list import Denial
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
-from services.system.records import Quota, Revocation
+from services.system.records import Quota, Revocation, Tenant
 
 
 class AuditLog(Protocol):
@@ -161,3 +161,77 @@ class DenyListPublisher(Protocol):
         ...
 
     async def check(self) -> None: ...
+
+
+class TenantStore(Protocol):
+    """Tenants that are deleted or being so.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def find(self, tenant: str) -> Tenant | None: ...
+
+    async def deleting(self) -> Sequence[Tenant]:
+        """Those whose deletion has not ended, the oldest first."""
+        ...
+
+    async def write(
+        self, tenant: str, change: Callable[[Tenant | None], Tenant], receipt: Receipt | None = None
+    ) -> Tenant:
+        """Reads what is recorded of a tenant, writes what `change` makes of it, and the receipt with it; nothing
+        between. Nothing stays recorded of an ACTIVE one.
+
+        Returns:
+            What `change` made; or what an earlier request with the receipt was answered.
+
+        Raises:
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def recall(self, receipt: Receipt) -> Tenant | None:
+        """What an earlier request with the receipt was answered. Raises RequestIdReused."""
+        ...
+
+
+class Owner(Protocol):
+    """A service that keeps something of tenants. Raises DependencyUnavailable where it does not answer."""
+
+    @property
+    def service(self) -> str:
+        """Its name, such as "collections"."""
+        ...
+
+    async def erase(self, tenant: str) -> bool:
+        """Erases some of what it keeps, and keeps nothing new until `admit`; whether it found nothing."""
+        ...
+
+    async def admit(self, tenant: str) -> None:
+        """Lets in again what `erase` keeps out."""
+        ...
+
+
+class TenantRecords(Owner, Protocol):
+    """What this very service keeps of tenants."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Keeps one event in spite of it all."""
+        ...
+
+
+class DenyTenants(Protocol):
+    """Who may call. Raises DependencyUnavailable where it cannot be told to all."""
+
+    async def deny_tenant(self, tenant: str, *, creator: str, reason: str) -> None: ...
+
+    async def allow_tenant(self, tenant: str) -> None: ...
+
+
+class Compaction(Protocol):
+    async def compact(self) -> None:
+        """Rids shared stores of the history in which what was deleted is still written.
+
+        Raises:
+            DependencyUnavailable: One does not answer, or has not come to its end in time.
+        """
+        ...

@@ -18,15 +18,17 @@ from services.system import convert
 from services.system.audit import Audit
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
+from services.system.tenants import Tenants
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SystemServicer(SystemServiceServicer):
-    def __init__(self, audit: Audit, revocations: Revocations, quotas: Quotas) -> None:
+    def __init__(self, audit: Audit, revocations: Revocations, quotas: Quotas, tenants: Tenants) -> None:
         self._audit = audit
         self._revocations = revocations
         self._quotas = quotas
+        self._tenants = tenants
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Context) -> pb.ListAuditEventsResponse:
         return convert.audit_events_to(await self._audit.list_events(caller(context), **convert.asked_from(request)))
@@ -75,13 +77,26 @@ class SystemServicer(SystemServiceServicer):
         return convert.quota_to(updated)
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("GetTenant is not served yet")
+        tenant = convert.tenant_from(request.name, of="tenants")
+        return convert.tenant_to(await self._tenants.get(tenant, caller(context)))
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("DeleteTenant is not served yet")
+        deleted = await self._tenants.delete(
+            convert.tenant_from(request.name, of="tenants"),
+            caller(context),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.tenant_to(deleted)
 
     async def RestoreTenant(self, request: pb.RestoreTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("RestoreTenant is not served yet")
+        restored = await self._tenants.restore(
+            convert.tenant_from(request.name, of="tenants"),
+            caller(context),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.tenant_to(restored)
 
     async def ExportTenant(
         self, request: pb.ExportTenantRequest, context: Context
