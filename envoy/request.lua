@@ -5,6 +5,7 @@
 -- CONTRACT is rendered above this file from the compiled descriptors (services/mesh/edge_keys.py):
 --   CONTRACT.messages[full name][field as written] = {name, kind, of, list, map, oneof}   (both spellings, one table)
 --   CONTRACT.enums[full name] = {NAME = true, ...}
+--   CONTRACT.methods["/service/method"] = true; CONTRACT.open[service] = true where it is no part of the contract itself
 --   CONTRACT.bindings = {{verb, segments, custom, body, raw, query, taken}, ...}
 --   CONTRACT.limits = {json, upload}   (bytes)
 --
@@ -539,17 +540,27 @@ local function check_caller(headers, query)
   if find(headers:get(":authority") or "", ",", 1, true) then refuse(400, "", "more than one host") end
   local sent = headers:get("authorization")
   if sent and not is_bearer(sent) then refuse(401, nil, "authorization is not one bearer token") end
+  local timeout = headers:get("grpc-timeout")
+  if timeout and (#timeout > 9 or not find(timeout, "^%d+[HMSmun]$")) then
+    refuse(400, "grpc-timeout", "expected up to 8 digits and one of H, M, S, m, u, n")
+  end
   if query == "" then return end
   for name in query:gmatch("([^=&]+)") do
     if TOKENS[name:lower()] then refuse(401, nil, "a token does not belong in the query string") end
   end
 end
 
--- gRPC has its path alone: REST's are not there for it, and it has no query. What gRPC servers answer with a bare reset,
--- which looks like their own failure, is put right or refused here.
+-- gRPC has its paths alone, without a query. What gRPC servers answer with a bare reset, which looks like their own
+-- failure, is put right or refused here.
 local function check_grpc(headers, path, query)
+  if not CONTRACT.methods[path] and not CONTRACT.open[match(path, "^/([^/]*)/[^/]+$") or ""] then
+    refuse(404, nil, "no such method")
+  end
   if query ~= "" then refuse(400, "", "a gRPC path takes no query") end
-  if find(path, "^/api/") then refuse(404, nil, "no such method") end
+  local encoding = headers:get("grpc-encoding") or "identity"
+  if encoding ~= "identity" and encoding ~= "gzip" and encoding ~= "deflate" then
+    refuse(501, nil, "this grpc-encoding is not known; identity, gzip and deflate are")
+  end
   if headers:get(":method") ~= "POST" then refuse(405, nil, "gRPC is called by POST", "allow", "POST") end
   if headers:get("te") ~= "trailers" then headers:replace("te", "trailers") end
 end
@@ -560,7 +571,7 @@ end
 
 -- As Envoy itself tells gRPC from others; what only begins so is held to the rules of REST.
 local function is_grpc(kind)
-  return kind == "application/grpc" or find(kind, "^application/grpc[+;]") ~= nil
+  return kind == "application/grpc" or find(kind, "^application/grpc%+") ~= nil
 end
 
 -- Returns the binding of a REST call, nothing for gRPC.
@@ -571,6 +582,7 @@ local function check_head(headers, kind)
   if find(target, "?", 1, true) or find(target, "#", 1, true) then path, query = match(target, "^([^?#]*)%??(.*)$") end
   check_caller(headers, query)
   if is_grpc(kind) then return check_grpc(headers, path, query) end
+  headers:remove("grpc-encoding")
   local binding = binding_of(headers:get(":method"), path)
   check_query(binding, query)
   local limit = binding.raw and CONTRACT.limits.upload or CONTRACT.limits.json

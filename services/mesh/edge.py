@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,8 +173,9 @@ def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> Non
     files[file.name] = file
 
 
-def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
-    keys = keys_of(methods, max_json_bytes=settings.max_json_bytes, max_upload_bytes=settings.max_upload_bytes)
+def _request_lua(settings: EdgeSettings, methods: Sequence[Method]) -> str:
+    limits = {"max_json_bytes": settings.max_json_bytes, "max_upload_bytes": settings.max_upload_bytes}
+    keys = keys_of(methods, OPEN_SERVICES, **limits)
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
 
 
