@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge lint format protos clean
+.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge bench-audit lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ bench-footprint: install ## Measure start-up time and idle memory
 
 bench-edge: install ## Measure what the edge's check and limits cost
 	$(BIN)/python -m benchmarks.edge
+
+bench-audit: install ## Measure what the audit log and the deny list cost
+	$(BIN)/python -m benchmarks.audit
 
 lint: install ## Check style, types, imports and the contract
 	$(BIN)/ruff check

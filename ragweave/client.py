@@ -29,6 +29,7 @@ from ragweave.v1 import (
     model_service_pb2_grpc,
     retrieval_service_pb2_grpc,
     search_pb2,
+    system_service_pb2_grpc,
 )
 
 Token = str | Callable[[], str]
@@ -198,6 +199,7 @@ class _Stubs:
         self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
         self.models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
         self.jobs: Any = job_service_pb2_grpc.JobServiceStub(channel)
+        self.system: Any = system_service_pb2_grpc.SystemServiceStub(channel)
 
 
 class Client(_Stubs):
