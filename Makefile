@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge bench-audit lint format protos clean
+.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge bench-audit rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minute
 
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest
+
+rotate-test: install ## Rotate keys under load, by file and by URL, as long as it takes
+	$(BIN)/python -m tests.mesh.rotation
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint
