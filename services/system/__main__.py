@@ -14,8 +14,7 @@ from services.mesh.channels import open_channel
 from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
-from services.mesh.sql import sqlite_url
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import OpenDatabase, sqlite_url
 from services.system.adapters.collections import RegistryUsage
 from services.system.adapters.grpc_owners import GrpcOwner
 from services.system.adapters.redis_audit import RedisAuditStream

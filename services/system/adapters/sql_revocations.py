@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, in
 from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page
 from services.mesh.receipts import Receipt
-from services.mesh.sql import Columns, Mode, paged
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import Columns, Mode, OpenDatabase, paged
 from services.system.adapters.sql_tables import RECEIPTS, REVOCATIONS
 from services.system.records import Revocation
 from services.system.revocations import revocation_fields

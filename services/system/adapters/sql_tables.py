@@ -3,8 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, select
 
 from services.mesh.quotas import COUNTED
-from services.mesh.sql import OBJECT, TEXT, Instant
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import OBJECT, TEXT, Instant, OpenDatabase
 from services.mesh.sql.receipts import Receipts
 
 METADATA = MetaData()
