@@ -16,6 +16,7 @@ from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 from services.mesh.sql import OpenDatabase, sqlite_url
 from services.system.adapters.collections import RegistryUsage
+from services.system.adapters.grpc_archive import GrpcArchive
 from services.system.adapters.grpc_owners import GrpcOwner
 from services.system.adapters.redis_audit import RedisAuditStream
 from services.system.adapters.redis_compaction import RedisCompaction
@@ -27,6 +28,7 @@ from services.system.adapters.sql_tables import check
 from services.system.adapters.sql_tenants import SqlTenantRecords, SqlTenantStore
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
+from services.system.export import Exports
 from services.system.migrations import SYSTEM
 from services.system.operators import Operators
 from services.system.quotas import Quotas
@@ -76,9 +78,10 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             operators,
             settle=timedelta(seconds=settings.erase_settle_s),
         )
+        exports = Exports(GrpcArchive(collections, jobs), quotas, revocations, audit, operators)
 
         def register(server: grpc.aio.Server) -> None:
-            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas, tenants), server)
+            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas, tenants, exports), server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
 
         async with revocations.running(), intake.running(), tenants.running():

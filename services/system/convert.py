@@ -12,6 +12,9 @@ from services.mesh.audit import AuditEvent
 from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
 from services.mesh.quotas import amounts_to
+from services.mesh.status import status_of
+from services.system.export import Ended, Exported, OriginalPart
+from services.system.ports import Archived
 from services.system.records import Quota, Revocation, Tenant
 from services.system.revocations import NewRevocation
 
@@ -107,6 +110,31 @@ def tenant_to(tenant: Tenant) -> tenant_pb2.Tenant:
         delete_time=_timestamp(tenant.delete_time),
         purge_time=_timestamp(tenant.purge_time),
     )
+
+
+def exported_to(exported: Exported) -> system_service_pb2.ExportTenantResponse:
+    record = system_service_pb2.ExportTenantResponse()
+    match exported:
+        case Archived():
+            getattr(record, exported.kind).ParseFromString(exported.content)
+        case OriginalPart():
+            record.original_part.CopyFrom(
+                system_service_pb2.ExportTenantResponse.OriginalPart(
+                    content_hash=exported.content_hash,
+                    offset_bytes=exported.offset_bytes,
+                    data=exported.data,
+                    final=exported.final,
+                )
+            )
+        case Quota():
+            record.quota.CopyFrom(quota_to(exported))
+        case Revocation():
+            record.revocation.CopyFrom(revocation_to(exported))
+        case AuditEvent():
+            record.audit_event.CopyFrom(audit_event_to(exported))
+        case Ended():
+            record.final_status.CopyFrom(status_of(exported.error) if exported.error else Status())
+    return record
 
 
 def tenant_from(name: str, *, of: str, field: str = "name") -> str:

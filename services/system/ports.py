@@ -1,6 +1,6 @@
 """What the system service needs of the world: stores of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -235,3 +235,39 @@ class Compaction(Protocol):
             DependencyUnavailable: One does not answer, or has not come to its end in time.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """Something another service keeps, passed on unread.
+
+    Attributes:
+        kind: The field of the export's record it is: "collection", "document" or "job".
+        content: It, a serialised message of ragweave.v1.
+        content_hash: Of a document's original; empty where it has none yet.
+    """
+
+    kind: str
+    name: str
+    content: bytes
+    content_hash: str = ""
+
+
+class Archive(Protocol):
+    """What the other services keep of the caller's tenant."""
+
+    def collections(self) -> AsyncIterator[Archived]: ...
+
+    def documents(self, collection: str) -> AsyncIterator[Archived]:
+        """The documents of a collection, named `collections/{collection}`, that the caller may find."""
+        ...
+
+    def original(self, content_hash: str) -> AsyncIterator[bytes]:
+        """The bytes of an original, in parts of at most 256 KiB.
+
+        Raises:
+            UploadNotFound: It is not kept.
+        """
+        ...
+
+    def jobs(self) -> AsyncIterator[Archived]: ...
