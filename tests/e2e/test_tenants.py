@@ -2,9 +2,11 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +128,11 @@ def content_of(word: str) -> str:
     return word[::-1]
 
 
+def file_of(word: str) -> bytes:
+    """A file that is uploaded."""
+    return f"# {content_of(word)} heading\n\n{content_of(word)} text of a file that was uploaded.\n".encode()
+
+
 def settle_in(mesh: Mesh, tenant: str, word: str) -> None:
     """Something of every kind that a tenant can leave behind: `word` in all names, its reverse in all contents."""
     content = content_of(word)
@@ -148,9 +155,8 @@ def settle_in(mesh: Mesh, tenant: str, word: str) -> None:
     inline = {"documents": [{"documentId": f"{word}-{n}", "text": f"{text} {n}", "document": described} for n in "ab"]}
     queued = mesh.rest("POST", f"{documents}:import", {"inline": inline, "requestId": f"{word}-import"}, token=token)
     assert queued.status == 200, queued
-    file = f"# {content} heading\n\n{content} text of a file that was uploaded.\n".encode()
     uploaded = mesh.rest(
-        "POST", f"{documents}:upload?filename={word}.md", file, token=token, content_type="text/markdown"
+        "POST", f"{documents}:upload?filename={word}.md", file_of(word), token=token, content_type="text/markdown"
     )
     assert uploaded.status == 200, uploaded
     empty = {"documents": [{"documentId": f"{word}-empty", "text": "", "document": {"title": f"{content} empty"}}]}
@@ -275,3 +281,53 @@ def test_a_deletion_survives_the_death_of_every_service_and_the_tenant_returns_e
     kept = [(each["method"].rpartition("/")[2], each["outcome"]) for each in events]
     assert kept == [("RestoreTenant", "REFUSED"), ("DeleteTenant", "SUCCEEDED")]  # the first came after the deletion
     settle_in(mesh, "dying", word)
+
+
+def test_an_export_holds_all_of_one_tenant_and_nothing_of_another(mesh: Mesh, tmp_path: Path) -> None:
+    word = "qzmovingqz"
+    settle_in(mesh, "moving", word)
+    settle_in(mesh, "remaining", "qzremainingqz")
+    over_rest = mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token(tenant="moving"))
+    assert over_rest.status == 200, over_rest
+    text = over_rest.body if isinstance(over_rest.body, bytes) else json.dumps(over_rest.body).encode()
+    records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    assert records[-1]["finalStatus"]["code"] == 0
+    kinds = Counter(next(iter(record)) for record in records)
+    assert (kinds["quota"], kinds["collection"], kinds["document"], kinds["revocation"]) == (1, 1, 3, 1)
+    assert kinds["job"] == 3
+    assert kinds["auditEvent"] >= 6
+    assert b"qzremainingqz" not in text
+    with mesh.client(tenant="operator") as client:
+        over_grpc = [record.WhichOneof("record") for record in client.export_tenant("moving")]
+    assert Counter(over_grpc)["document"] == 3
+    assert over_grpc[-1] == "final_status"
+    refused = mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token(tenant="remaining"))
+    assert refused.status == 404
+    assert mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token("editor", "moving")).status == 403
+
+    for exported in ("all", "all.jsonl"):
+        mesh.ragweave("tenant", "export", "moving", "--out", str(tmp_path / exported))
+    for exported in ("all", "all.jsonl"):
+        said = mesh.ragweave("tenant", "verify", str(tmp_path / exported)).stdout
+        assert "whole" in said
+        assert "3 originals" in said, said
+    originals = {path.read_bytes() for path in (tmp_path / "all" / "originals").iterdir()}
+    assert (
+        f"# {content_of(word)} heading\n\n{content_of(word)} text of a file that was uploaded.\n".encode() in originals
+    )
+
+
+def test_deleting_a_tenant_is_one_command_and_so_is_changing_its_limits(mesh: Mesh) -> None:
+    word = "qzcommandqz"
+    settle_in(mesh, "commanded", word)
+    said = mesh.ragweave("quota", "commanded", "--set", "documents=7", "--set", "storage_bytes=1000000").stdout
+    assert "documents      3 of 7" in said
+    assert "1,000,000" in said
+    assert "quotas/commanded" in mesh.ragweave("tenant", "status", "commanded").stdout
+    wrong = mesh.ragweave("quota", "--set", "pages=7", check=False)
+    assert (wrong.returncode, "pages" in wrong.stderr) == (1, True)
+    said = mesh.ragweave("tenant", "delete", "commanded", "--yes").stdout
+    assert "tenants/commanded DELETED" in said
+    check_nothing_left(mesh, word)
+    assert "DELETED" in mesh.ragweave("tenant", "status", "commanded").stdout
+    assert "ACTIVE" in mesh.ragweave("tenant", "restore", "commanded").stdout
