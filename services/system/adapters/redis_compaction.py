@@ -38,7 +38,12 @@ class RedisCompaction:
     async def _rewrite(self) -> None:
         until = asyncio.get_running_loop().time() + _LONGEST_S
         await self._idle(until)  # a rewriting that began earlier may have begun with what is deleted now
-        await self._redis.bgrewriteaof()
+        try:
+            await self._redis.bgrewriteaof()
+        except ResponseError as error:
+            if "in progress" not in str(error):
+                raise
+            # Another process was quicker: it too began after all that is deleted now was.
         await self._idle(until)
         if (await self._redis.info("persistence"))["aof_last_bgrewrite_status"] != "ok":
             raise DependencyUnavailable("the store could not rewrite its log", retry_after_s=1.0, service="redis")
