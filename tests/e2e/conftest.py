@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import TLS, Mesh
+from tests.e2e.tenancy import roots_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +25,9 @@ def mesh(demo_mesh: Mesh) -> Mesh:
 @pytest.fixture(scope="session")
 def demo_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""
-    made = _started(tmp_path_factory.mktemp("mesh"))
+    folder = tmp_path_factory.mktemp("mesh")
+    roots = f"default={folder}/import,{roots_in(tmp_path_factory.mktemp('roots'))}"
+    made = _started(folder, RAGWEAVE_ROOTS=roots)
     try:
         made.demo = made.ragweave("demo")  # type: ignore[attr-defined]
         yield made

@@ -17,19 +17,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
 from ragweave.v1 import collection_pb2, collection_service_pb2, job_pb2
-from tests.e2e.stack import BIN, PATIENCE_S, PREFIX, TLS, Mesh
+from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 
 C = "rows"
-OWNER = {
-    "CollectionService": "collections",
-    "DocumentService": "collections",
-    "RetrievalService": "retrieval",
-    "EmbeddingService": "embedding",
-    "ModelService": "embedding",
-    "JobService": "jobs",
-    "SystemService": "system",
-    "DirectoryService": "collections",
-}
 WAYS = ["TLS"] if TLS else ["plain text", "TLS"]
 VOLATILE = ("timings", "trace_id")
 
