@@ -287,6 +287,18 @@ async def test_a_deleted_tenant_returns_empty_when_an_operator_says_so_and_not_b
     assert again.state is TenantState.DELETING
 
 
+async def test_a_return_asked_for_again_is_the_same_one_whatever_came_after(world: World) -> None:
+    tenants = world.process()
+    await tenants.delete("acme", ANN)
+    await world.see_through(tenants)
+    first = await tenants.restore("acme", OPERATOR, receipt=KEY)
+    again = await tenants.delete("acme", ANN)
+    assert await tenants.restore("acme", OPERATOR, receipt=KEY) == first
+    assert await tenants.get("acme", OPERATOR) == again
+    with pytest.raises(RequestIdReused):
+        await tenants.restore("acme", OPERATOR, receipt=replace(KEY, digest="other"))
+
+
 async def test_a_deletion_begins_at_once_where_it_was_asked_for(world: World) -> None:
     tenants = world.process()
     async with tenants.running():
