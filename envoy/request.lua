@@ -540,10 +540,6 @@ local function check_caller(headers, query)
   if find(headers:get(":authority") or "", ",", 1, true) then refuse(400, "", "more than one host") end
   local sent = headers:get("authorization")
   if sent and not is_bearer(sent) then refuse(401, nil, "authorization is not one bearer token") end
-  local timeout = headers:get("grpc-timeout")
-  if timeout and (#timeout > 9 or not find(timeout, "^%d+[HMSmun]$")) then
-    refuse(400, "grpc-timeout", "expected up to 8 digits and one of H, M, S, m, u, n")
-  end
   if query == "" then return end
   for name in query:gmatch("([^=&]+)") do
     if TOKENS[name:lower()] then refuse(401, nil, "a token does not belong in the query string") end
@@ -582,7 +578,6 @@ local function check_head(headers, kind)
   if find(target, "?", 1, true) or find(target, "#", 1, true) then path, query = match(target, "^([^?#]*)%??(.*)$") end
   check_caller(headers, query)
   if is_grpc(kind) then return check_grpc(headers, path, query) end
-  headers:remove("grpc-encoding")
   local binding = binding_of(headers:get(":method"), path)
   check_query(binding, query)
   local limit = binding.raw and CONTRACT.limits.upload or CONTRACT.limits.json

@@ -234,6 +234,7 @@ def _envoy_yaml(
         deprecated=(*edge_headers.deprecated(settings), "link"),
         stream=(_SOURCES / "stream.lua").read_text("utf-8"),
         reserved=_RESERVED,
+        unusual=(_SOURCES / "unusual.lua").read_text("utf-8"),
         compressors=_COMPRESSORS,
         jwt=str(jwt),
     )

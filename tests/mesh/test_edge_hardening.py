@@ -353,11 +353,24 @@ async def test_what_one_caller_sends_does_not_spoil_a_connection_for_others(edge
             assert (await edge.rest("POST", SEARCH, {"query": "q"})).status_code == 200
 
 
+@pytest.mark.parametrize("path", [SEARCH, "/api/rag/search"])
 @pytest.mark.parametrize("timeout", ["soon", "-1S", "1", "1s", "123456789S", "1.5S", ""])
-async def test_a_timeout_that_is_none_is_refused_by_name(edge: Edge, timeout: str) -> None:
-    answer = await edge.rest("POST", SEARCH, {"query": "q"}, headers={**edge.bearer(), "grpc-timeout": timeout})
+async def test_a_timeout_that_is_none_is_refused_by_name(edge: Edge, path: str, timeout: str) -> None:
+    answer = await edge.rest("POST", path, {"query": "q"}, headers={**edge.bearer(), "grpc-timeout": timeout})
     assert (answer.status_code, answer.json()["code"]) == (400, 3)
     assert answer.json()["message"].startswith("grpc-timeout: expected ")
+
+
+@pytest.mark.parametrize("path", [SEARCH, "/api/rag/search"])
+async def test_a_rest_caller_may_say_a_timeout_and_has_no_encoding_of_grpcs(edge: Edge, path: str) -> None:
+    for more in ({"grpc-timeout": "4S"}, {"grpc-encoding": "snappy"}, {"grpc-timeout": "4S", "grpc-encoding": "x"}):
+        for token in ({}, edge.bearer()):
+            answer = await edge.rest("POST", path, {"query": "q"}, headers={**token, **more})
+            assert answer.status_code == 200, answer.text
+            assert edge.backend.seen.metadata[-1].get("grpc-encoding") is None
+        refused = await edge.rest("POST", path, {"querry": "q"}, headers={**edge.bearer(), **more})
+        assert refused.status_code == 400
+    assert (await edge.rest("GET", COLLECTIONS, headers={"grpc-encoding": "snappy"})).status_code == 401
 
 
 async def test_idle_and_slow_connections_hold_nobody_up(edge: Edge) -> None:
