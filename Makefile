@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test fuzz-api bench-ingest bench-footprint bench-edge lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy bench-ingest bench-footprint bench-edge bench-audit rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,14 +53,23 @@ test-tls: install ## Run every end-to-end test with TLS on
 fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
 	$(BIN)/python -m tests.e2e.fuzz_api
 
+soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cross
+	TENANCY_CALLS=100000 $(BIN)/python -m pytest -s tests/e2e/test_tenancy.py
+
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest
+
+rotate-test: install ## Rotate keys under load, by file and by URL, as long as it takes
+	$(BIN)/python -m tests.mesh.rotation
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint
 
 bench-edge: install ## Measure what the edge's check and limits cost
 	$(BIN)/python -m benchmarks.edge
+
+bench-audit: install ## Measure what the audit log and the deny list cost
+	$(BIN)/python -m benchmarks.audit
 
 lint: install ## Check style, types, imports and the contract
 	$(BIN)/ruff check

@@ -155,7 +155,8 @@ async def _envoy(
     try:
         yield Variant(settings.port, process.pid)
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 

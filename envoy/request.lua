@@ -5,9 +5,9 @@
 -- CONTRACT is rendered above this file from the compiled descriptors (services/mesh/edge_keys.py):
 --   CONTRACT.messages[full name][field as written] = {name, kind, of, list, map, oneof}   (both spellings, one table)
 --   CONTRACT.enums[full name] = {NAME = true, ...}
---   CONTRACT.bindings = {{verb, segments, custom, body, raw, query, taken, stream}, ...}
+--   CONTRACT.methods["/service/method"] = true; CONTRACT.open[service] = true where it is no part of the contract itself
+--   CONTRACT.bindings = {{verb, segments, custom, body, raw, query, taken}, ...}
 --   CONTRACT.limits = {json, upload}   (bytes)
---   CONTRACT.legacy = {deprecation, sunset}   (header values)
 --
 -- Nothing here may let a request through by failing: an error of this script itself is answered with 500.
 
@@ -422,7 +422,8 @@ end
 -- Paths --------------------------------------------------------------------------------------------------------------------
 
 -- tree: literal or "*" -> subtree; tree.leaf[custom verb or ""][HTTP verb] = binding
-local tree = {}
+-- fixed: the same leaves by path, of paths without a variable
+local tree, fixed = {}, {}
 for _, binding in ipairs(CONTRACT.bindings) do
   local node = tree
   for _, segment in ipairs(binding.segments) do
@@ -432,6 +433,8 @@ for _, binding in ipairs(CONTRACT.bindings) do
   node.leaf = node.leaf or {}
   node.leaf[binding.custom] = node.leaf[binding.custom] or {}
   node.leaf[binding.custom][binding.verb] = binding
+  local path = "/" .. table.concat(binding.segments, "/") .. (binding.custom ~= "" and ":" .. binding.custom or "")
+  if not find(path, "*", 1, true) then fixed[path] = node.leaf[binding.custom] end
 end
 
 local function lookup(node, segments, i, custom)
@@ -456,7 +459,7 @@ local function verbs_at(path)
 end
 
 local function binding_of(verb, path)
-  local verbs = verbs_at(path)
+  local verbs = fixed[path] or verbs_at(path)
   if not verbs then refuse(404, nil, "no such path: " .. sub(path, 1, 2 * MAX_SHOWN)) end
   if verbs[verb] then return verbs[verb] end
   local allowed = {}
@@ -499,6 +502,7 @@ local function query_field(binding, name)
 end
 
 local function check_query(binding, query)
+  if query == "" then return end
   local seen = {}
   for pair in query:gmatch("[^&]+") do
     local name, written = match(pair, "^([^=]*)=?(.*)$")
@@ -519,23 +523,40 @@ end
 local TOKENS = {access_token = true, api_key = true, apikey = true, authorization = true, bearer = true, id_token = true,
   jwt = true, token = true}
 
+local IN_TOKENS = {} -- RFC 6750, 2.1
+for c in ("+-./0123456789=ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"):gmatch(".") do IN_TOKENS[byte(c)] = true end
+
+local function is_bearer(sent)
+  local scheme = sub(sent, 1, 7)
+  if (scheme ~= "Bearer " and scheme ~= "bearer " and scheme ~= "BEARER ") or #sent == 7 then return false end
+  for i = 8, #sent do
+    if not IN_TOKENS[byte(sent, i)] then return false end
+  end
+  return true
+end
+
 -- Refuses what Envoy and what is behind it might read differently, so that both judge the same caller.
 local function check_caller(headers, query)
   if find(headers:get(":authority") or "", ",", 1, true) then refuse(400, "", "more than one host") end
   local sent = headers:get("authorization")
-  if sent and not find(sent, "^[Bb]earer [%w%-._~+/=]+$") and not find(sent, "^BEARER [%w%-._~+/=]+$") then
-    refuse(401, nil, "authorization is not one bearer token")
-  end
+  if sent and not is_bearer(sent) then refuse(401, nil, "authorization is not one bearer token") end
+  if query == "" then return end
   for name in query:gmatch("([^=&]+)") do
     if TOKENS[name:lower()] then refuse(401, nil, "a token does not belong in the query string") end
   end
 end
 
--- gRPC has its path alone: REST's are not there for it, and it has no query. What gRPC servers answer with a bare reset,
--- which looks like their own failure, is put right or refused here.
+-- gRPC has its paths alone, without a query. What gRPC servers answer with a bare reset, which looks like their own
+-- failure, is put right or refused here.
 local function check_grpc(headers, path, query)
+  if not CONTRACT.methods[path] and not CONTRACT.open[match(path, "^/([^/]*)/[^/]+$") or ""] then
+    refuse(404, nil, "no such method")
+  end
   if query ~= "" then refuse(400, "", "a gRPC path takes no query") end
-  if find(path, "^/api/") then refuse(404, nil, "no such method") end
+  local encoding = headers:get("grpc-encoding") or "identity"
+  if encoding ~= "identity" and encoding ~= "gzip" and encoding ~= "deflate" then
+    refuse(501, nil, "this grpc-encoding is not known; identity, gzip and deflate are")
+  end
   if headers:get(":method") ~= "POST" then refuse(405, nil, "gRPC is called by POST", "allow", "POST") end
   if headers:get("te") ~= "trailers" then headers:replace("te", "trailers") end
 end
@@ -546,14 +567,15 @@ end
 
 -- As Envoy itself tells gRPC from others; what only begins so is held to the rules of REST.
 local function is_grpc(kind)
-  return kind == "application/grpc" or find(kind, "^application/grpc[+;]") ~= nil
+  return kind == "application/grpc" or find(kind, "^application/grpc%+") ~= nil
 end
 
 -- Returns the binding of a REST call, nothing for gRPC.
 local function check_head(headers, kind)
   local target = headers:get(":path") -- CONNECT has none
   if not target then refuse(405, nil, "this method is not served", "allow", "DELETE, GET, PATCH, POST, PUT") end
-  local path, query = match(target, "^([^?#]*)%??(.*)$")
+  local path, query = target, ""
+  if find(target, "?", 1, true) or find(target, "#", 1, true) then path, query = match(target, "^([^?#]*)%??(.*)$") end
   check_caller(headers, query)
   if is_grpc(kind) then return check_grpc(headers, path, query) end
   local binding = binding_of(headers:get(":method"), path)
@@ -566,12 +588,13 @@ local function check_head(headers, kind)
 end
 
 local function check_content(kind, binding, body)
-  if not body or body:length() == 0 then return end
+  local length = body and body:length() or 0
+  if length == 0 then return end
   if not binding.body then refuse(400, "", "this path takes no body") end
-  if kind ~= "" and not find(kind:lower(), "^application/json%s*;?") then
+  if kind ~= "application/json" and kind ~= "" and not find(kind:lower(), "^application/json%s*;?") then
     refuse(415, nil, "the body must be JSON: send content-type: application/json")
   end
-  check_body(body:getBytes(0, body:length()), binding.body)
+  check_body(body:getBytes(0, length), binding.body)
 end
 
 local function answer(handle, refusal)
@@ -601,32 +624,8 @@ function envoy_on_request(handle)
   local fits, binding = pcall(check_head, headers, kind)
   if not fits then return answer(handle, binding) end
   if not binding then return end
-  if binding.stream then handle:streamInfo():dynamicMetadata():set("ragweave.edge", "stream", true) end
   if binding.raw then return end -- a file of any type, streamed and not held here
   local body = handle:body() -- waits for all of it; `headers` may not be used after a wait
   local whole, refusal = pcall(check_content, kind, binding, body)
   if not whole then return answer(handle, refusal) end
-end
-
--- RFC 8288 has the target between < and >.
-local function link_to(path)
-  return "<" .. path:gsub("[^%w/:._~%-]", function(c) return format("%%%02X", byte(c)) end) .. '>; rel="successor-version"'
-end
-
-function envoy_on_response(handle)
-  local metadata = handle:streamInfo():dynamicMetadata()
-  local legacy = metadata:get("ragweave.legacy")
-  if legacy then
-    local headers = handle:headers()
-    headers:replace("deprecation", CONTRACT.legacy.deprecation)
-    headers:replace("sunset", CONTRACT.legacy.sunset)
-    headers:replace("link", link_to(legacy.successor))
-  end
-  local known = metadata:get("ragweave.edge")
-  if not (known and known.stream) then return end
-  -- The transcoder labels streams application/json, though they are a message a line.
-  local headers = handle:headers()
-  if headers:get(":status") == "200" and find(headers:get("content-type") or "", "^application/json") then
-    headers:replace("content-type", "application/x-ndjson")
-  end
 end

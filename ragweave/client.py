@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from ragweave import contract
 from ragweave.errors import RagweaveError
+from ragweave.exports import ended
 from ragweave.names import collection_name
 from ragweave.v1 import (
     collection_pb2,
@@ -30,6 +31,8 @@ from ragweave.v1 import (
     model_service_pb2_grpc,
     retrieval_service_pb2_grpc,
     search_pb2,
+    system_service_pb2,
+    system_service_pb2_grpc,
 )
 
 Token = str | Callable[[], str]
@@ -199,6 +202,7 @@ class _Stubs:
         self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
         self.models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
         self.jobs: Any = job_service_pb2_grpc.JobServiceStub(channel)
+        self.system: Any = system_service_pb2_grpc.SystemServiceStub(channel)
 
 
 class Client(_Stubs):
@@ -289,6 +293,18 @@ class Client(_Stubs):
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
                     raise RagweaveError.of(error) from error
             time.sleep(_WATCH_PAUSE_S)
+
+    def export_tenant(
+        self, tenant: str, *, without_originals: bool = False
+    ) -> Iterator[system_service_pb2.ExportTenantResponse]:
+        """All that a tenant keeps, record by record, the one that says how it ended last; raises where not well."""
+        request = system_service_pb2.ExportTenantRequest(name=f"tenants/{tenant}", without_originals=without_originals)
+        with _explained():
+            for record in self.system.ExportTenant(request):
+                yield record
+                if ended(record):
+                    return
+        raise RagweaveError(grpc.StatusCode.UNAVAILABLE, "the export broke off")
 
     def wait(self, job: str) -> job_pb2.Job:
         """The job once it has ended, whatever its state."""
@@ -417,6 +433,18 @@ class AsyncClient(_Stubs):
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
                     raise RagweaveError.of(error) from error
             await asyncio.sleep(_WATCH_PAUSE_S)
+
+    async def export_tenant(
+        self, tenant: str, *, without_originals: bool = False
+    ) -> AsyncIterator[system_service_pb2.ExportTenantResponse]:
+        """As Client.export_tenant."""
+        request = system_service_pb2.ExportTenantRequest(name=f"tenants/{tenant}", without_originals=without_originals)
+        with _explained():
+            async for record in self.system.ExportTenant(request):
+                yield record
+                if ended(record):
+                    return
+        raise RagweaveError(grpc.StatusCode.UNAVAILABLE, "the export broke off")
 
     async def wait(self, job: str) -> job_pb2.Job:
         """As Client.wait."""

@@ -12,8 +12,7 @@ import pytest
 from services.mesh.audit import AuditEvent
 from services.mesh.deny_list import Denial
 from services.mesh.redis import open_redis
-from services.mesh.sql import sqlite_url
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import OpenDatabase, sqlite_url
 from services.system.adapters.redis_deny_list import RedisDenyList
 from services.system.migrations import SYSTEM
 from services.system.records import Revocation

@@ -33,13 +33,13 @@ def layout() -> Layout:
     return Layout.read()
 
 
-def connect() -> Client:
-    """A client of the edge with RAGWEAVE_TOKEN, else with a development token of the default tenant."""
+def connect(tenant: str = DEFAULT_TENANT) -> Client:
+    """A client of the edge with RAGWEAVE_TOKEN, else with a development token of a tenant."""
     here = layout()
 
     def token() -> str:
         return os.environ.get("RAGWEAVE_TOKEN") or sign_token(
-            here.keys, tenant=DEFAULT_TENANT, subject="developer", roles=["admin"], tier="pro"
+            here.keys, tenant=tenant, subject="developer", roles=["admin"], tier="pro"
         )
 
     target = os.environ.get("RAGWEAVE_TARGET") or here.address("edge")
@@ -64,7 +64,7 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(name: str | None = None, *, group: typer.Typer = app) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a command whose known failures end with one clear sentence instead of a traceback."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +81,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., Any]], Callable[
             except KeyboardInterrupt:
                 sys.exit(130)
 
-        app.command(name)(run)
+        group.command(name)(run)
         return run
 
     return register

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import grpc
 
@@ -57,11 +58,13 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         registry = Registry(store, index, EmbeddingModels(embedding), quotas, poll_s=settings.follow_poll_s)
         documents = Documents(store, index, GrpcJobs(jobs), quotas, max_upload_bytes=settings.max_upload_bytes)
 
+        erasure = Erasure(store, registry, heard=timedelta(seconds=settings.events_heard_s))
+
         def register(server: grpc.aio.Server) -> None:
             add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
             add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
             add_DirectoryServiceServicer_to_server(DirectoryServicer(Directories(folders)), server)
-            add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, registry)), server)
+            add_TenantServiceServicer_to_server(TenantServicer(erasure), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
         async with Upkeep(store, registry, documents, trail, interval_s=settings.upkeep_interval_s).running():

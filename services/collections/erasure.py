@@ -11,14 +11,16 @@ from services.mesh.identity import Caller, acting_for
 # Collections, and rows, that one call sees to.
 _COLLECTIONS_AT_ONCE: Final = 10
 _ROWS_AT_ONCE: Final = 5_000
-# Whoever follows the registry has heard of a deletion after this; until then its event stays.
-_HEARD: Final = timedelta(seconds=60)
 
 
 class Erasure:
-    """Collections go as when they are deleted one by one: from searches first. Then answers and events of the past."""
+    """Collections go as when they are deleted one by one: from searches first. Then answers and events of the past.
 
-    def __init__(self, store: RegistryStore, registry: Registry, *, heard: timedelta = _HEARD) -> None:
+    Args:
+        heard: Whoever follows the registry has heard of a deletion after this; until then its event stays.
+    """
+
+    def __init__(self, store: RegistryStore, registry: Registry, *, heard: timedelta = timedelta(seconds=60)) -> None:
         self._store = store
         self._registry = registry
         self._heard = heard

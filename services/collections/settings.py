@@ -35,3 +35,6 @@ class Settings(ServiceSettings):
         default_factory=QuotaSettings, description="Limits while the system service has not told others."
     )
     limits_fresh_s: float = Field(10.0, ge=0, le=600, description="Seconds a tenant's limits are used once told.")
+    events_heard_s: float = Field(
+        60.0, ge=0, le=3600, description="Seconds after which an event of an erased tenant has reached all who follow."
+    )

@@ -56,7 +56,7 @@ class AuditTrail:
     @asynccontextmanager
     async def open(cls, settings: MeshSettings) -> AsyncIterator[Self]:
         """The trail of this process, whose store need not be up; what waits at the end gets a last chance."""
-        async with open_redis(settings.redis_url, connections=1) as client:
+        async with open_redis(settings.redis_url, connections=1, repeats=1) as client:
             trail = cls(client, required=settings.audit_required, buffer=settings.audit_buffer)
             writing = asyncio.create_task(trail._write())
             try:

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,14 +173,15 @@ def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> Non
     files[file.name] = file
 
 
-def _request_lua(settings: EdgeSettings, methods: Iterable[Method]) -> str:
-    keys = keys_of(
-        methods,
-        max_json_bytes=settings.max_json_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        legacy=edge_headers.deprecated(settings),
-    )
+def _request_lua(settings: EdgeSettings, methods: Sequence[Method]) -> str:
+    limits = {"max_json_bytes": settings.max_json_bytes, "max_upload_bytes": settings.max_upload_bytes}
+    keys = keys_of(methods, OPEN_SERVICES, **limits)
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
+
+
+def _moved_lua(settings: EdgeSettings) -> str:
+    headers = ", ".join(f"{name} = {json.dumps(value)}" for name, value in edge_headers.deprecated(settings).items())
+    return f"DEPRECATED = {{{headers}}}\n\n" + (_SOURCES / "moved.lua").read_text("utf-8")
 
 
 def _envoy_yaml(
@@ -229,8 +230,11 @@ def _envoy_yaml(
         longest_s=max(each.timeout_s for each in methods if each.client_streaming),
         descriptors=str(descriptors),
         lua=str(lua),
-        moved=str(_SOURCES / "moved.lua"),
+        moved=_moved_lua(settings),
+        deprecated=(*edge_headers.deprecated(settings), "link"),
+        stream=(_SOURCES / "stream.lua").read_text("utf-8"),
         reserved=_RESERVED,
+        unusual=(_SOURCES / "unusual.lua").read_text("utf-8"),
         compressors=_COMPRESSORS,
         jwt=str(jwt),
     )

@@ -38,6 +38,15 @@ _POSING = (
     "proxy",
     "proxy-authorization",
 )
+# Read by gRPC servers themselves, which refuse a call for a value they cannot parse; clients have no use for them here.
+_OF_GRPC = (
+    "grpc-status",
+    "grpc-message",
+    "grpc-previous-rpc-attempts",
+    "grpc-retry-pushback-ms",
+    "grpc-internal-encoding-request",
+    "lb-token",
+)
 # Read from trusted proxies in front, where there are any.
 _OF_PROXIES = ("x-forwarded-for", "x-forwarded-proto")
 
@@ -66,7 +75,7 @@ def _hsts_s(settings: EdgeSettings) -> int:
 def taken_away(settings: EdgeSettings) -> tuple[Sequence[str], Sequence[str]]:
     """Prefixes and names of headers removed from every request before anything reads them."""
     behind_proxies = settings.trusted_hops > 0
-    return _OURS, tuple(name for name in _POSING if not (behind_proxies and name in _OF_PROXIES))
+    return _OURS, (*_OF_GRPC, *(name for name in _POSING if not (behind_proxies and name in _OF_PROXIES)))
 
 
 def deprecated(settings: EdgeSettings) -> Mapping[str, str]:

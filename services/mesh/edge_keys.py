@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -84,10 +84,12 @@ def pattern_of(template: str) -> str:
     return path + (re.escape(f":{custom}") if custom else "")
 
 
-def keys_of(methods: Iterable[Method], *, max_json_bytes: int, max_upload_bytes: int, legacy: Mapping[str, str]) -> str:
-    """Lua source that sets CONTRACT, in the form envoy/request.lua describes, for the REST forms of `methods`.
+def keys_of(
+    methods: Collection[Method], open_services: Iterable[str], *, max_json_bytes: int, max_upload_bytes: int
+) -> str:
+    """Lua source that sets CONTRACT, in the form envoy/request.lua describes, for `methods` and their REST forms.
 
-    `legacy` are the headers `deprecation` and `sunset` of answers at earlier paths.
+    `open_services` are served beside them.
     """
     messages: dict[str, dict[str, dict[str, Any]]] = {}
     enums: dict[str, dict[str, bool]] = {}
@@ -99,7 +101,8 @@ def keys_of(methods: Iterable[Method], *, max_json_bytes: int, max_upload_bytes:
         _shared_fields(messages)
         + "CONTRACT = {\n"
         + f"limits = {_lua({'json': max_json_bytes, 'upload': max_upload_bytes})},\n"
-        + f"legacy = {_lua(legacy)},\n"
+        + f"methods = {_lua({each.path: True for each in methods})},\n"
+        + f"open = {_lua(dict.fromkeys(open_services, True))},\n"
         + f"bindings = {_lua(bindings)},\n"
         + f"enums = {_lua(enums)},\n"
         + "messages = MESSAGES,\n}\n"
@@ -129,7 +132,6 @@ def _binding(method: Method, binding: HttpBinding, messages: dict[str, Any], enu
         "raw": raw,
         "query": None if everything else request.full_name,
         "taken": taken,
-        "stream": method.server_streaming,
     }
 
 

@@ -1,5 +1,6 @@
 """What Envoy itself refuses, in the contract's one error shape: JSON to REST callers, a google.rpc.Status to gRPC's."""
 
+import struct
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,9 +41,11 @@ def _header(name: str, **match: Any) -> Filter:
 
 # The transcoder leaves the path a REST caller asked for here, and makes the content type gRPC's.
 _TRANSCODED = _header("x-envoy-original-path", present_match=True)
+# Seen only before the filter that speaks gRPC-Web, which makes them gRPC's.
 _GRPC_WEB = _header("content-type", string_match={"prefix": "application/grpc-web"})
+_GRPC_WEB_TEXT = _header("content-type", string_match={"prefix": "application/grpc-web-text"})
 # As Envoy judges it: another type that only begins so is not gRPC's.
-_GRPC = r"application/grpc(-web(-text)?)?([+;].*)?"
+_GRPC = r"application/grpc(-web(-text)?)?(\+.*)?"
 _REST_CALLER: Filter = {
     "or_filter": {
         "filters": [
@@ -179,7 +182,8 @@ def _for_rest(row: Refusal, headers: Mapping[str, str]) -> dict[str, Any]:
 def _for_grpc(row: Refusal, headers: Mapping[str, str]) -> Iterable[dict[str, Any]]:
     """In headers alone, with the status 200: Envoy would derive another code from the HTTP status.
 
-    gRPC-Web keeps its content type where it is refused before the filter that speaks it.
+    For gRPC-Web that is refused before the filter that speaks it, in a frame of trailers as well: without a body Envoy
+    sends no content type, which these clients want.
     """
     status = Status(code=code_pb2.Code.Value(row.grpc_code or row.code), message=row.plain or row.message)
     details: list[Message] = [ErrorInfo(reason=row.reason or row.grpc_code or row.code, domain=DOMAIN)]
@@ -193,10 +197,23 @@ def _for_grpc(row: Refusal, headers: Mapping[str, str]) -> Iterable[dict[str, An
         "grpc-status-details-bin": b64encode(status.SerializeToString(deterministic=True)).decode(),
     }
     common = {"status_code": 200, "headers_to_add": _added({**headers, **_retry(row), **told})}
-    empty = {"text_format_source": {"inline_string": ""}}
-    web = {**empty, "content_type": "application/grpc-web+proto"}
-    yield {**_when(row, _GRPC_WEB), **common, "body_format_override": web}
-    yield {**_when(row), **common, "body_format_override": empty}
+    frame = _trailers_frame(told)
+    yield {**_when(row, _GRPC_WEB_TEXT), **common, "body_format_override": _web("-text", b64encode(frame))}
+    yield {**_when(row, _GRPC_WEB), **common, "body_format_override": _web("", frame)}
+    yield {**_when(row), **common, "body_format_override": {"text_format_source": {"inline_string": ""}}}
+
+
+def _web(form: str, body: bytes) -> dict[str, Any]:
+    return {
+        "content_type": f"application/grpc-web{form}+proto",
+        "text_format_source": {"inline_bytes": b64encode(body).decode()},
+    }
+
+
+def _trailers_frame(trailers: Mapping[str, str]) -> bytes:
+    """Trailers as gRPC-Web sends them in a body: the flag 0x80, their length, and lines as in HTTP/1."""
+    lines = "".join(f"{name}:{value}\r\n" for name, value in trailers.items()).encode()
+    return struct.pack(">BI", 0x80, len(lines)) + lines
 
 
 def _when(row: Refusal, *more: Filter) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class EdgeSettings(BaseSettings):
         "allow", description="While that service does not answer: leave it to the edge's own buckets, or refuse."
     )
     rate_limit_timeout_s: float = Field(0.05, ge=0.001, le=5, description="Seconds that service gets to answer.")
+    headers_timeout_s: int = Field(10, ge=1, le=60, description="Seconds the headers of a request may take to arrive.")
     stream_idle_s: int = Field(60, ge=1, le=3600, description="Seconds without a byte that end a call.")
     trusted_ca: Path = Field(
         Path("/etc/ssl/certs/ca-certificates.crt"), description="CA certificates for an https JWKS URL (PEM)."

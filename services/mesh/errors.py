@@ -295,5 +295,4 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DependencyUnavailable: StatusCode.UNAVAILABLE,
     DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     IndexLocked: StatusCode.UNAVAILABLE,
-    NotServed: StatusCode.UNIMPLEMENTED,
 }

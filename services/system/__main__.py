@@ -14,23 +14,28 @@ from services.mesh.channels import open_channel
 from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
-from services.mesh.sql import sqlite_url
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import OpenDatabase, sqlite_url
 from services.system.adapters.collections import RegistryUsage
+from services.system.adapters.grpc_archive import GrpcArchive
+from services.system.adapters.grpc_owners import GrpcOwner
 from services.system.adapters.redis_audit import RedisAuditStream
+from services.system.adapters.redis_compaction import RedisCompaction
 from services.system.adapters.redis_deny_list import RedisDenyList
 from services.system.adapters.sql_audit import SqlAuditLog
 from services.system.adapters.sql_quotas import SqlQuotaStore
 from services.system.adapters.sql_revocations import SqlRevocationStore
 from services.system.adapters.sql_tables import check
+from services.system.adapters.sql_tenants import SqlTenantRecords, SqlTenantStore
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
+from services.system.export import Exports
 from services.system.migrations import SYSTEM
 from services.system.operators import Operators
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
 from services.system.servicer import QuotaServicer, SystemServicer
 from services.system.settings import Settings
+from services.system.tenants import Tenants
 
 _CONNECTIONS: Final = 8
 
@@ -43,6 +48,9 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         OpenDatabase.open(url, SYSTEM, pool_size=settings.database_pool) as database,
         open_redis(mesh.redis_url, connections=_CONNECTIONS) as redis,
         open_channel(mesh, mesh.collections_target) as collections,
+        open_channel(mesh, mesh.jobs_target) as jobs,
+        open_channel(mesh, mesh.retrieval_target) as retrieval,
+        open_channel(mesh, mesh.embedding_target) as embedding,
     ):
         log = SqlAuditLog(database)
         intake = AuditIntake(
@@ -52,20 +60,31 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         )
         audit = Audit(log)
         operators = Operators(mesh.operator_tenant)
-        quotas = Quotas(SqlQuotaStore(database), RegistryUsage(collections), operators, defaults=settings.quota.limits)
-
+        limits, revoked = SqlQuotaStore(database), SqlRevocationStore(database)
+        quotas = Quotas(limits, RegistryUsage(collections), operators, defaults=settings.quota.limits)
         revocations = Revocations(
-            SqlRevocationStore(database),
+            revoked,
             RedisDenyList(redis),
             interval_s=settings.publish_interval_s,
             most=settings.max_revocations,
         )
+        owners = {"jobs": jobs, "collections": collections, "retrieval": retrieval, "embedding": embedding}
+        tenants = Tenants(
+            SqlTenantStore(database),
+            SqlTenantRecords(database, limits, revoked, log),
+            revocations,
+            [GrpcOwner(name, channel) for name, channel in owners.items()],
+            RedisCompaction(redis),
+            operators,
+            settle=timedelta(seconds=settings.erase_settle_s),
+        )
+        exports = Exports(GrpcArchive(collections, jobs), quotas, revocations, audit, operators)
 
         def register(server: grpc.aio.Server) -> None:
-            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas), server)
+            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas, tenants, exports), server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
 
-        async with revocations.running(), intake.running():
+        async with revocations.running(), intake.running(), tenants.running():
             yield Wiring(register, checks={"database": lambda: check(database)})
 
 

@@ -5,13 +5,17 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
 
-from ragweave.v1 import audit_event_pb2, quota_pb2, revocation_pb2, system_service_pb2
+from ragweave.v1 import audit_event_pb2, quota_pb2, revocation_pb2, system_service_pb2, tenant_pb2
 from services.mesh.audit import AuditEvent
 from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
 from services.mesh.quotas import amounts_to
-from services.system.records import Quota, Revocation
+from services.mesh.status import status_of
+from services.system.export import Ended, Exported, OriginalPart
+from services.system.ports import Archived
+from services.system.records import Quota, Revocation, Tenant
 from services.system.revocations import NewRevocation
 
 _MAX_TENANT: Final = 128
@@ -89,6 +93,48 @@ def quota_to(quota: Quota) -> quota_pb2.Quota:
         update_time=_timestamp(quota.update_time),
         etag=quota.etag,
     )
+
+
+def tenant_to(tenant: Tenant) -> tenant_pb2.Tenant:
+    return tenant_pb2.Tenant(
+        name=tenant.name,
+        state=tenant_pb2.Tenant.State.Value(tenant.state),
+        parts=[
+            tenant_pb2.Tenant.Part(
+                service=part.service,
+                erased=part.erased,
+                error=Status(code=part.code, message=part.message) if part.code else None,
+            )
+            for part in tenant.parts
+        ],
+        delete_time=_timestamp(tenant.delete_time),
+        purge_time=_timestamp(tenant.purge_time),
+    )
+
+
+def exported_to(exported: Exported) -> system_service_pb2.ExportTenantResponse:
+    record = system_service_pb2.ExportTenantResponse()
+    match exported:
+        case Archived():
+            getattr(record, exported.kind).ParseFromString(exported.content)
+        case OriginalPart():
+            record.original_part.CopyFrom(
+                system_service_pb2.ExportTenantResponse.OriginalPart(
+                    content_hash=exported.content_hash,
+                    offset_bytes=exported.offset_bytes,
+                    data=exported.data,
+                    final=exported.final,
+                )
+            )
+        case Quota():
+            record.quota.CopyFrom(quota_to(exported))
+        case Revocation():
+            record.revocation.CopyFrom(revocation_to(exported))
+        case AuditEvent():
+            record.audit_event.CopyFrom(audit_event_to(exported))
+        case Ended():
+            record.final_status.CopyFrom(status_of(exported.error) if exported.error else Status())
+    return record
 
 
 def tenant_from(name: str, *, of: str, field: str = "name") -> str:

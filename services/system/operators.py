@@ -15,3 +15,7 @@ class Operators:
 
     def include(self, who: Caller) -> bool:
         return who.tenant == self._tenant and "admin" in who.scopes and not who.anonymous
+
+    def are(self, tenant: str) -> bool:
+        """Whether it is theirs."""
+        return tenant == self._tenant

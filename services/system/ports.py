@@ -1,6 +1,6 @@
 """What the system service needs of the world: stores of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -10,7 +10,7 @@ from services.mesh.deny_list import Denial
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
-from services.system.records import Quota, Revocation
+from services.system.records import Quota, Revocation, Tenant
 
 
 class AuditLog(Protocol):
@@ -145,7 +145,7 @@ class RevocationStore(Protocol):
         ...
 
     async def prune(self, at: datetime) -> None:
-        """Drops those that have expired."""
+        """Drops those that have expired, and answers to requests that have."""
         ...
 
     async def erase(self, tenant: str) -> int:
@@ -161,3 +161,113 @@ class DenyListPublisher(Protocol):
         ...
 
     async def check(self) -> None: ...
+
+
+class TenantStore(Protocol):
+    """Tenants that are deleted or being so.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def find(self, tenant: str) -> Tenant | None: ...
+
+    async def deleting(self) -> Sequence[Tenant]:
+        """Those whose deletion has not ended, the oldest first."""
+        ...
+
+    async def write(
+        self, tenant: str, change: Callable[[Tenant | None], Tenant], receipt: Receipt | None = None
+    ) -> Tenant:
+        """Reads what is recorded of a tenant, writes what `change` makes of it, and the receipt with it; nothing
+        between. Nothing stays recorded of an ACTIVE one.
+
+        Returns:
+            What `change` made; or what an earlier request with the receipt was answered.
+
+        Raises:
+            RequestIdReused: The receipt is known with another digest.
+        """
+        ...
+
+    async def recall(self, receipt: Receipt) -> Tenant | None:
+        """What an earlier request with the receipt was answered. Raises RequestIdReused."""
+        ...
+
+
+class Owner(Protocol):
+    """A service that keeps something of tenants. Raises DependencyUnavailable where it does not answer."""
+
+    @property
+    def service(self) -> str:
+        """Its name, such as "collections"."""
+        ...
+
+    async def erase(self, tenant: str) -> bool:
+        """Erases some of what it keeps, and keeps nothing new until `admit`; whether it found nothing."""
+        ...
+
+    async def admit(self, tenant: str) -> None:
+        """Lets in again what `erase` keeps out."""
+        ...
+
+
+class TenantRecords(Owner, Protocol):
+    """What this very service keeps of tenants."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Keeps one event in spite of it all."""
+        ...
+
+
+class DenyTenants(Protocol):
+    """Who may call. Raises DependencyUnavailable where it cannot be told to all."""
+
+    async def deny_tenant(self, tenant: str, *, creator: str, reason: str) -> None: ...
+
+    async def allow_tenant(self, tenant: str) -> None: ...
+
+
+class Compaction(Protocol):
+    async def compact(self) -> None:
+        """Rids shared stores of the history in which what was deleted is still written.
+
+        Raises:
+            DependencyUnavailable: One does not answer, or has not come to its end in time.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """Something another service keeps, passed on unread.
+
+    Attributes:
+        kind: The field of the export's record it is: "collection", "document" or "job".
+        content: It, a serialised message of ragweave.v1.
+        content_hash: Of a document's original; empty where it has none yet.
+    """
+
+    kind: str
+    name: str
+    content: bytes
+    content_hash: str = ""
+
+
+class Archive(Protocol):
+    """What the other services keep of the caller's tenant."""
+
+    def collections(self) -> AsyncIterator[Archived]: ...
+
+    def documents(self, collection: str) -> AsyncIterator[Archived]:
+        """The documents of a collection, named `collections/{collection}`, that the caller may find."""
+        ...
+
+    def original(self, content_hash: str) -> AsyncIterator[bytes]:
+        """The bytes of an original, in parts of at most 256 KiB.
+
+        Raises:
+            UploadNotFound: It is not kept.
+        """
+        ...
+
+    def jobs(self) -> AsyncIterator[Archived]: ...

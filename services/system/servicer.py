@@ -1,6 +1,7 @@
 """The service's methods: messages in, domain calls, messages out."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -10,23 +11,29 @@ from ragweave.internal.v1.quota_service_pb2_grpc import QuotaServiceServicer
 from ragweave.v1 import quota_pb2, revocation_pb2, tenant_pb2
 from ragweave.v1 import system_service_pb2 as pb
 from ragweave.v1.system_service_pb2_grpc import SystemServiceServicer
-from services.mesh.errors import NotServed
+from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.mesh.quotas import amounts_from, amounts_to
 from services.mesh.receipts import receipt_from
 from services.system import convert
 from services.system.audit import Audit
+from services.system.export import Exports
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
+from services.system.tenants import Tenants
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SystemServicer(SystemServiceServicer):
-    def __init__(self, audit: Audit, revocations: Revocations, quotas: Quotas) -> None:
+    def __init__(
+        self, audit: Audit, revocations: Revocations, quotas: Quotas, tenants: Tenants, exports: Exports
+    ) -> None:
         self._audit = audit
         self._revocations = revocations
         self._quotas = quotas
+        self._tenants = tenants
+        self._exports = exports
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Context) -> pb.ListAuditEventsResponse:
         return convert.audit_events_to(await self._audit.list_events(caller(context), **convert.asked_from(request)))
@@ -75,19 +82,41 @@ class SystemServicer(SystemServiceServicer):
         return convert.quota_to(updated)
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("GetTenant is not served yet")
+        tenant = convert.tenant_from(request.name, of="tenants")
+        return convert.tenant_to(await self._tenants.get(tenant, caller(context)))
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("DeleteTenant is not served yet")
+        deleted = await self._tenants.delete(
+            convert.tenant_from(request.name, of="tenants"),
+            caller(context),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.tenant_to(deleted)
 
     async def RestoreTenant(self, request: pb.RestoreTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        raise NotServed("RestoreTenant is not served yet")
+        restored = await self._tenants.restore(
+            convert.tenant_from(request.name, of="tenants"),
+            caller(context),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.tenant_to(restored)
 
     async def ExportTenant(
         self, request: pb.ExportTenantRequest, context: Context
     ) -> AsyncIterator[pb.ExportTenantResponse]:
-        raise NotServed("ExportTenant is not served yet")
-        yield  # a stream, whatever it sends
+        tenant = convert.tenant_from(request.name, of="tenants")
+        call = current_call()
+        exported = self._exports.export(
+            tenant,
+            caller(context),
+            originals=not request.without_originals,
+            timeout_s=call.remaining_s() if call else None,
+        )
+        async with aclosing(exported):
+            async for each in exported:
+                yield convert.exported_to(each)
 
 
 class QuotaServicer(QuotaServiceServicer):

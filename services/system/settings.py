@@ -35,3 +35,10 @@ class Settings(ServiceSettings):
         10_000, ge=1, le=1_000_000, description="Revocations a tenant may have at a time; every process holds them."
     )
     quota: QuotaSettings = Field(default_factory=QuotaSettings, description="Limits of tenants that none were set for.")
+    erase_settle_s: float = Field(
+        90.0,
+        ge=0,
+        le=3600,
+        description="Seconds after a tenant is denied in which something of it may still be written: those until every "
+        "process knows, and those of the longest write.",
+    )

@@ -1,18 +1,21 @@
 """Every store of the registry keeps the same promises."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from services.collections.adapters.memory import MemoryStore
 from services.collections.adapters.sql import SqlStore
+from services.collections.document_changes import NewDocument
+from services.collections.documents import Documents
 from services.collections.ports import RegistryStore
 from services.collections.records import (
     COLLECTIONS,
@@ -27,10 +30,13 @@ from services.collections.records import (
     now,
     readable_by,
 )
+from services.collections.registry import Registry
 from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, QuotaExceeded, RequestIdReused
 from services.mesh.quotas import Amounts
+from services.mesh.receipts import Receipt
 from services.mesh.sql import sqlite_url
-from tests.collections_records import LONG_AGO, collection, document, receipt
+from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, collection, document, quotas, receipt
+from tests.mesh.harness import caller_of
 
 _numbers = count()
 
@@ -474,3 +480,36 @@ async def test_sequences_go_on_where_the_last_events_were_erased(store: Registry
     await store.erase("acme", before=now() + timedelta(seconds=1), limit=10)
     assert await store.last_sequence() == first.sequence
     assert (await put(store, collection("next"))).sequence > first.sequence
+
+
+async def test_of_equal_requests_at_once_one_is_done_and_all_are_answered_alike(store: RegistryStore) -> None:
+    registry = Registry(store, FakeIndex(), FakeModels(), quotas(store))
+    documents = Documents(store, FakeIndex(), FakeJobs(), quotas(store), max_upload_bytes=100)
+    new = NewDocument(document_id="a")
+    who = caller_of("ann")
+
+    async def at_once(method: str, call: Callable[[Receipt], Awaitable[Any]]) -> Any:
+        first, *others = await asyncio.gather(*(call(receipt("k", method=method)) for _ in range(5)))
+        assert all(each == first for each in others), method
+        return first
+
+    for _ in range(3):  # each turn another race
+        made = collection(f"c{next(_numbers)}").collection_id
+        name = f"collections/{made}/documents/a"
+        await at_once(f"CreateCollection {made}", lambda key, made=made: registry.create(made, {}, who, receipt=key))
+        await at_once(
+            f"UpdateCollection {made}",
+            lambda key, made=made: registry.update(made, {"description": "x"}, ["description"], who, receipt=key),
+        )
+        await at_once(
+            f"CreateDocument {made}", lambda key, made=made: documents.create(made, new, "text", who, receipt=key)
+        )
+        await documents.record(
+            replace(document("a", of=await registry.get(made, who)), state="ACTIVE", chunk_count=1, uid=""), who
+        )
+        await at_once(
+            f"UpdateDocument {made}",
+            lambda key, name=name: documents.update(name, {"title": "x"}, ["title"], who, receipt=key),
+        )
+        await at_once(f"DeleteDocument {made}", lambda key, name=name: documents.delete(name, who, receipt=key))
+        await at_once(f"DeleteCollection {made}", lambda key, made=made: registry.delete(made, who, receipt=key))

@@ -38,13 +38,13 @@ async def test_the_steps_lead_to_the_tables_the_store_uses(url: str) -> None:
         return list(compare_metadata(context, METADATA))
 
     async with SqlStore.open(url) as store:
-        assert await store._run(differences, Mode.READ) == []
+        assert await store._database.run(differences, Mode.READ) == []
 
 
 async def test_a_database_of_a_newer_version_is_refused_by_name(url: str) -> None:
     newer = text("UPDATE alembic_version SET version_num = '9999'")
     async with SqlStore.open(url) as store:
-        await store._run(lambda connection: connection.execute(newer), Mode.WRITE)
+        await store._database.run(lambda connection: connection.execute(newer), Mode.WRITE)
     with pytest.raises(UnknownSchema, match=r"schema 9999.*up to 0001"):
         async with SqlStore.open(url):
             pass
@@ -116,7 +116,7 @@ async def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> Non
         return {name: connection.scalar(text(f"PRAGMA {name}")) for name in names}
 
     async with SqlStore.open(sqlite_url(tmp_path / "registry.db")) as store:
-        found = await store._run(pragmas, Mode.ONE_READ)
+        found = await store._database.run(pragmas, Mode.ONE_READ)
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 
 

@@ -97,6 +97,16 @@ async def test_filters_find_by_field(store: RevocationStore, filter: str, found:
     assert await listed(store, filter) == found
 
 
+async def test_answers_to_requests_are_dropped_a_day_later(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    async with system_database("sqlite", request, tmp_path) as database:
+        store = SqlRevocationStore(database)
+        await store.add(revocation(1), receipt())
+        await store.prune(NOW + timedelta(hours=23))
+        assert await store.recall(receipt())
+        await store.prune(NOW + timedelta(hours=25))
+        assert await store.recall(receipt()) is None
+
+
 async def test_one_of_a_whole_tenant_holds_is_never_listed_and_outlives_what_is_erased(store: RevocationStore) -> None:
     for each in (WHOLE, revocation(1), revocation(2, subject="", token_id="t"), revocation(3, tenant="other")):
         await store.add(each)

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 from collections.abc import AsyncIterator, Sequence
+from multiprocessing import synchronize
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ async def test_all_schemas_of_the_mesh_fit_into_one_database(url: str) -> None:
     assert {each.version_table for each in both} <= made
 
 
-def _upgrade(url: str, made: Schema) -> None:
+def _upgrade(url: str, made: Schema, together: "synchronize.Barrier") -> None:
+    together.wait()
     asyncio.run(run(url, made.upgrade))
 
 
@@ -122,7 +124,8 @@ async def test_of_several_that_start_at_once_one_brings_it_forward(url: str, tmp
     await run(url, _shelve)
     newest = schema(tmp_path, upto="0003")
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_upgrade, args=(url, newest)) for _ in range(4)]
+    together = spawn.Barrier(4)
+    processes = [spawn.Process(target=_upgrade, args=(url, newest, together)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

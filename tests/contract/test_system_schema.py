@@ -10,8 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
 from services.mesh.errors import DependencyUnavailable
-from services.mesh.sql import Mode, sqlite_url
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import Mode, OpenDatabase, sqlite_url
 from services.system.adapters.sql_tables import METADATA, check
 from services.system.migrations import SYSTEM
 from tests.system_records import system_database

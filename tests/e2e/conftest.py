@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import TLS, Mesh
+from tests.e2e.tenancy import roots_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,9 +17,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(demo_mesh: Mesh) -> Mesh:
+    """`demo_mesh`, by the name a test module may give to another."""
+    return demo_mesh
+
+
+@pytest.fixture(scope="session")
+def demo_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""
-    made = _started(tmp_path_factory.mktemp("mesh"))
+    folder = tmp_path_factory.mktemp("mesh")
+    roots = f"default={folder}/import,{roots_in(tmp_path_factory.mktemp('roots'))}"
+    made = _started(folder, RAGWEAVE_ROOTS=roots)
     try:
         made.demo = made.ragweave("demo")  # type: ignore[attr-defined]
         yield made
@@ -28,9 +37,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture(scope="session")
 def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh with TLS on: `mesh` where all have, else one without its corpus. Who kills a process waits for it."""
+    """A mesh with TLS on: `demo_mesh` where all have, else one without its corpus. Who kills a process waits for it."""
     if TLS:
-        yield request.getfixturevalue("mesh")
+        yield request.getfixturevalue("demo_mesh")
         return
     made = _started(tmp_path_factory.mktemp("secure"), RAGWEAVE_TLS="on")
     try:

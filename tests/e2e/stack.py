@@ -30,6 +30,17 @@ PREFIX = "/api/v1/rag"
 PATIENCE_S = 90.0
 # Whether every mesh of the run has TLS on; `make test-tls`.
 TLS = Layout.read().tls
+# Which process serves what.
+OWNER = {
+    "CollectionService": "collections",
+    "DocumentService": "collections",
+    "RetrievalService": "retrieval",
+    "EmbeddingService": "embedding",
+    "ModelService": "embedding",
+    "JobService": "jobs",
+    "SystemService": "system",
+    "DirectoryService": "collections",
+}
 # The tests' own tier, of more calls than they make; `ragweave demo` keeps the tier, and so the limits, of its users.
 TIER = "tests"
 

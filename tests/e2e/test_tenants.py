@@ -1,8 +1,12 @@
 """Whole tenants behind the edge: what they may keep, what they take with them, and that nothing of one is left."""
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +15,19 @@ from google.protobuf import json_format
 from ragweave.v1 import job_pb2, quota_pb2
 from tests.e2e.stack import PREFIX, Answer, Mesh
 
+# What takes minutes in earnest, so that nobody can be late any more.
+QUICKLY = {
+    "RAGWEAVE_DENY_LIST_REFRESH_S": "1",
+    "RAGWEAVE_SYSTEM_ERASE_SETTLE_S": "6",
+    "RAGWEAVE_COLLECTIONS_EVENTS_HEARD_S": "3",
+}
+
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh of these tests' own: they look at all that it keeps."""
     made = Mesh(tmp_path_factory.mktemp("tenants"))
+    made.settings |= QUICKLY
     made.start()
     try:
         yield made
@@ -105,3 +117,217 @@ def test_an_estimate_says_that_not_all_of_it_fits(mesh: Mesh) -> None:
     assert told.status == 200, told
     assert told.body["estimate"]["documents"] == 2
     assert told.body["error"]["details"][0]["reason"] == "QUOTA_EXCEEDED", json.dumps(told.body)
+
+
+CANARY = "qzcanaryqz"
+KEEPER = "qzkeeperqz"
+
+
+def content_of(word: str) -> str:
+    """What stands in contents where `word` stands in names."""
+    return word[::-1]
+
+
+def file_of(word: str) -> bytes:
+    """A file that is uploaded."""
+    return f"# {content_of(word)} heading\n\n{content_of(word)} text of a file that was uploaded.\n".encode()
+
+
+def settle_in(mesh: Mesh, tenant: str, word: str) -> None:
+    """Something of every kind that a tenant can leave behind: `word` in all names, its reverse in all contents."""
+    content = content_of(word)
+    token = mesh.token(tenant=tenant, subject=f"{word}-subject")
+    made = mesh.rest(
+        "POST",
+        f"{PREFIX}/collections?collectionId={word}-docs&requestId={word}-request",
+        {"description": f"{content} description", "labels": {"team": f"{content}-label"}},
+        token=token,
+    )
+    assert made.status == 200, made
+    documents = f"{PREFIX}/collections/{word}-docs/documents"
+    described = {
+        "title": f"{content} title",
+        "sourceUri": f"file:///{word}.txt",
+        "metadata": {"tag": f"{content} metadata"},
+        "acl": {"principals": [f"group:{word}"]},
+    }
+    text = f"The {content} fox jumps over the lazy dog, and says {content} again."
+    inline = {"documents": [{"documentId": f"{word}-{n}", "text": f"{text} {n}", "document": described} for n in "ab"]}
+    queued = mesh.rest("POST", f"{documents}:import", {"inline": inline, "requestId": f"{word}-import"}, token=token)
+    assert queued.status == 200, queued
+    uploaded = mesh.rest(
+        "POST", f"{documents}:upload?filename={word}.md", file_of(word), token=token, content_type="text/markdown"
+    )
+    assert uploaded.status == 200, uploaded
+    empty = {"documents": [{"documentId": f"{word}-empty", "text": "", "document": {"title": f"{content} empty"}}]}
+    failing = mesh.rest("POST", f"{documents}:import", {"inline": empty}, token=token)
+    with mesh.client(tenant=tenant) as client:
+        for job in (queued.body["name"], uploaded.body["job"]["name"], failing.body["name"]):
+            client.wait(job)
+    renamed = mesh.rest("PATCH", f"{documents}/{word}-a?updateMask=title", {"title": f"{content} new"}, token=token)
+    assert renamed.status == 200, renamed
+    assert mesh.rest("DELETE", f"{documents}/{word}-b", token=token).status == 200
+    found = mesh.rest(
+        "POST", f"{PREFIX}/search", {"query": f"{content} fox", "collection": f"{word}-docs"}, token=token
+    )
+    assert found.status == 200, found
+    revoked = mesh.rest(
+        "POST", f"{PREFIX}/revocations", {"subject": f"{word}-leaver", "reason": f"{content} reason"}, token=token
+    )
+    assert revoked.status == 200, revoked
+
+
+def import_much(mesh: Mesh, tenant: str, word: str) -> str:
+    """A job that will be at work for a while; its name."""
+    long = " ".join(f"{content_of(word)}{number}" for number in range(2_000))
+    inline = {"documents": [{"documentId": f"{word}-{number}", "text": f"{number} {long}"} for number in range(60)]}
+    queued = mesh.rest(
+        "POST",
+        f"{PREFIX}/collections/{word}-docs/documents:import",
+        {"inline": inline},
+        token=mesh.token(tenant=tenant),
+    )
+    assert queued.status == 200, queued
+    return str(queued.body["name"])
+
+
+def holding(mesh: Mesh, word: str) -> set[str]:
+    """The files of all that the mesh keeps that hold the word."""
+    found = set()
+    for path in mesh.layout.data.rglob("*"):
+        with suppress(OSError):  # a socket, or gone meanwhile
+            if path.is_file() and word.encode() in path.read_bytes():
+                found.add(path.relative_to(mesh.layout.data).as_posix())
+    return found
+
+
+def deleted(mesh: Mesh, tenant: str) -> dict[str, Any]:
+    """The tenant, once an operator is told that nothing of it is left."""
+    operator = mesh.token(tenant="operator")
+    until = time.monotonic() + 110
+    while True:
+        told = mesh.rest("GET", f"{PREFIX}/tenants/{tenant}", token=operator)
+        if told.status == 200 and told.body["state"] == "DELETED":
+            return dict(told.body)
+        assert time.monotonic() < until, told
+        time.sleep(0.5)
+
+
+def admitted(mesh: Mesh, path: str, token: str) -> dict[str, Any]:
+    """What is answered, once the service has heard that the token is taken again."""
+    until = time.monotonic() + 30
+    while (answer := mesh.rest("GET", f"{PREFIX}/{path}", token=token)).status != 200:
+        assert time.monotonic() < until, answer
+        time.sleep(0.2)
+    return dict(answer.body)
+
+
+def check_nothing_left(mesh: Mesh, word: str) -> None:
+    """Of contents nothing anywhere; of names nothing but what the logs, which age by themselves, say of calls."""
+    assert holding(mesh, content_of(word)) == set()
+    assert {name for name in holding(mesh, word) if not name.startswith("logs/")} == set()
+
+
+def test_nothing_of_a_deleted_tenant_is_left_anywhere_and_others_miss_nothing(mesh: Mesh) -> None:
+    settle_in(mesh, "leaving", CANARY)
+    settle_in(mesh, "staying", KEEPER)
+    import_much(mesh, "leaving", CANARY)  # and its worker is at it when the tenant goes
+    before = holding(mesh, CANARY) | holding(mesh, content_of(CANARY))
+    for part in ("collections/", "system/", "redis/", "blobs/", "index/"):
+        assert any(name.startswith(part) for name in before), (part, before)
+    token = mesh.token(tenant="leaving")
+    asked = mesh.rest("DELETE", f"{PREFIX}/tenants/leaving", token=token)
+    assert (asked.status, asked.body["state"]) == (200, "DELETING"), asked
+    told = deleted(mesh, "leaving")
+    assert {part["service"] for part in told["parts"] if part["erased"]} == {
+        "collections",
+        "embedding",
+        "jobs",
+        "retrieval",
+        "system",
+    }
+    assert told["purgeTime"] > told["deleteTime"]
+    assert mesh.rest("GET", f"{PREFIX}/collections", token=token).status in (401, 403)
+    check_nothing_left(mesh, CANARY)
+    with mesh.client(tenant="staying", groups=[KEEPER]) as client:
+        found = client.search(f"{content_of(KEEPER)} fox", f"{KEEPER}-docs")
+        assert len({hit.document for hit in found.hits}) == 2
+    audit = mesh.rest("GET", f"{PREFIX}/auditEvents", token=mesh.token(tenant="staying"))
+    assert audit.body["totalSize"] >= 6
+
+
+def test_a_deletion_survives_the_death_of_every_service_and_the_tenant_returns_empty(mesh: Mesh) -> None:
+    word = "qzdyingqz"
+    settle_in(mesh, "dying", word)
+    import_much(mesh, "dying", word)
+    operator = mesh.token(tenant="operator")
+    asked = mesh.rest("DELETE", f"{PREFIX}/tenants/dying?requestId=once", token=operator)
+    assert asked.status == 200, asked
+    for service in ("system", "collections", "jobs", "retrieval", "embedding", "worker", "redis", "system"):
+        mesh.kill(service)
+        time.sleep(0.7)  # so that each dies at another step
+    mesh.wait_ready()
+    deleted(mesh, "dying")
+    check_nothing_left(mesh, word)
+
+    token = mesh.token(tenant="dying")
+    assert mesh.rest("POST", f"{PREFIX}/tenants/dying:restore", {}, token=token).status in (401, 403)
+    assert mesh.rest("POST", f"{PREFIX}/tenants/dying:restore", {}, token=mesh.token(tenant="else")).status == 404
+    restored = mesh.rest("POST", f"{PREFIX}/tenants/dying:restore", {}, token=operator)
+    assert (restored.status, restored.body["state"]) == (200, "ACTIVE"), restored
+    assert admitted(mesh, "collections", token)["totalSize"] == 0
+    assert admitted(mesh, "jobs", token)["totalSize"] == 0
+    events = admitted(mesh, "auditEvents", token)["auditEvents"]
+    kept = [(each["method"].rpartition("/")[2], each["outcome"]) for each in events]
+    assert kept == [("RestoreTenant", "REFUSED"), ("DeleteTenant", "SUCCEEDED")]  # the first came after the deletion
+    settle_in(mesh, "dying", word)
+
+
+def test_an_export_holds_all_of_one_tenant_and_nothing_of_another(mesh: Mesh, tmp_path: Path) -> None:
+    word = "qzmovingqz"
+    settle_in(mesh, "moving", word)
+    settle_in(mesh, "remaining", "qzremainingqz")
+    over_rest = mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token(tenant="moving"))
+    assert over_rest.status == 200, over_rest
+    text = over_rest.body if isinstance(over_rest.body, bytes) else json.dumps(over_rest.body).encode()
+    records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    assert records[-1]["finalStatus"]["code"] == 0
+    kinds = Counter(next(iter(record)) for record in records)
+    assert (kinds["quota"], kinds["collection"], kinds["document"], kinds["revocation"]) == (1, 1, 3, 1)
+    assert kinds["job"] == 3
+    assert kinds["auditEvent"] >= 6
+    assert b"qzremainingqz" not in text
+    with mesh.client(tenant="operator") as client:
+        over_grpc = [record.WhichOneof("record") for record in client.export_tenant("moving")]
+    assert Counter(over_grpc)["document"] == 3
+    assert over_grpc[-1] == "final_status"
+    refused = mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token(tenant="remaining"))
+    assert refused.status == 404
+    assert mesh.rest("GET", f"{PREFIX}/tenants/moving:export", token=mesh.token("editor", "moving")).status == 403
+
+    for exported in ("all", "all.jsonl"):
+        mesh.ragweave("tenant", "export", "moving", "--out", str(tmp_path / exported))
+    for exported in ("all", "all.jsonl"):
+        said = mesh.ragweave("tenant", "verify", str(tmp_path / exported)).stdout
+        assert "whole" in said
+        assert "3 originals" in said, said
+    originals = {path.read_bytes() for path in (tmp_path / "all" / "originals").iterdir()}
+    assert (
+        f"# {content_of(word)} heading\n\n{content_of(word)} text of a file that was uploaded.\n".encode() in originals
+    )
+
+
+def test_deleting_a_tenant_is_one_command_and_so_is_changing_its_limits(mesh: Mesh) -> None:
+    word = "qzcommandqz"
+    settle_in(mesh, "commanded", word)
+    said = mesh.ragweave("quota", "commanded", "--set", "documents=7", "--set", "storage_bytes=1000000").stdout
+    assert "documents      3 of 7" in said
+    assert "1,000,000" in said
+    assert "quotas/commanded" in mesh.ragweave("tenant", "status", "commanded").stdout
+    wrong = mesh.ragweave("quota", "--set", "pages=7", check=False)
+    assert (wrong.returncode, "pages" in wrong.stderr) == (1, True)
+    said = mesh.ragweave("tenant", "delete", "commanded", "--yes").stdout
+    assert "tenants/commanded DELETED" in said
+    check_nothing_left(mesh, word)
+    assert "DELETED" in mesh.ragweave("tenant", "status", "commanded").stdout
+    assert "ACTIVE" in mesh.ragweave("tenant", "restore", "commanded").stdout

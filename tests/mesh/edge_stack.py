@@ -30,7 +30,7 @@ from ragweave.v1 import (
     search_pb2,
 )
 from services.mesh.calls import current_call
-from services.mesh.edge import command, render
+from services.mesh.edge import OWNERS, command, render
 from services.mesh.edge_limits import DEFAULT_LIMITS
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, InvalidArgument
@@ -319,6 +319,17 @@ def _channel(settings: EdgeSettings, target: str) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(target, options=options)
     trust = settings.mesh.certificates(EDGE).authority.read_bytes()
     return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(trust), options=options)
+
+
+@asynccontextmanager
+async def edge_with_backend(folder: Path, **settings: Any) -> AsyncIterator[Edge]:
+    """Envoy before one backend that has every service, in a world of its own."""
+    world, backend = World.in_folder(folder / "world"), Backend()
+    (folder / "edge").mkdir()
+    async with running_backend(world, backend) as port:
+        everywhere = {f"{owner}_endpoints": (world.target(port),) for owner in set(OWNERS.values())}
+        async with running_edge(world, folder / "edge", backend, **everywhere, **settings) as edge:
+            yield edge
 
 
 async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path, clusters: Sequence[str]) -> None:

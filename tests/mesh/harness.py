@@ -15,6 +15,7 @@ fixture `world` (tests/mesh/conftest.py).
 
 import json
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from typing import Any, TypeVar
 
 import grpc
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from services.mesh.channels import open_channel, opening_as
 from services.mesh.identity import Caller, acting_for
@@ -32,6 +34,7 @@ from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.tokens import ROLES
 from tests.audit_fakes import unguarded
 
+Key = ECKey | RSAKey | OKPKey
 S = TypeVar("S", bound=ServiceSettings)
 
 
@@ -74,13 +77,15 @@ class World:
     def target(port: int) -> str:
         return f"127.0.0.1:{port}"
 
-    def token(self, *, key: ECKey | None = None, algorithm: str = "ES256", **claims: Any) -> str:
+    def token(self, *, key: Key | None = None, algorithm: str = "ES256", **claims: Any) -> str:
         """A user token: ann of acme, for an hour, unless claims say otherwise; a claim given as None is left out."""
         now = int(time.time())
         known = {"iss": self.mesh.issuer, "aud": self.mesh.audience, "sub": "ann", "tenant": "acme", "exp": now + 3600}
         used = {name: value for name, value in {**known, **claims}.items() if value is not None}
         signer = key or self.user_key
-        return jwt.encode({"alg": algorithm, "kid": signer.kid}, used, signer, algorithms=[algorithm])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)  # EdDSA's newer name is Ed25519
+            return jwt.encode({"alg": algorithm, "kid": signer.kid}, used, signer, algorithms=[algorithm])
 
     def bearer(self, **claims: Any) -> tuple[tuple[str, str], ...]:
         """Call metadata with a token of these claims: `bearer(roles=["reader"], tenant="acme")`."""
@@ -134,6 +139,6 @@ def new_key() -> ECKey:
     return key
 
 
-def jwks(*keys: ECKey) -> str:
+def jwks(*keys: Key) -> str:
     """The public halves as a JWKS document."""
     return json.dumps({"keys": [{**key.as_dict(private=False), "kid": key.kid} for key in keys]})

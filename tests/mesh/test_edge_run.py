@@ -7,20 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc, job_service_pb2, job_service_pb2_grpc
-from services.mesh.edge import OWNERS
 from services.mesh.edge_run import EdgeKeys
-from tests.mesh.edge_stack import Backend, Edge, free_port, running_backend, running_edge
+from tests.mesh.edge_stack import free_port
 from tests.mesh.harness import World, jwks, new_key
 
-API = "/api/v1/rag"
 SLEEPER = (
     "import signal; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); [signal.pause() for _ in 'ab']"
 )
@@ -188,72 +185,3 @@ async def test_the_whole_edge_ends_on_sigterm_and_frees_its_port(world: World, t
         with suppress(ProcessLookupError):
             parent.kill()
         await parent.wait()
-
-
-async def _reloaded(edge: Edge, times: int) -> None:
-    """Returns when Envoy has taken the filter over so many times, the first at its start included."""
-    name = "extension_config_discovery.http_filter.envoy.filters.http.jwt_authn.config_reload"
-    async with asyncio.timeout(30):
-        while (await edge.stats()).get(name, 0) < times:
-            await asyncio.sleep(0.02)
-
-
-async def test_keys_in_a_file_rotate_under_load_and_streams_go_on(world: World, tmp_path: Path) -> None:
-    old, new, backend = world.user_key, new_key(), Backend()
-    source, folder = Path(world.mesh.jwks), tmp_path / "edge"
-    folder.mkdir()
-    async with running_backend(world, backend) as port:
-        everywhere = {f"{owner}_endpoints": (world.target(port),) for owner in set(OWNERS.values())}
-        async with running_edge(world, folder, backend, **everywhere) as edge:
-            keys = EdgeKeys(source, folder / "jwt.json")
-            watch = job_service_pb2_grpc.JobServiceStub(edge.channel).WatchJob(
-                job_service_pb2.WatchJobRequest(name="jobs/slow"), metadata=tuple(edge.bearer().items())
-            )
-            failed: list[Any] = []
-            answered = 0
-            signer = old
-            stub = collection_service_pb2_grpc.CollectionServiceStub(edge.channel)
-
-            async def load(call: Callable[[dict[str, str]], Any]) -> None:
-                nonlocal answered
-                while True:
-                    problem = await call(edge.bearer(key=signer))
-                    answered += 1
-                    if problem:
-                        failed.append(problem)
-
-            async def rest(headers: dict[str, str]) -> Any:
-                response = await edge.rest("GET", f"{API}/collections/a", headers=headers)
-                return response.status_code != 200 and response.text
-
-            async def over_grpc(headers: dict[str, str]) -> Any:
-                request = collection_service_pb2.GetCollectionRequest(name="a")
-                await stub.GetCollection(request, metadata=tuple(headers.items()))
-
-            async def some_more() -> None:
-                wanted = answered + 50
-                while answered < wanted:
-                    await asyncio.sleep(0.01)
-
-            callers = [asyncio.create_task(load(each)) for each in (rest, rest, over_grpc)]
-            try:
-                await some_more()
-                source.write_text(jwks(old, new))
-                assert keys.refresh()
-                await _reloaded(edge, 2)
-                await some_more()
-                signer = new
-                await some_more()
-                source.write_text(jwks(new))
-                assert keys.refresh()
-                await _reloaded(edge, 3)
-                await some_more()
-            finally:
-                for caller in callers:
-                    caller.cancel()
-                await asyncio.gather(*callers, return_exceptions=True)
-            assert failed == []
-            refused = await edge.rest("GET", f"{API}/collections/a", headers=edge.bearer(key=old))
-            assert (refused.status_code, refused.json()["code"]) == (401, 16)
-            assert not watch.done()
-            watch.cancel()

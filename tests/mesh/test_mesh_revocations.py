@@ -29,6 +29,7 @@ from services.system.settings import Settings
 from tests.jobs_store import Store, store_in
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import KINDS, Scripted, add_scripted, responses_of
+from tests.mesh.test_mesh_audit import stream
 from tests.system_records import publish
 
 PATIENCE_S = 30
@@ -96,6 +97,7 @@ async def test_what_an_administrator_revokes_is_refused_everywhere_until_it_is_l
         scripted(world) as channel,
     ):
         stub = SystemServiceStub(system)
+        await becomes("OK", lambda: _health(system))
         await becomes("OK", lambda: get(channel, leaked))
         by_token = await stub.CreateRevocation(
             system_service_pb2.CreateRevocationRequest(revocation=revocation_pb2.Revocation(token_id="t-bob")),
@@ -207,6 +209,18 @@ async def test_a_process_that_starts_knows_what_was_revoked_before_and_goes_on_k
         assert await outcome(get(channel, world.bearer(roles=["admin"], jti="t1"))) == REVOKED
         assert await outcome(get(channel, world.bearer(roles=["admin"], jti="t2"))) == "OK"
         await _health(channel)
+
+
+async def test_what_a_denied_caller_asked_to_change_is_in_the_audit_trail(world: World, store: Store) -> None:
+    await publish(store.url, Denial("acme", Kind.TOKEN, "t1"))
+    async with scripted(world) as channel:
+        await becomes(REVOKED, lambda: get(channel, world.bearer(roles=["admin"], jti="t1")))
+        request = collection_service_pb2.DeleteCollectionRequest(name="collections/a")
+        metadata = world.bearer(roles=["admin"], jti="t1")
+        assert await outcome(CollectionServiceStub(channel).DeleteCollection(request, metadata=metadata)) == REVOKED
+    events = await stream(store.url)
+    assert {(event.token_id, event.resource) for event in events} == {("t1", "collections/a")}
+    assert {event.code for event in events} == {"", "UNAUTHENTICATED"}
 
 
 class Relaying(Scripted):

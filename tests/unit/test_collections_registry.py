@@ -46,9 +46,14 @@ def registry(store: MemoryStore, index: FakeIndex) -> Registry:
 
 
 @pytest.fixture
-def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry) -> Upkeep:
+def trail() -> FakeTrail:
+    return FakeTrail()
+
+
+@pytest.fixture
+def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry, trail: FakeTrail) -> Upkeep:
     documents = Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10)
-    return Upkeep(store, registry, documents, FakeTrail(), interval_s=60)
+    return Upkeep(store, registry, documents, trail, interval_s=60)
 
 
 async def fill(store: MemoryStore, collection: Collection) -> None:
@@ -250,6 +255,24 @@ async def test_an_expired_collection_goes_with_what_it_holds(
     await upkeep.sweep()
     with pytest.raises(CollectionNotFound):
         await registry.get("docs", ANN)
+
+
+async def test_what_a_sweep_deletes_is_in_the_audit_trail_as_the_services_own_doing(
+    registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep, trail: FakeTrail
+) -> None:
+    made = await registry.create("docs", {}, ANN)
+    await upkeep.sweep()
+    assert not trail.begun
+    store._collections[made.uid] = replace(made, expire_time=now())
+    index.down = True
+    await upkeep.sweep()
+    index.down = False
+    await upkeep.sweep()
+    assert [event.outcome for event in trail.begun] == ["UNKNOWN", "UNKNOWN"]
+    assert [(event.tenant, event.subject, event.resource, event.code) for event in trail.ended] == [
+        ("acme", "collections", "collections/docs", "UNAVAILABLE"),
+        ("acme", "collections", "collections/docs", "OK"),
+    ]
 
 
 async def test_a_sweep_goes_on_past_what_fails(

@@ -181,6 +181,7 @@ def test_clusters_have_every_item_of_envoys_checklist(config: Any) -> None:
         [options] = cluster["typed_extension_protocol_options"].values()
         http2 = options["explicit_http_config"]["http2_protocol_options"]
         assert (http2["initial_stream_window_size"], http2["initial_connection_window_size"]) == (65536, 1048576)
+        assert http2["hpack_table_size"] == 0
         assert float(cluster["connect_timeout"].removesuffix("s")) <= 15
         [threshold] = cluster["circuit_breakers"]["thresholds"]
         assert {"max_connections", "max_pending_requests", "max_requests", "retry_budget"} <= threshold.keys()
@@ -215,10 +216,9 @@ def test_behind_another_proxy_one_clients_fault_does_not_end_a_connection_of_man
 
 def test_what_only_the_mesh_or_the_connection_may_say_is_taken_away_first(config: Any) -> None:
     mutations = _early(config)
-    assert [each["remove_on_match"]["key_matcher"]["prefix"] for each in mutations if "remove_on_match" in each] == [
-        "x-ragweave-",
-        "x-envoy-",
-    ]
+    matched = [each["remove_on_match"]["key_matcher"] for each in mutations if "remove_on_match" in each]
+    assert [each.get("prefix") or each["suffix"] for each in matched] == ["x-ragweave-", "x-envoy-", "-bin"]
+    assert all(each["ignore_case"] for each in matched)
     taken = {each["remove"] for each in mutations if "remove" in each}
     assert {"x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-client-cert", "x-http-method-override"} <= taken
 
@@ -245,8 +245,8 @@ def test_cors_is_answered_before_tokens_are_asked_for_and_paths_are_moved_before
 
 def test_a_refusal_of_any_status_has_a_mapper_for_each_kind_of_caller(config: Any) -> None:
     mappers = found_at(config, MANAGER)["local_reply_config"]["mappers"]
-    assert mappers[-3]["body_format_override"]["content_type"] == "application/json"
-    for last in mappers[-3:]:
+    assert mappers[-4]["body_format_override"]["content_type"] == "application/json"
+    for last in mappers[-4:]:
         [value] = [each["comparison"] for each in _statuses(last["filter"])]
         assert (value["op"], value["value"]["default_value"]) == ("GE", 400)
     for mapper in mappers:

@@ -7,9 +7,9 @@ from services.mesh.edge_keys import UnsupportedTemplate, keys_of, pattern_of, se
 
 KEYS = keys_of(
     [each for each in contract.methods().values() if not each.internal],
+    ["grpc.health.v1.Health"],
     max_json_bytes=1000,
     max_upload_bytes=2000,
-    legacy={"deprecation": "@0", "sunset": "never"},
 )
 
 

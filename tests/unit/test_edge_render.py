@@ -154,7 +154,7 @@ def test_every_public_method_has_one_route_with_its_deadline_and_nothing_interna
         assert set(action["max_stream_duration"].values()) == {f"{method.timeout_s}s"}
     assert not [path for path in table if "internal" in path]
     assert list(table)[-1] == "/"
-    assert table["/"]["direct_response"]["status"] == 404
+    assert table["/"]["route"]["cluster"] == "nowhere"
 
 
 def test_only_unary_methods_without_side_effects_are_retried(config: dict[str, Any]) -> None:

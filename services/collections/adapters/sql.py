@@ -1,12 +1,11 @@
 """The registry in SQL: a SQLite file, or PostgreSQL by URL."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
-import structlog
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -21,7 +20,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import URL
 
 from services.collections.adapters.sql_rows import (
@@ -43,28 +41,25 @@ from services.collections.records import (
     encode,
     now,
 )
-from services.mesh.errors import CollectionNotFound, DependencyUnavailable
+from services.mesh.errors import CollectionNotFound
 from services.mesh.filters import EVERYTHING
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import COUNTED, Amounts, check_quota
 from services.mesh.receipts import Receipt
-from services.mesh.sql import Columns, Database, Mode, database, paged
+from services.mesh.sql import Columns, Mode, OpenDatabase, paged
 
 T = TypeVar("T")
 
 _DOCUMENTS: Final = tuple[Document, ...]
 _COUNTS: Final = ("revision", "document_count", "chunk_count", "size_bytes")
-# What the database says of a statement of ours; every other error is the database's own state.
-_DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_errors.DataError)
 
 
 class SqlStore:
     """Fulfils RegistryStore. On PostgreSQL row locks, on SQLite the database's one write lock orders writers."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: OpenDatabase) -> None:
         self._database = database
         self._dialect = database.dialect
-        self._log = structlog.get_logger("collections.sql")
 
     @classmethod
     @asynccontextmanager
@@ -79,16 +74,16 @@ class SqlStore:
             UnknownSchema: The database was written by a newer version.
             DependencyUnavailable: The database does not answer.
         """
-        store = cls(database(url, pool_size=pool_size))
-        try:
-            await store._run(REGISTRY.upgrade, Mode.WRITE)
-            yield store
-        finally:
-            await store._database.close()
+        async with OpenDatabase.open(url, REGISTRY, pool_size=pool_size) as database:
+            yield cls(database)
 
     async def find_collection(self, tenant: str, collection_id: str) -> Collection | None:
         named = {"tenant": tenant, "collection_id": collection_id}
-        row = await self._run(lambda connection: connection.execute(_BY_NAME, named).one_or_none(), Mode.ONE_READ)
+
+        def read(connection: Connection) -> Any:
+            return connection.execute(_BY_NAME, named).one_or_none()
+
+        row = await self._database.run(read, Mode.ONE_READ)
         return None if row is None else collection_from(row)
 
     async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]:
@@ -99,7 +94,7 @@ class SqlStore:
             rows = _page(connection, found, query, COLLECTIONS, COLLECTIONS.c.collection_id)
             return rows, connection.execute(_counted(found)).scalar_one()
 
-        rows, total = await self._run(read, Mode.READ)
+        rows, total = await self._database.run(read, Mode.READ)
         collections = [collection_from(row) for row in rows]
         return query.page(collections, total, lambda each: collection_values(each) | {"name": each.name})
 
@@ -128,14 +123,14 @@ class SqlStore:
             RECEIPTS.record(connection, receipt, encode(changed))
             return changed
 
-        return await self._write(write)
+        return await self._database.write(write)
 
     async def purge_collection(self, uid: str) -> None:
         def write(connection: Connection) -> None:
             deleted = COLLECTIONS.c.delete_time.is_not(None)
             connection.execute(delete(COLLECTIONS).where(COLLECTIONS.c.uid == uid, deleted))
 
-        await self._write(write)
+        await self._database.write(write)
 
     async def deleted_collections(
         self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
@@ -147,30 +142,30 @@ class SqlStore:
             found = found.where(COLLECTIONS.c.tenant == tenant)
         if collection_id is not None:
             found = found.where(COLLECTIONS.c.collection_id == collection_id)
-        return [collection_from(row) for row in await self._read(found)]
+        return [collection_from(row) for row in await self._database.read(found)]
 
     async def expired_collections(self, at: datetime) -> list[Collection]:
         found = _live_collections().where(COLLECTIONS.c.expire_time <= at)
-        return [collection_from(row) for row in await self._read(found)]
+        return [collection_from(row) for row in await self._database.read(found)]
 
     async def latest(self, after: int, limit: int) -> list[Collection]:
         found = _live_collections().where(COLLECTIONS.c.sequence > after).order_by(COLLECTIONS.c.sequence).limit(limit)
-        return [collection_from(row) for row in await self._read(found)]
+        return [collection_from(row) for row in await self._database.read(found)]
 
     async def changes(self, after: int, limit: int) -> list[Collection]:
         found = select(OUTBOX.c.payload).where(OUTBOX.c.sequence > after).order_by(OUTBOX.c.sequence).limit(limit)
-        return [decode(Collection, row.payload) for row in await self._read(found)]
+        return [decode(Collection, row.payload) for row in await self._database.read(found)]
 
     async def last_sequence(self) -> int:
         # The outbox may have lost its last entries with their tenant.
-        (row,) = await self._read(select(SEQUENCES.c.value))
+        (row,) = await self._database.read(select(SEQUENCES.c.value))
         return int(row.value)
 
     async def find_documents(
         self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
     ) -> list[Document]:
         state = DOCUMENTS.c.delete_time.is_not(None) if deleted else DOCUMENTS.c.delete_time.is_(None)
-        rows = await self._read(_named_documents(collection, document_ids).where(state))
+        rows = await self._database.read(_named_documents(collection, document_ids).where(state))
         return [document_from(row, collection) for row in rows]
 
     async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
@@ -184,7 +179,7 @@ class SqlStore:
             rows = _page(connection, found, query, DOCUMENTS, DOCUMENTS.c.document_id)
             return rows, connection.execute(counted).scalar_one()
 
-        rows, total = await self._run(read, Mode.READ)
+        rows, total = await self._database.run(read, Mode.READ)
         documents = [document_from(row, collection) for row in rows]
         return query.page(documents, total, lambda each: document_values(each) | {"name": each.name})
 
@@ -217,14 +212,14 @@ class SqlStore:
             RECEIPTS.record(connection, receipt, encode(result))
             return result
 
-        return await self._write(write)
+        return await self._database.write(write)
 
     async def list_source_documents(self, collection: Collection, source_key: str, after: str, limit: int) -> list[str]:
         beyond = _live_documents(collection).where(
             DOCUMENTS.c.source_key == source_key, DOCUMENTS.c.document_id > after
         )
         ids = beyond.with_only_columns(DOCUMENTS.c.document_id).order_by(DOCUMENTS.c.document_id).limit(limit)
-        return [row.document_id for row in await self._read(ids)]
+        return [row.document_id for row in await self._database.read(ids)]
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         since = func.coalesce(DOCUMENTS.c.delete_time, DOCUMENTS.c.unsettled_time)
@@ -241,7 +236,7 @@ class SqlStore:
                 if (collection := collections.get(row.collection_uid))
             ]
 
-        return await self._run(read, Mode.READ)
+        return await self._database.run(read, Mode.READ)
 
     async def totals(self, collection: Collection) -> DocumentTotals:
         counted = _live_documents(collection).with_only_columns(
@@ -251,7 +246,7 @@ class SqlStore:
             func.sum(DOCUMENTS.c.size_bytes).label("size_bytes"),
             func.max(DOCUMENTS.c.update_time, type_=DOCUMENTS.c.update_time.type).label("last_write_time"),
         )
-        by_state = {row.state: row for row in await self._read(counted.group_by(DOCUMENTS.c.state))}
+        by_state = {row.state: row for row in await self._database.read(counted.group_by(DOCUMENTS.c.state))}
         numbers = {state: row.documents for state, row in by_state.items()}
         return DocumentTotals(
             active=numbers.get("ACTIVE", 0),
@@ -263,10 +258,10 @@ class SqlStore:
         )
 
     async def usage(self, tenant: str) -> Amounts:
-        return await self._run(lambda connection: _usage(connection, tenant), Mode.ONE_READ)
+        return await self._database.run(lambda connection: _usage(connection, tenant), Mode.ONE_READ)
 
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
-        answered = await self._run(lambda connection: RECEIPTS.recall(connection, receipt), Mode.ONE_READ)
+        answered = await self._database.run(lambda connection: RECEIPTS.recall(connection, receipt), Mode.ONE_READ)
         return None if answered is None else decode(kind, answered)
 
     async def remember(self, receipt: Receipt, result: T, kind: type[T]) -> T:
@@ -276,13 +271,13 @@ class SqlStore:
             RECEIPTS.record(connection, receipt, encode(result))
             return result
 
-        return await self._write(write)
+        return await self._database.write(write)
 
     async def forget(self, receipt: Receipt) -> None:
-        await self._write(lambda connection: RECEIPTS.forget(connection, receipt))
+        await self._database.write(lambda connection: RECEIPTS.forget(connection, receipt))
 
     async def prune_receipts(self, at: datetime) -> None:
-        await self._write(lambda connection: RECEIPTS.prune(connection, at))
+        await self._database.write(lambda connection: RECEIPTS.prune(connection, at))
 
     async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
         answers = RECEIPTS.table
@@ -296,35 +291,13 @@ class SqlStore:
             left = [connection.execute(found.limit(1)).first() for found in (more, told)]
             return dropped, any(row is not None for row in left)
 
-        return await self._write(write)
+        return await self._database.write(write)
 
     async def compact(self) -> bool:
-        return await self._told(self._database.compact())
+        return await self._database.compact()
 
     async def check(self) -> None:
-        await self._read(select(SEQUENCES.c.value))
-
-    async def _read(self, statement: Select[Any]) -> Sequence[Any]:
-        return await self._run(lambda connection: connection.execute(statement).all(), Mode.ONE_READ)
-
-    async def _write(self, write: Callable[[Connection], T]) -> T:
-        """What `write` returns, committed. Of two writers with one receipt, the second is given the first's answer."""
-        try:
-            return await self._run(write, Mode.WRITE)
-        except sql_errors.IntegrityError:
-            return await self._run(write, Mode.WRITE)
-
-    async def _run(self, work: Callable[[Connection], T], mode: Mode) -> T:
-        return await self._told(self._database.run(work, mode))
-
-    async def _told(self, work: Awaitable[T]) -> T:
-        try:
-            return await work
-        except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
-            if isinstance(error, _DEFECTS):
-                raise
-            self._log.error("the registry's database does not answer", exc_info=error)
-            raise DependencyUnavailable("the registry's database does not answer", retry_after_s=1.0) from None
+        await self._database.read(select(SEQUENCES.c.value))
 
 
 def _live_collections() -> Select[Any]:

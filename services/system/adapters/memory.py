@@ -8,7 +8,7 @@ from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.receipts import Receipt
 from services.system.audit import event_fields
-from services.system.records import Quota, Revocation
+from services.system.records import Quota, Revocation, Tenant, TenantState
 from services.system.revocations import revocation_fields
 
 
@@ -132,3 +132,37 @@ class MemoryRevocationStore:
 
 def _holds(revocation: Revocation, at: datetime) -> bool:
     return revocation.expire_time is None or revocation.expire_time > at
+
+
+class MemoryTenantStore:
+    """Fulfils TenantStore; nothing awaits, so every method is one step."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, Tenant] = {}
+        self._answers: dict[tuple[str, str, str], tuple[str, Tenant]] = {}
+
+    async def find(self, tenant: str) -> Tenant | None:
+        return self._tenants.get(tenant)
+
+    async def deleting(self) -> Sequence[Tenant]:
+        return [each for each in self._tenants.values() if each.state is TenantState.DELETING]
+
+    async def write(
+        self, tenant: str, change: Callable[[Tenant | None], Tenant], receipt: Receipt | None = None
+    ) -> Tenant:
+        if receipt and (answered := await self.recall(receipt)):
+            return answered
+        changed = change(self._tenants.get(tenant))
+        self._tenants[tenant] = changed
+        if changed.state is TenantState.ACTIVE:
+            del self._tenants[tenant]
+        if receipt:
+            self._answers[receipt.tenant, receipt.method, receipt.request_id] = receipt.digest, changed
+        return changed
+
+    async def recall(self, receipt: Receipt) -> Tenant | None:
+        known = self._answers.get((receipt.tenant, receipt.method, receipt.request_id))
+        if known is None:
+            return None
+        receipt.check(known[0])
+        return known[1]

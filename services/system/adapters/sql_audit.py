@@ -9,8 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from services.mesh.audit import AuditEvent
 from services.mesh.lists import ListQuery, Page
-from services.mesh.sql import Columns, Mode, paged
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import Columns, Mode, OpenDatabase, paged
 from services.system.adapters.sql_tables import AUDIT_EVENTS
 from services.system.audit import event_fields
 

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from services.mesh.quotas import COUNTED, Amounts
 from services.mesh.receipts import Receipt
-from services.mesh.sql import Mode
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import Mode, OpenDatabase
 from services.system.adapters.sql_tables import QUOTAS, RECEIPTS
 from services.system.records import Quota
 

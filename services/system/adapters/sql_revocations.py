@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, in
 from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page
 from services.mesh.receipts import Receipt
-from services.mesh.sql import Columns, Mode, paged
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import Columns, Mode, OpenDatabase, paged
 from services.system.adapters.sql_tables import RECEIPTS, REVOCATIONS
 from services.system.records import Revocation
 from services.system.revocations import revocation_fields
@@ -81,9 +80,11 @@ class SqlRevocationStore:
         return [_revocation(row) for row in await self._database.read(_holding(at))]
 
     async def prune(self, at: datetime) -> None:
-        await self._database.write(
-            lambda connection: connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.expire_time <= at))
-        )
+        def work(connection: Connection) -> None:
+            connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.expire_time <= at))
+            RECEIPTS.prune(connection, at)  # those of every method of the service: they share a table
+
+        await self._database.write(work)
 
     async def erase(self, tenant: str) -> int:
         gone = delete(REVOCATIONS).where(REVOCATIONS.c.tenant == tenant, _OF_SOMEBODY)

@@ -3,8 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, select
 
 from services.mesh.quotas import COUNTED
-from services.mesh.sql import TEXT, Instant
-from services.mesh.sql.opened import OpenDatabase
+from services.mesh.sql import OBJECT, TEXT, Instant, OpenDatabase
 from services.mesh.sql.receipts import Receipts
 
 METADATA = MetaData()
@@ -55,6 +54,18 @@ QUOTAS = Table(
     Column("etag", TEXT, nullable=False),
 )
 
+TENANTS = Table(
+    "tenants",
+    METADATA,
+    Column("tenant", TEXT, primary_key=True),
+    Column("state", TEXT, nullable=False),
+    Column("parts", OBJECT, nullable=False),
+    Column("subject", TEXT, nullable=False),
+    Column("delete_time", Instant, nullable=False),
+    Column("deny_time", Instant),
+    Column("purge_time", Instant),
+)
+
 RECEIPTS = Receipts(METADATA, "system_receipts")
 
 
@@ -63,3 +74,4 @@ async def check(database: OpenDatabase) -> None:
     await database.read(select(AUDIT_EVENTS.c.event_id).limit(1))
     await database.read(select(REVOCATIONS.c.revocation_id).limit(1))
     await database.read(select(QUOTAS.c.tenant).limit(1))
+    await database.read(select(TENANTS.c.tenant).limit(1))
