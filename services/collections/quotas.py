@@ -16,8 +16,6 @@ from services.mesh.quotas import Amounts, check_quota
 
 T = TypeVar("T")
 
-# Before a refusal the limits are asked for again, unless they were so lately.
-_JUST_NOW_S: Final = 1.0
 _TENANTS: Final = 4096
 
 
@@ -95,7 +93,7 @@ class Quotas:
         try:
             return await write(limits)
         except QuotaExceeded:
-            raised = await self._current(tenant, _JUST_NOW_S)
+            raised = await self._current(tenant, fresh_s=0)
             if raised == limits:
                 raise
         return await write(raised)
