@@ -89,11 +89,12 @@ class Quotas:
         Raises:
             QuotaExceeded: It refused.
         """
+        began_s = self._clock()
         limits = await self._current(tenant, self._fresh_s)
         try:
             return await write(limits)
         except QuotaExceeded:
-            raised = await self._current(tenant, fresh_s=0)
+            raised = await self._current(tenant, self._clock() - began_s)  # asked for since this call began
             if raised == limits:
                 raise
         return await write(raised)
