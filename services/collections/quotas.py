@@ -16,8 +16,6 @@ from services.mesh.quotas import Amounts, check_quota
 
 T = TypeVar("T")
 
-# Before a refusal the limits are asked for again, unless they were so lately.
-_JUST_NOW_S: Final = 1.0
 _TENANTS: Final = 4096
 
 
@@ -91,11 +89,12 @@ class Quotas:
         Raises:
             QuotaExceeded: It refused.
         """
+        began_s = self._clock()
         limits = await self._current(tenant, self._fresh_s)
         try:
             return await write(limits)
         except QuotaExceeded:
-            raised = await self._current(tenant, _JUST_NOW_S)
+            raised = await self._current(tenant, self._clock() - began_s)  # asked for since this call began
             if raised == limits:
                 raise
         return await write(raised)

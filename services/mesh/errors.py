@@ -249,12 +249,6 @@ class IndexLocked(DomainError):
     reason = "INDEX_LOCKED"
 
 
-class NotServed(DomainError):
-    """Part of the contract, and not built yet."""
-
-    reason = "NOT_SERVED"
-
-
 STATUS: dict[type[DomainError], StatusCode] = {
     InvalidArgument: StatusCode.INVALID_ARGUMENT,
     InvalidFilter: StatusCode.INVALID_ARGUMENT,

@@ -277,6 +277,13 @@ def test_a_deletion_survives_the_death_of_every_service_and_the_tenant_returns_e
     assert (restored.status, restored.body["state"]) == (200, "ACTIVE"), restored
     assert admitted(mesh, "collections", token)["totalSize"] == 0
     assert admitted(mesh, "jobs", token)["totalSize"] == 0
+    admitted(mesh, "models", token)
+    until = time.monotonic() + 30
+    while (
+        found := mesh.rest("POST", f"{PREFIX}/search", {"query": "x", "collection": "x"}, token=token)
+    ).status == 401:
+        assert time.monotonic() < until, found
+        time.sleep(0.2)
     events = admitted(mesh, "auditEvents", token)["auditEvents"]
     kept = [(each["method"].rpartition("/")[2], each["outcome"]) for each in events]
     assert kept == [("RestoreTenant", "REFUSED"), ("DeleteTenant", "SUCCEEDED")]  # the first came after the deletion
