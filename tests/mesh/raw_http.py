@@ -80,6 +80,7 @@ class Http2:
         )
         self.replies: dict[int, Reply] = {}
         self.terminated = False
+        self._heard: set[type[Event]] = set()
         self.wire.initiate_connection()
 
     @classmethod
@@ -115,6 +116,12 @@ class Http2:
         [reply] = await self.answered(self.send(headers, body))
         return reply
 
+    async def heard(self, kind: type[Event]) -> None:
+        """Returns when an event of this kind has come, or the connection has ended."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.terminated and kind not in self._heard:
+                await self._step()
+
     async def _step(self) -> None:
         await self.flush()
         try:
@@ -130,6 +137,7 @@ class Http2:
             self._take(event)
 
     def _take(self, event: Event) -> None:
+        self._heard.add(type(event))
         if isinstance(event, ConnectionTerminated):
             self.terminated = True
         reply = self.replies.get(getattr(event, "stream_id", None) or 0)

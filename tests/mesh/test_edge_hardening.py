@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from h2.events import PingAckReceived, RemoteSettingsChanged
 
 from services.mesh.edge import OWNERS
 from tests.mesh.edge_stack import Backend, Edge, edge_with_backend, running_backend, running_edge
@@ -40,31 +41,34 @@ def bearer(edge: Edge, **claims: Any) -> str:
 SMUGGLED = f"GET {COLLECTIONS}/smuggled HTTP/1.1\r\nhost: e\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "framing",
-    [
-        f"transfer-encoding: chunked\r\ncontent-length: {len(SMUGGLED) + 5}",
-        f"content-length: {len(SMUGGLED) + 5}\r\ntransfer-encoding: chunked",
-        "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\ncontent-length: 5",
-        "transfer-encoding: identity, chunked\r\ncontent-length: 5",
-        "transfer-encoding : chunked\r\ncontent-length: 5",
-        "transfer-encoding: \x0bchunked\r\ncontent-length: 5",
-        "content-length: 5\r\ncontent-length: 0",
-        "content-length: +5",
-        "content-length: 0x5",
-        "content-length: 5 5",
-    ],
+FRAMINGS = (
+    f"transfer-encoding: chunked\r\ncontent-length: {len(SMUGGLED) + 5}",
+    f"content-length: {len(SMUGGLED) + 5}\r\ntransfer-encoding: chunked",
+    "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\ncontent-length: 5",
+    "transfer-encoding: identity, chunked\r\ncontent-length: 5",
+    "transfer-encoding : chunked\r\ncontent-length: 5",
+    "transfer-encoding: \x0bchunked\r\ncontent-length: 5",
+    "content-length: 5\r\ncontent-length: 0",
+    "content-length: +5",
+    "content-length: 0x5",
+    "content-length: 5 5",
 )
-async def test_a_body_of_two_lengths_is_refused_and_nothing_behind_it_is_served(edge: Edge, framing: str) -> None:
-    before = len(edge.backend.seen.paths)
-    head = f"POST {SEARCH} HTTP/1.1\r\nhost: e\r\nauthorization: {bearer(edge)}\r\n{framing}\r\n\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", edge.settings.port)
-    writer.write(head.encode("latin1") + b"0\r\n\r\n" + SMUGGLED.encode())
-    async with asyncio.timeout(30):
+
+
+async def test_a_body_of_two_lengths_is_refused_and_nothing_behind_it_is_served(edge: Edge) -> None:
+    async def smuggle(framing: str) -> None:
+        head = f"POST {SEARCH} HTTP/1.1\r\nhost: e\r\nauthorization: {bearer(edge)}\r\n{framing}\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.settings.port)
+        writer.write(head.encode("latin1") + b"0\r\n\r\n" + SMUGGLED.encode())
         first = await read_http1(reader)
-        assert first.reset or first.status in (400, 501)
-        assert await reader.read() == b""  # the connection ends: whatever else was sent is nobody's request
-    writer.close()
+        assert first.reset or first.status in (400, 501), framing
+        # Envoy lets a refused connection end by itself for a second; whatever else was sent is nobody's request.
+        assert await reader.read() == b"", framing
+        writer.close()
+
+    before = len(edge.backend.seen.paths)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*map(smuggle, FRAMINGS))
     assert len(edge.backend.seen.paths) == before
 
 
@@ -259,17 +263,22 @@ async def test_an_upload_just_within_the_limit_passes_declared_or_not(edge: Edge
 
 async def test_one_connection_has_a_hundred_streams_and_no_more(edge: Edge) -> None:
     async with Http2.to(edge.settings.port) as connection:
-        for _ in range(3):
-            await connection._step()
+        await connection.heard(RemoteSettingsChanged)
         assert connection.wire.remote_settings.max_concurrent_streams == 100
         sent = [(":method", "POST"), (":scheme", "http"), (":authority", "e"), (":path", SEARCH)]
         more = [("authorization", bearer(edge)), ("content-type", "application/json")]
-        # Who counts no further sends one more than is allowed.
-        connection.wire.remote_settings.max_concurrent_streams = 10_000
+        connection.wire.remote_settings.max_concurrent_streams = 10_000  # so that this side does not count
         connection.wire.remote_settings.acknowledge()
-        held = [connection.send([*sent, *more], b'{"query"', end=False) for _ in range(101)]
-        [last] = await connection.answered(held[-1])
-        assert last.reset
+
+        def begin() -> int:
+            return connection.send([*sent, *more], b'{"query"', end=False)
+
+        held = [begin() for _ in range(100)]
+        connection.wire.ping(b"a round!")
+        await connection.heard(PingAckReceived)
+        assert not any(connection.replies[each].over for each in held)
+        [beyond] = await connection.answered(begin())
+        assert beyond.reset
 
 
 async def test_a_client_that_opens_streams_only_to_reset_them_loses_its_connection_alone(edge: Edge) -> None:
