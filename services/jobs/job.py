@@ -490,6 +490,7 @@ class Lease:
         attempt: Times it was begun, this one included.
         deaths: Attempts in a row, before this one, that ended without a word: their worker was killed, perhaps by them.
         committing: An earlier attempt may have written to the index: this one must see it through.
+        torn: It failed before with something half written left behind.
         chunks: How many chunks that attempt was about to write.
         checkpoint: Where an EXPAND goes on; "" at the beginning.
         total: Items found so far.
@@ -503,6 +504,7 @@ class Lease:
     attempt: int
     deaths: int
     committing: bool
+    torn: bool = False
     chunks: int = 0
     spec: DocumentSpec | None = None
     checkpoint: str = ""
@@ -520,6 +522,7 @@ class Outcome:
     Attributes:
         chunks: Chunks written.
         index_revision: Revision of the index that shows them; 0 where nothing was written.
+        torn: It failed with something half written left behind: whoever runs it again sees to that.
     """
 
     change: ItemChange
@@ -528,3 +531,4 @@ class Outcome:
     index_revision: int = 0
     error: Failure | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    torn: bool = False

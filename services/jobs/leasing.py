@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -57,7 +57,8 @@ class Worker:
     Args:
         begin: Makes the work of a lease.
         heartbeat_s: Pause between two signs of life; well under the length of a lease.
-        attempts: Times an item is begun, deaths of workers included, before it has failed.
+        attempts: Times an item is begun, deaths of workers included, before it has failed; what it wrote is tried as
+            often to be taken back, then it has failed all the same.
         backoff_s: Pause after the first failed attempt; doubles with each.
     """
 
@@ -159,6 +160,9 @@ class Worker:
         job = await self._written(lambda: self._queue.assignment(lease))
         with acting_for(Caller(tenant=job.tenant, subject=job.subject, by_itself=True)):
             active.work = work = self._begin(lease, job)
+            if lease.attempt > 2 * self._attempts:
+                await self._written(lambda: self._queue.finish(lease, _torn(_exhausted(lease))))
+                return
             if lease.attempt > self._attempts:
                 await self._fail(lease, work, _exhausted(lease))
                 return
@@ -185,28 +189,37 @@ class Worker:
             await self._fail(lease, work, failure)
 
     async def _later(self, lease: Lease, failure: Failure) -> None:
-        pause_s = min(self._backoff_s * 2 ** (lease.attempt - 1), _LONGEST_BACKOFF_S)
-        pause_s *= random.uniform(0.75, 1.25)  # noqa: S311  (spreads retries, guards nothing)
         self._log.info("attempt failed", **_told(lease), reason=failure.reason, message=failure.message)
-        await self._written(lambda: self._queue.put_back(lease, pause_s, failure))
+        await self._written(lambda: self._queue.put_back(lease, self._pause_s(lease.attempt), failure))
 
     async def _fail(self, lease: Lease, work: Work, failure: Failure) -> None:
-        outcome = Outcome(ItemChange.FAIL, error=failure)
         try:
-            outcome = await work.abandon(failure)
+            outcome = await self._abandoned(lease, work, failure)
         except JobCancelled:
-            await self._written(lambda: self._queue.finish(lease, Outcome(ItemChange.CANCEL)))
-            return
-        except LeaseLost:
-            raise
-        except Exception as error:
-            met = self._diagnose(error)
-            if met.transient:  # to leave things half done would be worse than to be late
-                await self._later(lease, met)
-                return
-            self._log.error("cannot be abandoned cleanly", **_told(lease), reason=met.reason, message=met.message)
-        self._log.info("failed", **_told(lease), reason=failure.reason, message=failure.message)
+            outcome = Outcome(ItemChange.CANCEL)
+        else:
+            self._log.info("failed", **_told(lease), reason=failure.reason, message=failure.message)
         await self._written(lambda: self._queue.finish(lease, outcome))
+
+    async def _abandoned(self, lease: Lease, work: Work, failure: Failure) -> Outcome:
+        """How it ends; to leave things half done would be worse than to be late, but no item is late for ever."""
+        for tried in range(1, self._attempts + 1):
+            try:
+                return await work.abandon(failure)
+            except (JobCancelled, LeaseLost):
+                raise
+            except Exception as error:
+                met = self._diagnose(error)
+            if not met.transient:
+                break
+            if tried < self._attempts:
+                await asyncio.sleep(self._pause_s(tried))
+        self._log.error("cannot be abandoned cleanly", **_told(lease), reason=met.reason, message=met.message)
+        return _torn(failure, met)
+
+    def _pause_s(self, attempt: int) -> float:
+        pause_s: float = min(self._backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S)
+        return pause_s * random.uniform(0.75, 1.25)  # noqa: S311  (spreads retries, guards nothing)
 
     async def _stopped(self, lease: Lease, why: _Stop) -> None:
         try:
@@ -263,6 +276,13 @@ def _exhausted(lease: Lease) -> Failure:
         "ATTEMPTS_EXHAUSTED",
         f"{what}: begun {lease.attempt - 1} times; its worker died over it {lease.deaths} times in a row",
     )
+
+
+def _torn(failure: Failure, met: Failure | None = None) -> Outcome:
+    """Failed, and not cleanly: what may have been written of it is still there. With what else was met."""
+    if met is not None:
+        failure = replace(failure, message=f"{failure.message}; giving it up failed too: {met.reason}: {met.message}")
+    return Outcome(ItemChange.FAIL, error=failure, torn=True)
 
 
 def _told(lease: Lease) -> dict[str, object]:

@@ -92,7 +92,7 @@ class DocumentImport:
         try:
             return await self._import()
         except UnsupportedMediaType as error:
-            if self._job.directory is None or self._job.directory.include_globs or self.committing:
+            if self._job.directory is None or self._job.directory.include_globs or self._written:
                 raise
             # Nobody named the file: a directory is imported for what can be read in it.
             return self._outcome(ItemChange.SKIP, error=self._tools.diagnose(error))
@@ -109,7 +109,7 @@ class DocumentImport:
             collection = await self._collection()
         except CollectionNotFound:
             return
-        written = self.committing
+        written = self._written
         await self._asked(0)
         if written:
             known = await self._known()
@@ -135,12 +135,13 @@ class DocumentImport:
         if known is not None and self._unchanged(known, cutting):
             if known.fields_hash != self._fields_hash:
                 return await self._write_fields(collection, content, known)
-            if not self.committing:
+            if not self._written:
                 return self._outcome(ItemChange.SKIP)
             # An earlier attempt came as far as the record and was killed before it could say so.
             with suppress(FailedPrecondition):  # the index lost chunks: they are written anew
                 revision = await self._retired(collection, known.revision_key, known.chunk_count)
-                return self._outcome(ItemChange.SUCCEED, chunks=self._lease.chunks, index_revision=revision)
+                count = known.chunk_count if self._lease.torn else self._lease.chunks
+                return self._outcome(ItemChange.SUCCEED, chunks=count, index_revision=revision)
         with self._timed("extract"):
             text = await self._text(content)
         given: Mapping[int, bytes] = {}
@@ -183,7 +184,7 @@ class DocumentImport:
     def _unchanged(self, known: KnownDocument, cutting: Cutting) -> bool:
         """There is nothing to do but, perhaps, new fields. What this very item has written counts in any case."""
         return (
-            (self._job.on_duplicate is OnDuplicate.SKIP or self.committing)
+            (self._job.on_duplicate is OnDuplicate.SKIP or self._written)
             and known.active
             and known.content_hash == self._content_hash
             and known.revision_key == self._key(cutting)
@@ -316,6 +317,11 @@ class DocumentImport:
             raise JobCancelled
 
     # What is known of the document
+
+    @property
+    def _written(self) -> bool:
+        """This item, in this attempt or an earlier one, may have written outside."""
+        return self.committing or self._lease.torn
 
     @property
     def _id(self) -> str:

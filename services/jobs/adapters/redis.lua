@@ -24,6 +24,7 @@ local GROUP = 'workers'
 local EXPAND, SWEEP = 0, -1
 local RATE_SLOT_MS, RATE_SLOTS = 5000, 12
 local RESUMED_AT_ONCE = 500
+local TORN = 2
 
 local clock = call('TIME')
 local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -56,6 +57,7 @@ local function load_job(tenant, id)
   for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
   for _, name in ipairs(NUMBERS) do job[name] = tonumber(job[name] or 0) end
   for _, name in ipairs(TEXTS) do job[name] = job[name] or '' end
+  if job.purge > 0 and job.purge <= NOW then return nil end -- its keys are about to expire
   return job
 end
 
@@ -101,7 +103,8 @@ end
 
 -- Items: {state, attempts, fence, entry, create, end, chunks, bytes, error, timings, committing, deaths, told}; `deaths`
 -- counts the leases in a row that ended without a word, as when a worker is killed; `told` is the error in the words for
--- all who may see the job, where it has others
+-- all who may see the job, where it has others. `committing` is 1 of what may be writing outside, which is seen through,
+-- and TORN of what failed or was cancelled with something half written left behind
 
 local function load_item(job, number)
   local packed = call('HGET', key(job.tenant, 'items', job.id), number)
@@ -293,12 +296,13 @@ local function held(a)
   return job, item
 end
 
-local function leave(job, item, change)
+local function leave(job, item, change, torn)
   if item.state == 'RUNNING' then job.running = job.running - 1 end
   item.state = changed(ITEM, item.state, change)
   if ENDED_ITEM[item.state] then
     item['end'] = NOW
-    if item.committing == 1 then item.committing = 0; job.committing = job.committing - 1 end
+    if item.committing == 1 then job.committing = job.committing - 1 end
+    item.committing = (torn == 1 or (item.committing == TORN and change == 'CANCEL')) and TORN or 0
   end
 end
 
@@ -310,7 +314,7 @@ local function take(tenant, entry, id, number)
     drop(tenant, entry)
     return nil
   end
-  if job.state == 'CANCELLING' and item.committing == 0 then
+  if job.state == 'CANCELLING' and item.committing ~= 1 then
     drop(tenant, entry)
     if item.state == 'RUNNING' then
       leave(job, item, 'CANCEL')
@@ -702,7 +706,7 @@ function C.commit(a)
   local job, item = held(a)
   if not job then return 'LOST' end
   if item.committing == 1 and item.chunks == a.chunks then return 'OK' end
-  if item.committing == 0 then
+  if item.committing ~= 1 then
     if job.state == 'CANCELLING' then return 'CANCEL' end
     item.committing = 1
     job.committing = job.committing + 1
@@ -748,7 +752,7 @@ end
 function C.finish(a)
   local job, item = held(a)
   if not job then return 'LOST' end
-  leave(job, item, a.change)
+  leave(job, item, a.change, a.torn)
   item.chunks, item.bytes, item.error, item.timings = a.chunks, a.bytes, a.error, a.timings
   item.told = a.told ~= a.error and a.told or ''
   save_item(job, item)
@@ -780,7 +784,7 @@ function C.put_back(a)
   if not job then return 'LOST' end
   local entry = item.entry
   unlock(a.tenant, a.lock, a.holder)
-  if job.state == 'CANCELLING' and item.committing == 0 then
+  if job.state == 'CANCELLING' and item.committing ~= 1 then
     leave(job, item, 'CANCEL')
   else
     leave(job, item, 'PUT_BACK')

@@ -43,6 +43,8 @@ _STORE = "the job store"
 _CONNECTIONS = 2000
 _REPEATS = 4
 _KNOWN_ASSIGNMENTS = 1024
+# What redis.lua writes as an item's `committing` where something half written was left behind.
+TORN = 2
 
 
 class Redis:
@@ -269,7 +271,7 @@ def unpacked_item(number: int, record: bytes, spec: DocumentSpec, job: Job) -> I
     """An item of a job. One that a cancelled job never came to counts as cancelled without being written to."""
     state, attempts, _, _, create, end, chunks, size, error, timings, committing, *_ = msgpack.unpackb(record, raw=True)
     stands = ItemState(state.decode())
-    if stands is ItemState.QUEUED and job.state in (JobState.CANCELLING, JobState.CANCELLED) and not committing:
+    if stands is ItemState.QUEUED and job.state in (JobState.CANCELLING, JobState.CANCELLED) and committing != 1:
         stands = ItemState.CANCELLED
     return Item(
         number=number,

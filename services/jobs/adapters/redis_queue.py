@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import structlog
 
 from services.jobs.adapters.redis import (
+    TORN,
     Redis,
     answering,
     named,
@@ -132,6 +133,7 @@ class RedisQueue:
             error=packed_failure(outcome.error),
             told=packed_failure(told(lease.spec, outcome.error)),
             timings=packed_timings(outcome.timings_ms),
+            torn=int(outcome.torn),
             **self._locked(lease),
         )
         self._locks.pop(_of(lease), None)
@@ -184,7 +186,8 @@ class RedisQueue:
             fence=fence,
             attempt=attempt,
             deaths=deaths,
-            committing=bool(committing),
+            committing=committing == 1,
+            torn=committing == TORN,
             chunks=chunks,
             spec=unpacked_spec(spec).of(assignment) if spec else None,
             checkpoint=checkpoint.decode(),
