@@ -34,6 +34,7 @@ from services.collections.settings import Settings
 from services.collections.upkeep import Upkeep
 from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
+from services.mesh.maintenance import Maintenance
 from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -67,7 +68,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_TenantServiceServicer_to_server(TenantServicer(erasure), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
 
-        async with Upkeep(store, registry, documents, trail, interval_s=settings.upkeep_interval_s).running():
+        upkeep = Upkeep(store, registry, documents, trail)
+        async with Maintenance("collections", upkeep.steps, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 
 

@@ -153,8 +153,8 @@ class RegistryStore(Protocol):
         """Drops an answer that was taken back."""
         ...
 
-    async def prune_receipts(self, at: datetime) -> None:
-        """Drops answers that have expired."""
+    async def prune_receipts(self, at: datetime) -> int:
+        """Drops answers that have expired; returns how many."""
         ...
 
     async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:

@@ -1,8 +1,6 @@
 """What the registry does by itself: ends what was interrupted, deletes what has expired."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -15,6 +13,7 @@ from services.collections.registry import Registry
 from services.mesh.audit import Trail, audited
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentNotFound, EtagMismatch
 from services.mesh.identity import Caller, acting_for
+from services.mesh.maintenance import Step
 
 # Longer than any call that could still be at work on it.
 _INTERRUPTED: Final = timedelta(seconds=60)
@@ -23,50 +22,38 @@ _DELETE: Final = "/ragweave.v1.CollectionService/DeleteCollection"
 
 
 class Upkeep:
-    """Sweeps the registry now and then. Every step may be repeated, and by several processes at once."""
+    """The registry's steps of maintenance."""
 
-    def __init__(
-        self, store: RegistryStore, registry: Registry, documents: Documents, trail: Trail, *, interval_s: float
-    ) -> None:
+    def __init__(self, store: RegistryStore, registry: Registry, documents: Documents, trail: Trail) -> None:
         self._trail = trail
         self._store = store
         self._registry = registry
         self._documents = documents
-        self._interval_s = interval_s
         self._log = structlog.get_logger("collections.upkeep")
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Sweeps inside the block, from its beginning on."""
-        sweeping = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+    @property
+    def steps(self) -> Sequence[Step]:
+        return (
+            Step("expire collections", self._expire_all),
+            Step("finish deleted collections", self._finish_collections),
+            Step("finish documents", self._finish_documents),
+            Step("forget answers", self._forget_answers),
+        )
 
-    async def sweep(self) -> None:
-        """Does once what there is to do; a step that fails is left for the next sweep."""
-        at = now()
-        interrupted = at - _INTERRUPTED
-        for collection in await self._store.expired_collections(at):
-            await self._try("expire", collection, self._expire(collection))
-        for collection in await self._store.deleted_collections(before=interrupted):
-            await self._try("delete", collection, self._registry.finish_deletion(collection))
-        for collection, document in await self._store.unfinished_documents(interrupted, _BATCH):
-            await self._try("finish", collection, self._finish(collection, document))
-        await self._store.prune_receipts(at)
+    async def _expire_all(self) -> int:
+        expired = await self._store.expired_collections(now())
+        return sum([await self._try("expire", each, self._expire(each)) for each in expired])
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.sweep()
-            except DependencyUnavailable:
-                self._log.warning("sweep put off: the registry's database does not answer")
-            except Exception:
-                self._log.exception("sweep failed")
-            await asyncio.sleep(self._interval_s)
+    async def _finish_collections(self) -> int:
+        deleted = await self._store.deleted_collections(before=now() - _INTERRUPTED)
+        return sum([await self._try("delete", each, self._registry.finish_deletion(each)) for each in deleted])
+
+    async def _finish_documents(self) -> int:
+        unfinished = await self._store.unfinished_documents(now() - _INTERRUPTED, _BATCH)
+        return sum([await self._try("finish", parent, self._finish(parent, each)) for parent, each in unfinished])
+
+    async def _forget_answers(self) -> int:
+        return await self._store.prune_receipts(now())
 
     async def _expire(self, collection: Collection) -> None:
         who = _acting(collection)
@@ -79,8 +66,8 @@ class Upkeep:
         else:
             await self._documents.settle(collection, document, document.unsettled)
 
-    async def _try(self, step: str, collection: Collection, work: Awaitable[None]) -> None:
-        """Does the work for the collection's tenant, since nobody calls."""
+    async def _try(self, step: str, collection: Collection, work: Awaitable[None]) -> bool:
+        """Does the work for the collection's tenant, since nobody calls; whether it was done."""
         try:
             with acting_for(_acting(collection)):
                 await work
@@ -90,6 +77,9 @@ class Upkeep:
             self._log.info("upkeep put off", step=step, collection=collection.name, reason=error.message)
         except Exception:
             self._log.exception("upkeep failed", step=step, collection=collection.name, tenant=collection.tenant)
+        else:
+            return True
+        return False
 
 
 def _acting(collection: Collection) -> Caller:

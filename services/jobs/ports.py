@@ -149,6 +149,10 @@ class JobStore(Protocol):
         """
         ...
 
+    async def forget_ended(self, limit: int) -> int:
+        """Drop what is left of ended jobs whose time has come, of all tenants, at most so many: how many these were."""
+        ...
+
     async def erase(self, tenant: str) -> tuple[int, bool]:
         """Bar a tenant, as long as it is not admitted, and drop what is kept of it, as far as one call gets.
 

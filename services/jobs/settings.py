@@ -28,6 +28,7 @@ class Settings(ServiceSettings):
         2**30, ge=2**28, le=2**36, description="Address space of a process that extracts text."
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
+    maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
 
     web_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         DEFAULT_PORTS, description="Ports of web servers that imports may ask, separated by commas."

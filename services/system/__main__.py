@@ -11,6 +11,7 @@ import grpc
 from ragweave.internal.v1.quota_service_pb2_grpc import add_QuotaServiceServicer_to_server
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
 from services.mesh.channels import open_channel
+from services.mesh.maintenance import Maintenance
 from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -84,7 +85,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas, tenants, exports), server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
 
-        async with revocations.running(), intake.running(), tenants.running():
+        maintenance = Maintenance("system", intake.steps, interval_s=settings.maintenance_interval_s)
+        async with revocations.running(), intake.running(), tenants.running(), maintenance.running():
             yield Wiring(register, checks={"database": lambda: check(database)})
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,6 +10,7 @@ import structlog
 
 from services.mesh.audit import AuditEvent
 from services.mesh.errors import DependencyUnavailable
+from services.mesh.maintenance import Step
 from services.system.ports import AuditLog, AuditStream
 
 _PAUSE_S: Final = 0.5
@@ -42,14 +43,19 @@ class AuditIntake:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Takes in, and prunes now and then, inside the block."""
-        tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._prune_now_and_then())]
+        """Takes in inside the block."""
+        taking = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            taking.cancel()
+            with suppress(asyncio.CancelledError):
+                await taking
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """The audit log's maintenance."""
+        return (Step("drop old audit events", self.prune, every_s=_PRUNE_EVERY_S),)
 
     async def take_in(self) -> int:
         """One step: what the stream has now, recorded and settled; returns how many entries that were."""
@@ -98,14 +104,3 @@ class AuditIntake:
             except Exception:
                 self._log.exception("audit events wait in their stream")
                 await asyncio.sleep(_PAUSE_S)
-
-    async def _prune_now_and_then(self) -> None:
-        while True:
-            try:
-                if dropped := await self.prune():
-                    self._log.info("old audit events dropped", events=dropped)
-            except DependencyUnavailable as error:
-                self._log.warning("old audit events are kept longer", reason=error.message)
-            except Exception:
-                self._log.exception("old audit events are kept longer")
-            await asyncio.sleep(_PRUNE_EVERY_S)

@@ -13,7 +13,7 @@ from services.jobs.adapters.redis_schema import STEPS
 from services.jobs.job import ItemChange, JobState
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.schemas import UnknownSchema
-from tests.contract.test_job_store import drained, job, jobs, specs
+from tests.contract.test_job_store import drained, eventually, job, jobs, specs
 from tests.contract.test_job_store_again import letters as dead_letters
 from tests.jobs_store import Store, store_in
 
@@ -64,6 +64,21 @@ async def test_items_that_failed_before_there_were_dead_letters_are_some(server:
         await store.retry("acme", job_id)
         assert await drained(RedisQueue(redis, "one", lease_s=5)) == 2
         assert (await store.get("acme", job_id)).state is JobState.SUCCEEDED
+
+
+async def test_jobs_that_ended_before_their_tenants_were_noted_are_forgotten_in_time(
+    server: Store, prefix: str
+) -> None:
+    async with Redis.open(server.url, prefix) as redis:
+        store = RedisJobStore(redis, retention_s=0.05)
+        await store.submit(job(), specs(2))
+        await drained(RedisQueue(redis, "one", lease_s=5))
+        await redis.client.delete(f"{prefix}purging")
+        await redis.client.set(f"{prefix}schema", 2)
+    async with Redis.open(server.url, prefix) as redis:
+        store = RedisJobStore(redis, retention_s=60)
+        await eventually(lambda: store.forget_ended(10))
+        assert not await redis.client.exists(f"{prefix}acme:list", f"{prefix}acme:purge", f"{prefix}purging")
 
 
 async def test_older_data_is_brought_forward_once_by_many_at_once(server: Store, prefix: str) -> None:

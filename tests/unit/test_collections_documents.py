@@ -30,6 +30,7 @@ from services.mesh.errors import (
 from services.mesh.identity import Caller
 from tests.audit_fakes import FakeTrail
 from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
+from tests.sweeping import sweep
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.read", "documents.write"}))
 BOB = Caller("acme", "bob", frozenset({"collections.read"}), frozenset({"user:bob", "group:crew"}))
@@ -327,7 +328,7 @@ async def test_a_change_the_index_may_not_have_got_is_taken_back_there(
     assert (await documents.get(A, ANN)).etag == first.etag
     index.down = False
     age(store, docs, "a", unsettled_time=LONG_AGO)
-    await Upkeep(store, registry, documents, FakeTrail(), interval_s=60).sweep()
+    await sweep(Upkeep(store, registry, documents, FakeTrail()))
     assert index.fields[docs.uid, "a"].title == "old"
     assert (await documents.get(A, ANN)).unsettled == 0
 
@@ -453,7 +454,7 @@ async def test_an_interrupted_deletion_is_ended_by_upkeep(
     await imported(documents, docs)
     await interrupted(documents, index)
     age(store, docs, "a", delete_time=LONG_AGO)
-    await Upkeep(store, registry, documents, FakeTrail(), interval_s=60).sweep()
+    await sweep(Upkeep(store, registry, documents, FakeTrail()))
     assert store._documents[docs.uid] == {}
 
 

@@ -25,6 +25,7 @@ from services.mesh.errors import (
 from services.mesh.identity import Caller
 from tests.audit_fakes import FakeTrail
 from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
+from tests.sweeping import sweep
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
 EVE = Caller(tenant="globex", subject="eve", scopes=ANN.scopes)
@@ -53,7 +54,7 @@ def trail() -> FakeTrail:
 @pytest.fixture
 def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry, trail: FakeTrail) -> Upkeep:
     documents = Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10)
-    return Upkeep(store, registry, documents, trail, interval_s=60)
+    return Upkeep(store, registry, documents, trail)
 
 
 async def fill(store: MemoryStore, collection: Collection) -> None:
@@ -236,10 +237,10 @@ async def test_an_interrupted_deletion_is_ended_by_upkeep_and_leaves_a_namesake_
         await registry.delete("docs", ANN)
     anew = await registry.create("docs", {}, ANN)
     index.fails_at = ""
-    await upkeep.sweep()
+    await sweep(upkeep)
     assert index.dropped == [], "the call may still be at work"
     store._collections[made.uid] = replace(store._collections[made.uid], delete_time=LONG_AGO)
-    await upkeep.sweep()
+    await sweep(upkeep)
     assert index.dropped == [made.uid]
     assert await registry.get("docs", ANN) == anew
 
@@ -249,10 +250,10 @@ async def test_an_expired_collection_goes_with_what_it_holds(
 ) -> None:
     made = await registry.create("docs", {"ttl": timedelta(hours=1)}, ANN)
     await fill(store, made)
-    await upkeep.sweep()
+    await sweep(upkeep)
     await registry.get("docs", ANN)
     store._collections[made.uid] = replace(store._collections[made.uid], expire_time=now())
-    await upkeep.sweep()
+    await sweep(upkeep)
     with pytest.raises(CollectionNotFound):
         await registry.get("docs", ANN)
 
@@ -261,13 +262,13 @@ async def test_what_a_sweep_deletes_is_in_the_audit_trail_as_the_services_own_do
     registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep, trail: FakeTrail
 ) -> None:
     made = await registry.create("docs", {}, ANN)
-    await upkeep.sweep()
+    await sweep(upkeep)
     assert not trail.begun
     store._collections[made.uid] = replace(made, expire_time=now())
     index.down = True
-    await upkeep.sweep()
+    await sweep(upkeep)
     index.down = False
-    await upkeep.sweep()
+    await sweep(upkeep)
     assert [event.outcome for event in trail.begun] == ["UNKNOWN", "UNKNOWN"]
     assert [(event.tenant, event.subject, event.resource, event.code) for event in trail.ended] == [
         ("acme", "collections", "collections/docs", "UNAVAILABLE"),
@@ -282,9 +283,9 @@ async def test_a_sweep_goes_on_past_what_fails(
         made = await registry.create(name, {}, ANN)
         store._collections[made.uid] = replace(made, expire_time=now())
     index.down = True
-    await upkeep.sweep()
+    await sweep(upkeep)
     index.down = False
-    await upkeep.sweep()
+    await sweep(upkeep)
     assert (await registry.list(ANN)).items == ()
 
 

@@ -184,8 +184,10 @@ class MemoryStore:
     async def forget(self, receipt: Receipt) -> None:
         self._receipts.pop(_key(receipt), None)
 
-    async def prune_receipts(self, at: datetime) -> None:
+    async def prune_receipts(self, at: datetime) -> int:
+        before = len(self._receipts)
         self._receipts = {key: each for key, each in self._receipts.items() if each[2] > at}
+        return before - len(self._receipts)
 
     async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
         answers = [key for key in self._receipts if key[0] == tenant][:limit]

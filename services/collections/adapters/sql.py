@@ -276,8 +276,8 @@ class SqlStore:
     async def forget(self, receipt: Receipt) -> None:
         await self._database.write(lambda connection: RECEIPTS.forget(connection, receipt))
 
-    async def prune_receipts(self, at: datetime) -> None:
-        await self._database.write(lambda connection: RECEIPTS.prune(connection, at))
+    async def prune_receipts(self, at: datetime) -> int:
+        return await self._database.write(lambda connection: RECEIPTS.prune(connection, at))
 
     async def erase(self, tenant: str, *, before: datetime, limit: int) -> tuple[int, bool]:
         answers = RECEIPTS.table

@@ -7,6 +7,7 @@
 --   <p>delayed           zset    work to be queued again, by when
 --   <p>resuming          list    jobs whose items are being queued again, a page at a time
 --   <p>bell              stream  of one entry that changes when there is new work
+--   <p>purging           zset    tenants with ended jobs, by when the first of them is forgotten
 --   <p>erased            set     tenants nothing is kept for any more; whoever is late with something is refused
 --   <p>schema            string  version of all this; see redis_schema.py
 --   <p><t>:queue         stream  work to do; group "workers", whose pending entries are the leases
@@ -165,6 +166,7 @@ local function forget_later(job)
     call('PEXPIREAT', key(job.tenant, kind, job.id), string.format('%.0f', job.purge))
   end
   call('ZADD', key(job.tenant, 'purge'), job.purge, job.id)
+  call('ZADD', P .. 'purging', 'LT', job.purge, job.tenant)
 end
 
 -- An ended job is to run again: what is kept of it stays.
@@ -407,9 +409,18 @@ local function unlist(tenant, id)
   call('SREM', key(tenant, 'dead'), id)
 end
 
-local function forget_purged(tenant)
-  local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', NOW)
+-- Notes when the tenant's next job is forgotten.
+local function purge_next(tenant)
+  local first = call('ZRANGE', key(tenant, 'purge'), 0, 0, 'WITHSCORES')
+  if first[2] then call('ZADD', P .. 'purging', first[2], tenant) else call('ZREM', P .. 'purging', tenant) end
+end
+
+-- Ended jobs whose time has come are not listed any more, at most so many of them: how many.
+local function forget_purged(tenant, limit)
+  local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', NOW, 'LIMIT', 0, limit or -1)
   for _, id in ipairs(gone) do unlist(tenant, id) end
+  if #gone > 0 then purge_next(tenant) end
+  return #gone
 end
 
 local function add_items(job, specs, documents, distinct)
@@ -808,10 +819,23 @@ function C.put_back(a)
   return 'OK'
 end
 
+-- Forgets ended jobs whose time has come, whoever they are of, at most so many: how many.
+function C.forget(a)
+  local count = 0
+  for _, tenant in ipairs(call('ZRANGEBYSCORE', P .. 'purging', '-inf', NOW, 'LIMIT', 0, a.limit)) do
+    if count == a.limit then break end
+    local gone = forget_purged(tenant, a.limit - count)
+    if gone == 0 then purge_next(tenant) end
+    count = count + gone
+  end
+  return count
+end
+
 -- From now on nothing of a tenant is written; its keys are dropped from outside, whose number knows no bound.
 function C.bar(a)
   call('SADD', P .. 'erased', a.tenant)
   call('ZREM', P .. 'tenants', a.tenant)
+  call('ZREM', P .. 'purging', a.tenant)
   return 'OK'
 end
 

@@ -306,6 +306,9 @@ class RedisJobStore:
             events.append(Event(int(entry.partition(b"-")[0]), job.read_time, job, item))
         return events
 
+    async def forget_ended(self, limit: int) -> int:
+        return int(await self._redis.run("forget", limit=limit))
+
     async def erase(self, tenant: str) -> tuple[int, bool]:
         await self._redis.run("bar", tenant=named(tenant))
         dropped, done = await self._redis.unlinked(tenant, within_s=_ERASE_S)

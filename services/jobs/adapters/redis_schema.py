@@ -28,6 +28,10 @@ for _, list in ipairs(call('KEYS', P .. '*:list')) do
   end
 end
 """,
+    # Tenants with ended jobs are known by when the first of those is forgotten.
+    3: """
+for _, purge in ipairs(call('KEYS', P .. '*:purge')) do purge_next(purge:sub(#P + 1, -7)) end
+""",
 }
 """Lua that makes data of each version from the one before's. It sees what redis.lua defines, and runs in one piece with
 the mark and with the command that found the data old: whoever else comes finds all of it done, after a crash nothing.

@@ -10,6 +10,7 @@ from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
 from services.jobs.adapters.index import IndexClient
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.adapters.registry import RegistryClient
 from services.jobs.adapters.xberg import XbergExtractor
@@ -20,7 +21,9 @@ from services.jobs.reading import Reader
 from services.jobs.settings import WorkerSettings
 from services.jobs.sources import Sources
 from services.jobs.tasks import beginning
+from services.jobs.upkeep import Upkeep
 from services.mesh.channels import open_channel
+from services.mesh.maintenance import Maintenance
 from services.mesh.roots import Roots
 from services.mesh.serve import serve_worker
 from services.mesh.settings import read
@@ -63,7 +66,9 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
             attempts=settings.attempts,
             backoff_s=settings.backoff_s,
         )
-        yield worker.run
+        upkeep = Upkeep(RedisJobStore(redis, retention_s=settings.retention_s))
+        async with Maintenance("jobs", upkeep.steps, interval_s=settings.maintenance_interval_s).running():
+            yield worker.run
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ class Receipts:
         gone = delete(self.table).where(columns.tenant == tenant, named.in_(some))
         return connection.execute(gone).rowcount
 
-    def prune(self, connection: Connection, at: datetime) -> None:
-        """Drops answers that have expired."""
-        connection.execute(delete(self.table).where(self.table.c.expire_time <= at))
+    def prune(self, connection: Connection, at: datetime) -> int:
+        """Drops answers that have expired; returns how many."""
+        return connection.execute(delete(self.table).where(self.table.c.expire_time <= at)).rowcount
 
     def _of(self, receipt: Receipt) -> tuple[ColumnElement[bool], ...]:
         columns = self.table.c
