@@ -39,7 +39,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     async with (
         XbergExtractor.open(settings.extraction) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
-        Redis.open(settings.mesh.redis_url) as redis,
+        Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
         settings.web(at_most_s=_ESTIMATED_PAGE_S) as web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,

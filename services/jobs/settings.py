@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.jobs.adapters.redis import Kept
 from services.jobs.adapters.web import DEFAULT_PORTS, HttpWeb
 from services.jobs.adapters.xberg import ExtractionLimits
 from services.jobs.addresses import Reachable
@@ -29,6 +30,10 @@ class Settings(ServiceSettings):
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
+    events_kept_s: float = Field(7 * 24 * 3600, ge=1, le=10**8, description="Seconds an event is kept.")
+    events_kept: int = Field(
+        100_000, ge=100, le=10**7, description="Events of a tenant that are kept; some 300 bytes each."
+    )
 
     web_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         DEFAULT_PORTS, description="Ports of web servers that imports may ask, separated by commas."
@@ -102,6 +107,10 @@ class Settings(ServiceSettings):
             https_only=self.web_https_only,
             allowed=Reachable(self.web_allow).allows,
         )
+
+    @property
+    def events(self) -> Kept:
+        return Kept(self.events_kept_s, self.events_kept)
 
     @property
     def blob_folder(self) -> Path:

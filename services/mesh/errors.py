@@ -213,6 +213,12 @@ class TenantDeleted(DomainError):
     reason = "TENANT_DELETED"
 
 
+class EventsForgotten(DomainError):
+    """Events after the sequence asked for are no longer kept, or it is one that was never reached."""
+
+    reason = "EVENTS_FORGOTTEN"
+
+
 class CollectionDisabled(DomainError):
     reason = "COLLECTION_DISABLED"
 
@@ -282,6 +288,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     LeaseLost: StatusCode.ABORTED,
     FailedPrecondition: StatusCode.FAILED_PRECONDITION,
     TenantDeleted: StatusCode.FAILED_PRECONDITION,
+    EventsForgotten: StatusCode.OUT_OF_RANGE,
     CollectionDisabled: StatusCode.FAILED_PRECONDITION,
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,

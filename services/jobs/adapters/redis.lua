@@ -1,7 +1,8 @@
 -- Every change of a job and its queue, each of them atomic.
 --
 -- ARGV[1] is the key prefix, ARGV[2] the command, ARGV[3] its arguments as msgpack. The tables JOB and ITEM (state ->
--- change -> state) and ENDED come before this text; they are made from services/jobs/job.py.
+-- change -> state) and ENDED come before this text, made from services/jobs/job.py; so do LOG_MS and LOG_MOST, how long
+-- and how many events of a tenant are kept.
 --
 --   <p>tenants           zset    tenants with work, by when they were last served: work is handed out in turns
 --   <p>delayed           zset    work to be queued again, by when
@@ -9,6 +10,9 @@
 --   <p>bell              stream  of one entry that changes when there is new work
 --   <p>purging           zset    tenants with ended jobs, by when the first of them is forgotten
 --   <p>erased            set     tenants nothing is kept for any more; whoever is late with something is refused
+--   <p>logs              hash    tenant -> sequence of its last event; ":news", ":outbox" count what they are called by
+--   <p>news              zset    tenants with events, by the turn of the last
+--   <p>rung              stream  of one entry that changes when there are new events
 --   <p>schema            string  version of all this; see redis_schema.py
 --   <p><t>:queue         stream  work to do; group "workers", whose pending entries are the leases
 --   <p><t>:list, :purge  zset    jobs by create time; ended jobs by when they are forgotten
@@ -17,6 +21,7 @@
 --   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     documents: FULL imports, and rows
 --   <p><t>:dead          set     jobs with dead letters         <p><t>:failed:<j> zset    their items, by when they failed
 --   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
+--   <p><t>:log           stream  events of all kinds, see happened(); ids are <sequence>-0
 
 local P = ARGV[1]
 local A = cmsgpack.unpack(ARGV[3])
@@ -26,6 +31,8 @@ local EXPAND, SWEEP = 0, -1
 local RATE_SLOT_MS, RATE_SLOTS = 5000, 12
 local RESUMED_AT_ONCE = 500
 local TORN = 2
+local PROGRESS_MS = 1000
+local LOGS, NEWS, RUNG = P .. 'logs', P .. 'news', P .. 'rung'
 
 local clock = call('TIME')
 local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -44,12 +51,47 @@ local function may(state, change)
   return JOB[state] and JOB[state][change]
 end
 
+-- The log of a tenant: what happened in it, counted from 1 without gaps. The count outlives the entries, so that whoever
+-- asks for some that are gone can be told so.
+
+local function numbered(sequence)
+  return string.format('%.0f-0', sequence)
+end
+
+-- Drops what is older than LOG_MS of a log whose entry `first` is.
+local function forget_old(log, first, last)
+  while last - first > 1 do
+    local middle = math.floor((first + last) / 2)
+    local entry = call('XRANGE', log, numbered(middle), numbered(middle))[1]
+    if entry and tonumber(entry[2][2]) > NOW - LOG_MS then last = middle else first = middle end
+  end
+  call('XTRIM', log, 'MINID', numbered(last))
+end
+
+local heard = {}
+
+local function happened(tenant, topic, ...)
+  local log, sequence = key(tenant, 'log'), call('HINCRBY', LOGS, tenant, 1)
+  local oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  -- A tenth late, so that it is looked for seldom.
+  if oldest and tonumber(oldest[2][2]) < NOW - 1.1 * LOG_MS then
+    forget_old(log, tonumber(string.match(oldest[1], '%d+')), sequence)
+  end
+  call('XADD', log, 'MAXLEN', '~', LOG_MOST, numbered(sequence), 't', NOW, 'e', cmsgpack.pack({topic, ...}))
+  call('PEXPIRE', log, LOG_MS)
+  if not heard[tenant] then
+    heard[tenant] = true
+    call('ZADD', NEWS, call('HINCRBY', LOGS, ':news', 1), tenant)
+    call('XADD', RUNG, 'MAXLEN', 1, '*', 'n', 1)
+  end
+end
+
 -- Jobs
 
 local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
   'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention', 'retried',
-  'resuming', 'resumed', 'doubtful'}
-local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'type', 'asked'}
+  'resuming', 'resumed', 'doubtful', 'logged', 'behind'}
+local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'uid', 'type', 'asked'}
 
 local function load_job(tenant, id)
   local flat = call('HGETALL', key(tenant, 'job', id))
@@ -115,9 +157,10 @@ local function load_item(job, number)
     chunks = r[7], bytes = r[8], error = r[9], timings = r[10], committing = r[11], deaths = r[12], told = r[13] or ''}
 end
 
-local function packed_item(item)
-  return cmsgpack.pack({item.state, item.attempts, item.fence, item.entry, item.create, item['end'], item.chunks,
-    item.bytes, item.error, item.timings, item.committing, item.deaths, item.told})
+-- A brief one is without what only workers and lists of items want.
+local function packed_item(item, brief)
+  return cmsgpack.pack({item.state, item.attempts, item.fence, brief and '' or item.entry, item.create, item['end'],
+    item.chunks, item.bytes, item.error, brief and '' or item.timings, item.committing, item.deaths, item.told})
 end
 
 local function save_item(job, item)
@@ -127,6 +170,27 @@ end
 local function new_item(number)
   return {number = number, state = 'QUEUED', attempts = 0, fence = 0, entry = '', create = NOW, ['end'] = 0, chunks = 0,
     bytes = 0, error = '', timings = '', committing = 0, deaths = 0, told = ''}
+end
+
+-- What happened to a job, or to one document of it, for the log of its tenant.
+
+local function job_happened(job, topic)
+  job.update, job.logged, job.behind, job.told = NOW, NOW, 0, true
+  happened(job.tenant, topic, job.collection, job.uid, job.id, job.type, snapshot(job))
+end
+
+local function item_happened(job, topic, item, document)
+  happened(job.tenant, topic, job.collection, job.uid, job.id, job.type, item.number, packed_item(item, true), document)
+end
+
+-- The log is told of progress once in a while only; `behind` until it has been told of the latest.
+local function progressed(job)
+  if NOW - job.logged >= PROGRESS_MS then job_happened(job, 'ingestion.progress') else job.behind = 1 end
+end
+
+local function begin_job(job)
+  job.state = changed(JOB, job.state, 'BEGIN')
+  job_happened(job, 'ingestion.started')
 end
 
 -- Dead letters: the items that failed. Their number is the job's `failed`.
@@ -149,6 +213,8 @@ local function first_error(job)
   return item.told ~= '' and item.told or item.error
 end
 
+local ENDED_AS = {SUCCEEDED = 'ingestion.completed', PARTIALLY_SUCCEEDED = 'ingestion.completed',
+  FAILED = 'ingestion.failed', CANCELLED = 'ingestion.cancelled'}
 local KEPT = {'job', 'about', 'items', 'specs', 'events', 'failed', 'docs'}
 
 local function end_job(job, change)
@@ -156,6 +222,7 @@ local function end_job(job, change)
   job['end'] = NOW
   job.purge = NOW + job.retention
   if job.error == '' then job.error = first_error(job) end
+  job_happened(job, ENDED_AS[job.state])
 end
 
 local function forget_later(job)
@@ -180,8 +247,9 @@ end
 -- Saves the job and writes down what happened: to `item`, or to the job as a whole.
 local function record(job, item)
   job.seq = job.seq + 1
+  if not job.told and job.state ~= 'QUEUED' then progressed(job) end
   save_job(job)
-  local id = string.format('%.0f-0', job.seq)
+  local id = numbered(job.seq)
   if item and item.number > 0 then
     call('XADD', key(job.tenant, 'events', job.id), id, 's', snapshot(job), 'n', item.number, 'i', packed_item(item))
   else
@@ -280,7 +348,7 @@ local function resume(job)
   if last == job.total then
     job.resuming = 0
     if job.state == 'QUEUED' and job.final == 1 and job.succeeded + job.failed + job.skipped == job.total then
-      job.state = changed(JOB, job.state, 'BEGIN')
+      begin_job(job)
     end
     settle(job)
   end
@@ -334,7 +402,7 @@ local function take(tenant, entry, id, number)
   save_item(job, item)
   if number > 0 and job.start == 0 then job.start = NOW end
   if job.state == 'QUEUED' then
-    job.state = changed(JOB, job.state, 'BEGIN')
+    begin_job(job)
     record(job)
   else
     save_job(job)
@@ -417,7 +485,7 @@ end
 
 -- Ended jobs whose time has come are not listed any more, at most so many of them: how many.
 local function forget_purged(tenant, limit)
-  local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', NOW, 'LIMIT', 0, limit or -1)
+  local gone = call('ZRANGEBYSCORE', key(tenant, 'purge'), '-inf', string.format('(%.0f', NOW), 'LIMIT', 0, limit or -1)
   for _, id in ipairs(gone) do unlist(tenant, id) end
   if #gone > 0 then purge_next(tenant) end
   return #gone
@@ -465,7 +533,7 @@ function C.submit(a)
   for _, name in ipairs(NUMBERS) do job[name] = 0 end
   for _, name in ipairs(TEXTS) do job[name] = '' end
   job.state, job.attempt, job.create, job.full, job.retention = 'QUEUED', 1, NOW, a.full, a.retention_ms
-  job.collection, job.type = a.collection, a.type
+  job.collection, job.uid, job.type = a.collection, a.uid, a.type
   remember(a, job)
   call('SET', key(a.tenant, 'about', a.job), a.about)
   call('ZADD', key(a.tenant, 'list'), NOW, a.job)
@@ -696,6 +764,10 @@ function C.heartbeat(a)
       call('XCLAIM', key(each.tenant, 'queue'), GROUP, a.worker, 0, item.entry, 'JUSTID')
       local lock = each.lock ~= '' and key(each.tenant, 'lock', each.lock)
       if lock and call('GET', lock) == each.holder then call('PEXPIRE', lock, a.lease_ms) end
+      if job.behind == 1 and NOW - job.logged >= PROGRESS_MS then
+        progressed(job)
+        save_job(job)
+      end
       answers[i] = job.state == 'CANCELLING' and 'CANCEL' or 'OK'
     end
   end
@@ -782,6 +854,8 @@ function C.finish(a)
     if a.number == EXPAND then job.final = 1 else job.swept = a.change == 'CANCEL' and 0 or 2 end
   end
   job.revision = math.max(job.revision, a.revision)
+  local topic = a.number > 0 and ({SUCCEED = 'document.indexed', FAIL = 'document.failed'})[a.change]
+  if topic then item_happened(job, topic, item, a.document) end
   unlock(a.tenant, a.lock, a.holder)
   drop(a.tenant, item.entry)
   settle(job)
@@ -831,11 +905,58 @@ function C.forget(a)
   return count
 end
 
+-- Events of a tenant after a sequence, as they are kept, and the sequence of its last.
+function C.log(a)
+  local entries = call('XRANGE', key(a.tenant, 'log'), numbered(a.after + 1), '+', 'COUNT', a.limit)
+  return {tonumber(call('HGET', LOGS, a.tenant) or 0), entries}
+end
+
+-- The sequence of a tenant's first event that is kept, where one is, and of its last.
+function C.log_span(a)
+  local first = call('XRANGE', key(a.tenant, 'log'), '-', '+', 'COUNT', 1)[1]
+  return {first and first[1] or '', tonumber(call('HGET', LOGS, a.tenant) or 0)}
+end
+
+-- What to wait for, the latest turn, and the tenants with events since another; at first all whose events are kept.
+function C.log_news(a)
+  local rung = call('XREVRANGE', RUNG, '+', '-', 'COUNT', 1)[1]
+  local tenants = call('ZRANGEBYSCORE', NEWS, '(' .. string.format('%.0f', a.after), '+inf')
+  if a.after == 0 then
+    local kept = {}
+    for _, tenant in ipairs(tenants) do
+      if call('EXISTS', key(tenant, 'log')) == 1 then kept[#kept + 1] = tenant else call('ZREM', NEWS, tenant) end
+    end
+    tenants = kept
+  end
+  return {rung and rung[1] or '0-0', tonumber(call('HGET', LOGS, ':news') or 0), tenants}
+end
+
+-- Changes of collections, in the order of their own sequence, each but once: what came before is passed over.
+function C.log_changes(a)
+  local last = tonumber(call('HGET', LOGS, ':outbox') or 0)
+  for _, change in ipairs(a.changes) do
+    local sequence, tenant = change[1], change[2]
+    if sequence > last then
+      if not erased(tenant) then happened(tenant, unpack(change, 3)) end
+      last = sequence
+    end
+  end
+  call('HSET', LOGS, ':outbox', string.format('%.0f', last))
+  return 'OK'
+end
+
+-- The sequence of the last change of a collection that is in a log.
+function C.log_changed()
+  return tonumber(call('HGET', LOGS, ':outbox') or 0)
+end
+
 -- From now on nothing of a tenant is written; its keys are dropped from outside, whose number knows no bound.
 function C.bar(a)
   call('SADD', P .. 'erased', a.tenant)
   call('ZREM', P .. 'tenants', a.tenant)
   call('ZREM', P .. 'purging', a.tenant)
+  call('ZREM', NEWS, a.tenant)
+  call('HDEL', LOGS, a.tenant)
   return 'OK'
 end
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,17 @@ _KNOWN_ASSIGNMENTS = 1024
 TORN = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How long a tenant's events are kept, and how many, a little more of either at times."""
+
+    seconds: float = 7 * 24 * 3600
+    most: int = 100_000
+
+
+_KEPT = Kept()
+
+
 class Redis:
     """Runs the script; calls are repeated on a broken connection, which the script's commands allow.
 
@@ -55,24 +66,28 @@ class Redis:
         steps: What brings older data to the latest version.
     """
 
-    def __init__(self, client: Any, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS) -> None:
+    def __init__(
+        self, client: Any, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS, events: Kept = _KEPT
+    ) -> None:
         self.client = client
         self._prefix = prefix
         self._known = max(steps)
-        script = _tables() + Path(__file__).with_name("redis.lua").read_text()
+        script = _tables(events) + Path(__file__).with_name("redis.lua").read_text()
         self._script = client.register_script(versioned(script, steps))
         self._assignments: dict[tuple[str, str], Assignment] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS) -> AsyncIterator["Redis"]:
+    async def open(
+        cls, url: str, prefix: str = PREFIX, *, steps: Mapping[int, str] = STEPS, events: Kept = _KEPT
+    ) -> AsyncIterator["Redis"]:
         """The store at `url`, older data brought to this version; one that does not answer yet is when it does.
 
         Raises:
             UnknownSchema: its data is of a newer version.
         """
         async with open_redis(url, connections=_CONNECTIONS, repeats=_REPEATS) as client:
-            store = cls(client, prefix, steps=steps)
+            store = cls(client, prefix, steps=steps, events=events)
             with suppress(DependencyUnavailable):
                 await store._refuse_newer()
             yield store
@@ -109,7 +124,13 @@ class Redis:
 
     @property
     def bell(self) -> str:
+        """A stream that gets an entry when there is new work."""
         return f"{self._prefix}bell"
+
+    @property
+    def rung(self) -> str:
+        """A stream that gets an entry when there are new events."""
+        return f"{self._prefix}rung"
 
     async def assignment(self, tenant: str, job_id: str) -> Assignment:
         """What a job is to do; remembered, since it never changes. Raises JobNotFound."""
@@ -159,9 +180,9 @@ def answering() -> AbstractAsyncContextManager[None]:
     return store_answering(_STORE, timeout_s=_TIMEOUT_S)
 
 
-def _tables() -> str:
-    """The transitions as Lua: state -> change -> state, and the states nothing leads out of."""
-    lines = []
+def _tables(events: Kept) -> str:
+    """As Lua: the transitions, state -> change -> state; the states nothing leads out of; what is kept of events."""
+    lines = [f"local LOG_MS, LOG_MOST = {int(events.seconds * 1000)}, {events.most}"]
     for name, table in (("JOB", JOB_TRANSITIONS), ("ITEM", ITEM_TRANSITIONS)):
         lines.append(f"local {name} = {{}}")
         lines += [f"{name}.{state} = {{}}" for state in dict.fromkeys(state for state, _ in table)]
@@ -267,19 +288,26 @@ def unpacked_job(job: Assignment, snapshot: bytes) -> Job:
     )
 
 
-def unpacked_item(number: int, record: bytes, spec: DocumentSpec, job: Job) -> Item:
-    """An item of a job. One that a cancelled job never came to counts as cancelled without being written to."""
+def unpacked_item(number: int, record: bytes, spec: DocumentSpec, job: Job | None = None) -> Item:
+    """An item of a job. One that a cancelled job never came to counts as cancelled without being written to.
+
+    Args:
+        job: As it is; None where the item has ended.
+    """
     state, attempts, _, _, create, end, chunks, size, error, timings, committing, *_ = msgpack.unpackb(record, raw=True)
-    stands = ItemState(state.decode())
-    if stands is ItemState.QUEUED and job.state in (JobState.CANCELLING, JobState.CANCELLED) and committing != 1:
+    stands, end_time = ItemState(state.decode()), moment(end) if end else None
+    cancelled = job is not None and job.state in (JobState.CANCELLING, JobState.CANCELLED)
+    if stands is ItemState.QUEUED and cancelled and committing != 1:
         stands = ItemState.CANCELLED
+    if job is not None and stands.ended:
+        end_time = end_time or job.end_time
     return Item(
         number=number,
         spec=spec,
         state=stands,
         attempts=attempts,
         create_time=moment(create),
-        end_time=moment(end) if end else job.end_time if stands.ended else None,
+        end_time=end_time,
         chunks=chunks,
         size_bytes=size,
         error=unpacked_failure(error),

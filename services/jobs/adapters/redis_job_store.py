@@ -78,6 +78,7 @@ class RedisJobStore:
             specs=[packed_spec(item) for item in items],
             documents=[item.document_id for item in items],
             collection=job.collection_id,
+            uid=job.collection_uid,
             type=str(job.type),
             full=int(job.full),
             retention_ms=self._retention_ms,

@@ -134,6 +134,7 @@ class RedisQueue:
             told=packed_failure(told(lease.spec, outcome.error)),
             timings=packed_timings(outcome.timings_ms),
             torn=int(outcome.torn),
+            document=packed_spec(_called(lease.spec)) if lease.spec else "",
             **self._locked(lease),
         )
         self._locks.pop(_of(lease), None)
@@ -193,6 +194,11 @@ class RedisQueue:
             checkpoint=checkpoint.decode(),
             total=total,
         )
+
+
+def _called(spec: DocumentSpec) -> DocumentSpec:
+    """What a document is called by, and who may see it."""
+    return DocumentSpec(spec.document_id, source_uri=spec.source_uri, principals=spec.principals)
 
 
 def _of(lease: Lease) -> tuple[str, str, int]:

@@ -34,7 +34,7 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
     async with (
         XbergExtractor.open(settings.extraction, settings.extractors) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
-        Redis.open(settings.mesh.redis_url) as redis,
+        Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
         settings.web() as web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.retrieval_target) as retrieval,
