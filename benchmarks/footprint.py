@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ragweave.local.health import standings
+from ragweave.local.health import memory_bytes, standings
 from ragweave.local.processes import processes
 from tests.e2e.stack import Mesh
 
@@ -29,9 +29,9 @@ def main() -> None:
                 if number == rounds - 1:
                     time.sleep(_SETTLE_S)
                     now = standings(mesh.layout, processes(mesh.layout))
-                    for each in now:
-                        print(f"{each.name:<12} {each.memory_bytes / 2**20:7.1f} MiB")
-                    print(f"{'all':<12} {sum(each.memory_bytes for each in now) / 2**20:7.1f} MiB")
+                    memory = {each.name: memory_bytes(each.pid) for each in now}
+                    for name, taken in {**memory, "all": sum(memory.values())}.items():
+                        print(f"{name:<12} {taken / 2**20:7.1f} MiB")
             finally:
                 mesh.stop()
     print(f"ready after {', '.join(f'{seconds:.1f}' for seconds in took)} s; median {statistics.median(took):.1f} s")

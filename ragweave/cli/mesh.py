@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ragweave.cli.console import command, err, fail, layout, out
-from ragweave.local.health import Standing, standings, taken_ports
+from ragweave.local.health import Standing, memory_bytes, standings, taken_ports
 from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
 from ragweave.local.processes import ensure_mesh_certificates, processes
@@ -78,6 +78,7 @@ def status() -> None:
     """Show every process: state, memory, restarts. Ends with 1 unless all serve."""
     here = layout()
     now = standings(here, processes(here))
+    memory = {each.name: memory_bytes(each.pid) for each in now if each.pid}
     table = Table(box=None, pad_edge=False)
     for column in ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "MEMORY", "ADDRESS"):
         table.add_column(column, justify="right" if column in ("PID", "UP", "RESTARTS", "MEMORY") else "left")
@@ -88,10 +89,10 @@ def status() -> None:
             str(each.pid or "-"),
             _duration(time.time() - each.started_at) if each.pid else "-",
             str(each.restarts),
-            f"{each.memory_bytes / 2**20:.0f} MiB" if each.pid else "-",
+            f"{memory[each.name] / 2**20:.0f} MiB" if each.pid else "-",
             each.address,
         )
-    table.add_row("all", "", "", "", "", f"{sum(each.memory_bytes for each in now) / 2**20:.0f} MiB", "")
+    table.add_row("all", "", "", "", "", f"{sum(memory.values()) / 2**20:.0f} MiB", "")
     out.print(table)
     if not supervisor_pid(here):
         out.print("the mesh is not running; `ragweave up` starts it")

@@ -25,7 +25,6 @@ class Standing:
 
     Attributes:
         state: "serving", "not serving", "starting" or "down".
-        memory_bytes: Its and its children's proportional share of memory (PSS).
     """
 
     name: str
@@ -33,7 +32,6 @@ class Standing:
     pid: int
     restarts: int
     started_at: float
-    memory_bytes: int
     address: str
     last_exit: str
 
@@ -58,12 +56,23 @@ def standings(layout: Layout, all_processes: list[Process]) -> list[Standing]:
                 pid=pid,
                 restarts=int(entry.get("restarts") or 0),
                 started_at=float(entry.get("started_at") or 0),
-                memory_bytes=_memory(pid) if pid else 0,
                 address=process.address,
                 last_exit=str(entry.get("last_exit") or ""),
             )
         )
     return found
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional share of memory (PSS) of a process and of everything in its session; each of ours leads one."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(folder.name)) == pid:
+                for line in (folder / "smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+    return total
 
 
 def taken_ports(layout: Layout) -> dict[str, str]:
@@ -147,15 +156,3 @@ def _redis_answers(layout: Layout) -> bool:
             return probe.recv(16).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _memory(pid: int) -> int:
-    """PSS in bytes of a process and of everything in its session; each of ours leads one."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(folder.name)) == pid:
-                for line in (folder / "smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1]) * 1024
-    return total
