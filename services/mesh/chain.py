@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # grpc's classes are generic to type checkers only
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -48,6 +49,12 @@ class Chain(grpc.aio.ServerInterceptor):
         self._interceptors = tuple(interceptors)
         self._methods = methods
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Returns when no handler runs any more, or the time is up: gRPC's `stop` cancels them and does not wait."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
 
     async def intercept_service(
         self,
@@ -73,8 +80,14 @@ class Chain(grpc.aio.ServerInterceptor):
 
         async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             call = Call(method, context, dict(context.invocation_metadata() or ()))
-            with serving(call):
-                return await proceed(call, request)
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            try:
+                with serving(call):
+                    return await proceed(call, request)
+            finally:
+                self._running.discard(task)
 
         return _as_kind(handler, run)
 

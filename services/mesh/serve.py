@@ -40,6 +40,8 @@ _CONNECTION_GRACE_S = 60 * 60
 # Metadata of one call: a REST path arrives as such, and the edge takes 32 KiB of headers. gRPC's own bounds begin to
 # refuse calls at 8 KiB, at random, and all over 16 KiB.
 _METADATA_BYTES = 64 * 2**10
+# Cancelled handlers need a moment to end.
+_HANDLERS_END_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ async def serve(
             await stopped.wait()
             log.info("draining")
             await server.drain()
+        await _all_ended()
     log.info("stopped")
 
 
@@ -158,8 +161,9 @@ async def running(
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
         guards = await opened.enter_async_context(guard(settings.mesh))
+        chain = interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)
         server = grpc.aio.server(
-            interceptors=[interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)],
+            interceptors=[chain],
             options=_options(settings.mesh),
             maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
         )
@@ -176,7 +180,7 @@ async def running(
         )
         port = _listen(server, name, settings)
         await server.start()
-        opened.push_async_callback(_handlers_ended)
+        opened.push_async_callback(chain.ended, _HANDLERS_END_S)
         opened.push_async_callback(server.stop, 0)
         checking = asyncio.create_task(readiness.run())
         opened.push_async_callback(_cancelled, checking)
@@ -289,13 +293,11 @@ def _stop_signal() -> Iterator[asyncio.Event]:
         restore()
 
 
-async def _handlers_ended() -> None:
-    """Lets cancelled handlers end: gRPC's `stop` returns before, and logs a traceback for each the loop's end meets."""
-    handlers = [
-        task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"
-    ]
-    if handlers:
-        await asyncio.wait(handlers, timeout=0.2)
+async def _all_ended() -> None:
+    """Lets gRPC's own tasks around the handlers end: it logs a traceback for each that the loop's end meets."""
+    tasks = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"]
+    if tasks:
+        await asyncio.wait(tasks, timeout=_HANDLERS_END_S)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -27,6 +27,7 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from ragweave.local.layout import SERVICES
 from services.mesh.channels import open_channel, opening_as
 from services.mesh.identity import Caller, acting_for
 from services.mesh.serve import Guard, Wiring, running
@@ -67,7 +68,9 @@ class World:
         (keys / "jwks.json").write_text(jwks(user_key))
         (keys / "mesh_jwks.json").write_text(jwks(mesh_key))
         (keys / "mesh.pem").write_bytes(mesh_key.as_pem(private=True))
-        given = {"data_dir": folder, "redis_url": "redis://127.0.0.1:1/0", "drain_s": 0.0, "grace_s": 1.0, **settings}
+        nowhere = {f"{name}_target": "127.0.0.1:1" for name in SERVICES}  # not a mesh that runs on this machine
+        given = {"data_dir": folder, "redis_url": "redis://127.0.0.1:1/0", "drain_s": 0.0, "grace_s": 1.0}
+        given |= {**nowhere, **settings}
         return cls(MeshSettings(health_interval_s=0.1, **given), user_key)
 
     def settings(self, port: int = 0) -> ServiceSettings:

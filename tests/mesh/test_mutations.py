@@ -13,6 +13,11 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from ragweave.internal.v1 import registry_service_pb2
+from ragweave.internal.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    add_RegistryServiceServicer_to_server,
+)
 from ragweave.v1 import collection_service_pb2, document_service_pb2, job_service_pb2, system_service_pb2
 from ragweave.v1.system_service_pb2_grpc import SystemServiceStub
 from services.mesh.status import DETAILS_KEY
@@ -248,11 +253,24 @@ async def jobs_door(folder: Path, store: Store) -> AsyncIterator[Door]:
         )
 
 
+class Unused(RegistryServiceServicer):
+    """Counts what tenants use: nothing."""
+
+    async def GetTenantUsage(self, request: Any, context: Any) -> registry_service_pb2.GetTenantUsageResponse:
+        return registry_service_pb2.GetTenantUsageResponse()
+
+
+def _system_beside(world: World, collections_port: int) -> SystemSettings:
+    targets = {"collections_target": world.target(collections_port)}
+    return SystemSettings(mesh=world.mesh.model_copy(update=targets), port=0)
+
+
 @asynccontextmanager
 async def system_door(folder: Path, store: Store) -> AsyncIterator[Door]:
     world = World.in_folder(folder, redis_url=store.url, operator_tenant="acme")
     async with (
-        world.running(wire_system, SystemSettings(mesh=world.mesh, port=0)) as port,
+        world.serving(add_RegistryServiceServicer_to_server, Unused()) as collections,
+        world.running(wire_system, _system_beside(world, collections)) as port,
         world.channel(port) as opened,
     ):
         stub = SystemServiceStub(opened)
