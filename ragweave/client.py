@@ -290,7 +290,7 @@ class Client(_Stubs):
                     yield event
             except grpc.RpcError as error:
                 failures += 1
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
+                if not _broke_off(error) or failures == _WATCH_FAILURES:
                     raise RagweaveError.of(error) from error
             time.sleep(_WATCH_PAUSE_S)
 
@@ -430,7 +430,7 @@ class AsyncClient(_Stubs):
                     yield event
             except grpc.RpcError as error:
                 failures += 1
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or failures == _WATCH_FAILURES:
+                if not _broke_off(error) or failures == _WATCH_FAILURES:
                     raise RagweaveError.of(error) from error
             await asyncio.sleep(_WATCH_PAUSE_S)
 
@@ -510,6 +510,15 @@ def _search(query: str, collection: str, fields: dict[str, Any]) -> search_pb2.S
 def _collection(collection_id: str, fields: dict[str, Any]) -> collection_service_pb2.CreateCollectionRequest:
     collection = json_format.ParseDict(fields, collection_pb2.Collection())
     return collection_service_pb2.CreateCollectionRequest(collection_id=collection_id, collection=collection)
+
+
+def _broke_off(error: grpc.RpcError) -> bool:
+    """Whether the connection ended and not the call. A proxy resets the stream where the server behind it died, which
+    reads as INTERNAL; a server's own INTERNAL says its reason.
+    """
+    if error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return not RagweaveError.of(error).reason
+    return error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def _inline(

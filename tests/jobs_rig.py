@@ -12,6 +12,7 @@ from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.adapters.web import HttpWeb
+from services.jobs.fairness import Turns
 from services.jobs.job import Assignment, DirectoryImport, DocumentSpec, Item, Job, JobType, new_job_id
 from services.jobs.leasing import Worker
 from services.jobs.listing import items_query
@@ -62,7 +63,7 @@ class Rig:
             diagnose=diagnose,
             patience=Patience(diagnose, self.patience_s),
             batch=2,
-            embedding_turns=asyncio.Semaphore(2),
+            embedding_turns=Turns(2),
         )
 
     def worker(self, name: str = "one", **fields: Any) -> Worker:
@@ -91,14 +92,14 @@ class Rig:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def put(self, text: str, document_id: str = "a.txt", **fields: Any) -> DocumentSpec:
+    async def put(self, text: str, document_id: str = "a.txt", tenant: str = "acme", **fields: Any) -> DocumentSpec:
         """A document whose content is in the blob store."""
         content = text.encode()
-        blob = await self.blobs.put("acme", _whole(content))
+        blob = await self.blobs.put(tenant, _whole(content))
         return replace(DocumentSpec(document_id, charset="utf-8", content_hash=blob.content_hash), **fields)
 
-    async def submit(self, *specs: DocumentSpec, **fields: Any) -> str:
-        job = Assignment("acme", new_job_id(), "ann", JobType.IMPORT, "books", "uid-1", **fields)
+    async def submit(self, *specs: DocumentSpec, tenant: str = "acme", **fields: Any) -> str:
+        job = Assignment(tenant, new_job_id(), "ann", JobType.IMPORT, "books", "uid-1", **fields)
         return await self.store.submit(job, specs)
 
     async def submit_directory(self, **fields: Any) -> str:
@@ -106,12 +107,12 @@ class Rig:
         directory = DirectoryImport("", "docs", **globs)
         return await self.submit(directory=directory, source_key="directory:docs", **fields)
 
-    async def ended(self, job_id: str) -> Job:
+    async def ended(self, job_id: str, tenant: str = "acme") -> Job:
         """The job, once it has ended."""
         async with asyncio.timeout(30):
-            async for event in self.store.events("acme", job_id, 0):
+            async for event in self.store.events(tenant, job_id, 0):
                 if event.job.state.ended:
-                    return await self.store.get("acme", job_id)
+                    return await self.store.get(tenant, job_id)
         raise AssertionError("events ended before the job")
 
     async def done(self, *specs: DocumentSpec, **fields: Any) -> Job:

@@ -114,7 +114,7 @@ class Embedder:
         counts = {key: _COUNT.unpack_from(entry)[0] for key, entry in found.items()}
         counts |= {key: each.count for key, each in tokens.items()}
         self._check([counts[key] for key in keys], truncate, named)
-        entries = found | await self._computed(tokens, input_type)
+        entries = found | await self._computed(tenant, tokens, input_type)
         return [self._embedding(entries[key], cached=key in found) for key in keys]
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -161,13 +161,13 @@ class Embedder:
                 tokens += await self._model.tokenize(part)
         return tokens
 
-    async def _computed(self, tokens: Mapping[bytes, Tokens], input_type: InputType) -> dict[bytes, bytes]:
+    async def _computed(self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType) -> dict[bytes, bytes]:
         """Cache entries of texts, once the model made them.
 
         Everything up to the wait happens in one step of the event loop, so two calls never queue the same text.
         """
         entries = self._cache.near(tokens)
-        works = self._enlist({key: each for key, each in tokens.items() if key not in entries}, input_type)
+        works = self._enlist(tenant, {key: each for key, each in tokens.items() if key not in entries}, input_type)
         if not works:
             return entries
         try:
@@ -177,7 +177,7 @@ class Embedder:
             for work in works:
                 self._leave(work)
 
-    def _enlist(self, tokens: Mapping[bytes, Tokens], input_type: InputType) -> list[Work]:
+    def _enlist(self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType) -> list[Work]:
         lane = self._lanes[input_type]
         fresh = [key for key in tokens if key not in self._in_flight]
         if len(fresh) > lane.room:
@@ -187,7 +187,7 @@ class Embedder:
                 subject=f"{self.spec.name} {input_type} queue",
             )
         for key in fresh:
-            self._in_flight[key] = Work(key, tokens[key])
+            self._in_flight[key] = Work(key, tokens[key], tenant)
             lane.push(self._in_flight[key])
         works = [self._in_flight[key] for key in tokens]
         for work in works:

@@ -17,16 +17,18 @@ class Work:
     Attributes:
         key: Its key in the cache.
         tokens: What the model reads.
+        tenant: Whose it is.
         vector: Becomes the vector, or the error that kept it from one.
         waiters: Calls that still want it.
         lane: Where it waits; None once it runs.
     """
 
-    __slots__ = ("_turn", "key", "lane", "tokens", "vector", "waiters")
+    __slots__ = ("_turn", "key", "lane", "tenant", "tokens", "vector", "waiters")
 
-    def __init__(self, key: bytes, tokens: Tokens) -> None:
+    def __init__(self, key: bytes, tokens: Tokens, tenant: str = "") -> None:
         self.key = key
         self.tokens = tokens
+        self.tenant = tenant
         self.vector: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.waiters = 0
         self.lane: Lane | None = None
@@ -43,16 +45,18 @@ class Work:
 
 
 class Lane:
-    """Works of one urgency. The oldest is always served next, so none starves; those like it in length go with it."""
+    """Works of one urgency. Tenants have turns; the oldest work of the one whose turn it is goes next, so none starves.
+    Those like it in length go with it, whosever they are.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._by_age: dict[int, Work] = {}
+        self._by_age: dict[str, dict[int, Work]] = {}  # by tenant, the one whose turn it is first
         self._by_length: list[tuple[tuple[int, int], Work]] = []
         self._turn = 0
 
     def __len__(self) -> int:
-        return len(self._by_age)
+        return len(self._by_length)
 
     @property
     def room(self) -> int:
@@ -62,7 +66,7 @@ class Lane:
     def push(self, work: Work) -> None:
         self._turn += 1
         work.queue(self, self._turn)
-        self._by_age[self._turn] = work
+        self._by_age.setdefault(work.tenant, {})[self._turn] = work
         insort(self._by_length, (work.place, work), key=_place)
 
     def remove(self, work: Work) -> None:
@@ -71,7 +75,8 @@ class Lane:
         self._forget(work)
 
     def take(self, max_tokens: int, max_works: int) -> list[Work]:
-        """Removes and returns the next batch: the oldest work and those nearest to it in length, shortest first.
+        """Removes and returns the next batch: the oldest work of the next tenant and those nearest to it in length,
+        shortest first.
 
         Args:
             max_tokens: Bound of the batch, padding included; the oldest is returned even if longer.
@@ -79,7 +84,9 @@ class Lane:
         """
         if not self._by_age:
             return []
-        oldest = next(iter(self._by_age.values()))
+        tenant = next(iter(self._by_age))
+        oldest = next(iter(self._by_age[tenant].values()))
+        self._by_age[tenant] = self._by_age.pop(tenant)
         first = last = self._index(oldest)
         while last - first + 1 < max_works:
             grown = self._grown(first, last, max_tokens)
@@ -94,7 +101,10 @@ class Lane:
 
     def _forget(self, work: Work) -> None:
         _, turn = work.place
-        del self._by_age[turn]
+        of_tenant = self._by_age[work.tenant]
+        del of_tenant[turn]
+        if not of_tenant:
+            del self._by_age[work.tenant]
         work.lane = None
 
     def _grown(self, first: int, last: int, max_tokens: int) -> tuple[int, int] | None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeVar
 
 import structlog
 
+from services.jobs.fairness import Capacity
 from services.jobs.job import Assignment, Failure, ItemChange, Lease, Outcome
 from services.jobs.ports import Diagnose, Queue
 from services.jobs.work import DocumentBusy, JobCancelled, Work
@@ -50,12 +52,13 @@ class _Active:
 
 
 class Worker:
-    """Works on up to `slots` leases at a time, so that reading, extracting and cutting overlap with embedding.
+    """Works on several leases at a time, so that reading, extracting and cutting overlap with embedding.
 
     What a worker died over before is worked on alone: if it kills again, it takes nothing else with it.
 
     Args:
         begin: Makes the work of a lease.
+        slots: Leases at a time, shared by tenants as `Capacity` has it.
         heartbeat_s: Pause between two signs of life; well under the length of a lease.
         attempts: Times an item is begun, deaths of workers included, before it has failed; what it wrote is tried as
             often to be taken back, then it has failed all the same.
@@ -76,12 +79,13 @@ class Worker:
         self._queue = queue
         self._begin = begin
         self._diagnose = diagnose
-        self._slots = slots
+        self._capacity = Capacity(slots)
         self._heartbeat_s = heartbeat_s
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._active: set[_Active] = set()
         self._changed = asyncio.Event()
+        self._bell: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
         self._log = structlog.get_logger("jobs.worker")
 
@@ -94,9 +98,10 @@ class Worker:
             await self._drain()
             raise
         finally:
-            for task in (beating, *(active.task for active in self._active)):
+            left = [beating, *([self._bell] if self._bell else []), *(active.task for active in self._active)]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(beating, *(active.task for active in self._active), return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _lease(self) -> None:
         known = False  # whether all that is leased to us is being worked on
@@ -108,20 +113,37 @@ class Worker:
                 if not known:
                     await self._queue.adopt([active.lease for active in self._active])
                     known = True
-                if not self._free():
+                full = self._full()
+                if full is None:
                     await self._changed.wait()
-                elif leases := await self._queue.lease(1):
+                elif leases := await self._queue.lease(1, full):
                     self._start(leases[0])
                 else:
                     known = False  # nothing else to do: look whether an answer was lost without our noticing
-                    await self._queue.wait(self._heartbeat_s)
+                    await self._work_or_room()
             except DependencyUnavailable as error:
                 known = False  # an answer with leases in it may have been lost
                 self._log.warning("no work to be had", reason=error.message)
                 await asyncio.sleep(_STORE_PAUSE_S)
 
-    def _free(self) -> bool:
-        return len(self._active) < self._slots and not any(active.lease.deaths for active in self._active)
+    def _full(self) -> Set[str] | None:
+        """Tenants that get no more for now; None where nobody does."""
+        if any(active.lease.deaths for active in self._active):
+            return None
+        return self._capacity.full(Counter(active.lease.tenant for active in self._active))
+
+    async def _work_or_room(self) -> None:
+        """Until there may be new work, or some has ended."""
+        changed = asyncio.create_task(self._changed.wait())
+        if self._bell is None:
+            self._bell = asyncio.create_task(self._queue.wait(self._heartbeat_s))
+        try:
+            await asyncio.wait({self._bell, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self._bell.done():
+            rung, self._bell = self._bell, None
+            rung.result()
 
     def _start(self, lease: Lease) -> None:
         active = _Active(lease)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from services.jobs.chunker import Chunk
 from services.jobs.cutting import Cutting, chunk_id, fields_hash
 from services.jobs.extraction import ExtractedText
+from services.jobs.fairness import Turns
 from services.jobs.job import Assignment, Failure, ItemChange, Lease, OnDuplicate, Outcome
 from services.jobs.patience import Patience
 from services.jobs.ports import (
@@ -25,6 +26,7 @@ from services.jobs.ports import (
     Models,
     Queue,
     Registry,
+    Vectors,
 )
 from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.reading import Reader, file_name, last_part, media_type, refuse, text_version
@@ -65,7 +67,7 @@ class Tools:
     diagnose: Diagnose
     patience: Patience
     batch: int
-    embedding_turns: asyncio.Semaphore
+    embedding_turns: Turns
 
 
 class DocumentImport:
@@ -213,8 +215,7 @@ class DocumentImport:
         vectors = dict(given)
 
         async def embed(batch: Sequence[int]) -> None:
-            async with self._tools.embedding_turns:
-                found = await self._vectors([chunks[at].embed_text for at in batch], cutting)
+            found = await self._vectors([chunks[at].embed_text for at in batch], cutting)
             vectors.update(zip(batch, found, strict=True))
 
         async with asyncio.TaskGroup() as group:
@@ -225,7 +226,12 @@ class DocumentImport:
 
     async def _vectors(self, texts: Sequence[str], cutting: Cutting) -> Sequence[bytes]:
         tools, model = self._tools, cutting.model
-        found = await tools.patience(lambda: tools.embedding.embed(model.name, texts))
+
+        async def embedded() -> Vectors:  # whoever waits for the service gives up its turn meanwhile
+            async with tools.embedding_turns.of(self._job.tenant):
+                return await tools.embedding.embed(model.name, texts)
+
+        found = await tools.patience(embedded)
         if found.model_revision != model.revision:
             tools.models.forget(model.name)
             raise DependencyUnavailable("the embedding model has changed; the document is embedded anew")

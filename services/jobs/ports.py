@@ -1,6 +1,6 @@
 """What importing needs of the world besides content (ports_content): where jobs rest, and the other services."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -178,8 +178,8 @@ class Queue(Protocol):
         """
         ...
 
-    async def lease(self, slots: int) -> list[Lease]:
-        """Up to `slots` pieces of work that wait or whose lease has run out, tenants in turns."""
+    async def lease(self, slots: int, but_not: Set[str] = frozenset()) -> list[Lease]:
+        """Up to `slots` pieces of work that wait or whose lease has run out, tenants in turns, some left out."""
         ...
 
     async def wait(self, timeout_s: float) -> None:

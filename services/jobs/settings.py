@@ -52,7 +52,9 @@ class Settings(ServiceSettings):
         max_length=128,
         description="Name of this worker: the same after a restart, and of no other worker that runs.",
     )
-    slots: int = Field(4, ge=1, le=256, description="Documents one worker has in work at a time.")
+    slots: int = Field(
+        4, ge=1, le=256, description="Documents one worker has in work at a time; more where tenants wait."
+    )
     extractors: int = Field(1, ge=1, le=64, description="Processes that extract text for one worker.")
     embed_batch: int = Field(32, ge=1, le=256, description="Texts of one call to the embedding service.")
     embed_calls: int = Field(4, ge=1, le=64, description="Such calls one worker has under way.")

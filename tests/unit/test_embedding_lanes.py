@@ -8,8 +8,8 @@ from services.embedding.lanes import PADDING, Lane, Work
 from services.embedding.ports import Tokens
 
 
-def work(length: int) -> Work:
-    return Work(b"", Tokens([0] * length, length))
+def work(length: int, tenant: str = "") -> Work:
+    return Work(b"", Tokens([0] * length, length), tenant)
 
 
 def lane_of(*lengths: int) -> Lane:
@@ -35,6 +35,22 @@ async def test_a_text_longer_than_a_batch_goes_alone() -> None:
     lane = lane_of(256, 256)
     assert lengths(lane.take(128, 8)) == [256]
     assert len(lane) == 1
+
+
+async def test_tenants_have_their_turns_whoever_came_first_with_however_many() -> None:
+    lane = Lane(1000)
+    for length in (50, 60, 70, 80):
+        lane.push(work(length, "many"))
+    for length in (150, 170):
+        lane.push(work(length, "few"))
+    assert [lengths(lane.take(256, 8)) for _ in range(6)] == [[50], [150], [60], [170], [70], [80]]
+
+
+async def test_what_is_like_the_next_in_length_goes_with_it_whosever_it_is() -> None:
+    lane = Lane(1000)
+    for length, tenant in ((50, "one"), (51, "two"), (90, "two"), (91, "one")):
+        lane.push(work(length, tenant))
+    assert [lengths(lane.take(256, 8)) for _ in range(2)] == [[50, 51], [90, 91]]
 
 
 async def test_the_nearest_in_length_is_preferred() -> None:

@@ -726,7 +726,7 @@ function C.adopt(a)
   return count
 end
 
--- Up to `slots` leases, tenants in turns; then milliseconds until delayed work is due (-1: none), then whether to ask
+-- Up to `slots` leases, tenants in turns but for those in `but_not`; then milliseconds until delayed work is due (-1: none), then whether to ask
 -- again at once.
 function C.lease(a)
   queue_what_is_due()
@@ -736,7 +736,7 @@ function C.lease(a)
     more = false
     for _, tenant in ipairs(call('ZRANGE', P .. 'tenants', 0, -1)) do
       if #leases == a.slots then break end
-      local entry = next_entry(tenant, a.worker, a.lease_ms)
+      local entry = not a.but_not[tenant] and next_entry(tenant, a.worker, a.lease_ms)
       if entry then
         more, looked = true, looked + 1
         local taken = take(tenant, entry[1], entry[2][2], tonumber(entry[2][4]))

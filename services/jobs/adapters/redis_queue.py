@@ -1,6 +1,6 @@
 """The Queue port over Redis streams: consumer groups, leases kept alive by claiming again, fencing tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -44,12 +44,18 @@ class RedisQueue:
         entries = [f"{named(lease.tenant)} {lease.entry}" for lease in known]
         return int(await self._redis.run("adopt", worker=self._worker, known=entries))
 
-    async def lease(self, slots: int) -> list[Lease]:
+    async def lease(self, slots: int, but_not: Set[str] = frozenset()) -> list[Lease]:
         # Read before the work: what is queued in between rings again.
         async with answering():
             rung = await self._redis.client.xrevrange(self._redis.bell, count=1)
         self._rung = rung[0][0].decode() if rung else "0-0"
-        found, due_ms, more = await self._redis.run("lease", worker=self._worker, slots=slots, lease_ms=self._lease_ms)
+        found, due_ms, more = await self._redis.run(
+            "lease",
+            worker=self._worker,
+            slots=slots,
+            lease_ms=self._lease_ms,
+            but_not={named(tenant): 1 for tenant in but_not},
+        )
         self._due_s = due_ms / 1000 if due_ms >= 0 else None
         self._more = bool(more)
         leases = []

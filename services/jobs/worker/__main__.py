@@ -14,6 +14,7 @@ from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.adapters.registry import RegistryClient
 from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.fairness import Turns
 from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
@@ -55,7 +56,7 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
             diagnose=diagnose,
             patience=Patience(diagnose, settings.patience_s),
             batch=settings.embed_batch,
-            embedding_turns=asyncio.Semaphore(settings.embed_calls),
+            embedding_turns=Turns(settings.embed_calls),
         )
         worker = Worker(
             tools.queue,
