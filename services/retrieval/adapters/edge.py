@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 from array import array
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -426,9 +426,13 @@ class EdgeVectorStore:
                 await asyncio.to_thread(index.folder.store, manifest)
                 former, index.engine, index.manifest = index.engine, new, manifest
             started.pop_all()
-            await builder.stop()
-        await self._leave(former, source)
+        await _to_its_end(self._after(builder, former, source))
         self._log.info("index built", folder=str(target), points=points)
+
+    async def _after(self, builder: "_Builder", former: EdgeEngine | None, source: Path) -> None:
+        """Ends what served the shard that a build has replaced: its folder goes next."""
+        await builder.stop()
+        await self._leave(former, source)
 
     async def _stop_journal(self, index: _Index) -> None:
         engine = index.engine if index.manifest.built_points else self._shared
@@ -540,6 +544,16 @@ def _told(operation: str) -> Iterator[None]:
     except EngineFailed as error:
         structlog.get_logger("retrieval.edge").error("engine failed", operation=operation, error=str(error))
         raise DependencyUnavailable("the vector index failed") from error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits what must not be left half done; who cancels it waits for it."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
