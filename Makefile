@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy bench-ingest bench-footprint bench-edge bench-audit rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-footprint bench-edge bench-audit rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minute
 
 soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cross
 	TENANCY_CALLS=100000 $(BIN)/python -m pytest -s tests/e2e/test_tenancy.py
+
+crash-test: install ## Kill processes under imports 50 times: nothing lost, nothing double
+	$(BIN)/python -m tests.e2e.crash $(CRASH)
 
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest

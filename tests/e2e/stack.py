@@ -162,8 +162,11 @@ class Mesh:
         return int(read_state(self.layout)["processes"][name]["pid"])
 
     def kill(self, name: str) -> int:
-        """SIGKILL to one process; returns the pid it had."""
-        pid = self.pid(name)
+        """SIGKILL to one process, once it runs; returns the pid it had."""
+        until = time.monotonic() + PATIENCE_S
+        while not (pid := self.pid(name)):  # to kill 0 is to kill one's own
+            assert time.monotonic() < until, f"{name} does not run"
+            time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
         return pid
 
