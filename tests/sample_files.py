@@ -192,7 +192,7 @@ def pdf(pages: Sequence[str], *, trailer: str = "", title: str = "") -> bytes:
         number = max(bodies) + 1
         bodies[number] = f"<< /Title ({title}) >>".encode()
         trailer += f" /Info {number} 0 R"
-    return _pdf_file(bodies, trailer)
+    return pdf_file(bodies, trailer)
 
 
 def _page_drawing(text: str) -> bytes:
@@ -208,7 +208,7 @@ def _stream(content: bytes) -> bytes:
     return b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(packed), packed)
 
 
-def _pdf_file(bodies: Mapping[int, bytes], trailer: str) -> bytes:
+def pdf_file(bodies: Mapping[int, bytes], trailer: str) -> bytes:
     out = bytearray(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
     offsets = []
     for number in sorted(bodies):

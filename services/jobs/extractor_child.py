@@ -5,12 +5,11 @@ imports nothing of the mesh, to stay small.
 """
 
 import asyncio
-import ctypes
 import json
+import mmap
 import os
 import re
 import resource
-import signal
 import socket
 import struct
 import sys
@@ -18,15 +17,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from services.jobs.confinement import confine
 from services.jobs.plain_formats import Refused, csv_records, decode, html_title, json_lines, records, unreadable
 
 if TYPE_CHECKING:
     import xberg
 
 LENGTHS = struct.Struct(">II")
-# Linux's prctl options (linux/prctl.h).
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
+# What a packed document may unpack to, in whole and a part, how many times its size, and from how many files.
+_MAX_UNPACKED_MIB = 500
+_MAX_PART_MIB = 100
+_MAX_RATIO = 100
+_MAX_FILES = 10_000
+# What xberg says, in lower case, when it refuses a document by a limit; and what we say. The first that fits counts.
+_LIMITS = (
+    (r"(ratio:|zip bomb)", f"a part of it unpacks to more than {_MAX_RATIO} times its size"),
+    (r"total uncompressed size", f"it unpacks to more than {_MAX_UNPACKED_MIB} MiB"),
+    (r"uncompressed size \d+ bytes exceeds", f"a part of it unpacks to more than {_MAX_PART_MIB} MiB"),
+    (r"larger than its declared", "a part of it is larger than it declares"),
+    (r"\d entries, |too many files", f"it holds more than {_MAX_FILES} files"),
+    (r"security limit", "it is larger, or nested deeper, than the extractor allows"),
+)
 # Deeper HTML is cut off by the parser; far above this it overflows its stack.
 _MAX_HTML_DEPTH = 300
 _OFFICE = "application/vnd.openxmlformats-officedocument."
@@ -98,6 +109,8 @@ def _parsed(content: bytes, media_type: str, charset: str) -> Extraction:
             metadata[name] = value
     if not text.strip() and media_type == "application/pdf":
         raise Refused("NO_TEXT_FOUND", "the PDF has no text layer, as scans do; OCR is not configured")
+    if media_type.endswith("presentation") and not text.strip("-\n "):  # between slides without text there are rules
+        raise Refused("NO_TEXT_FOUND", "no slide of it holds text that can be read")
     return Extraction(text, "markdown", title, pages, metadata)
 
 
@@ -115,6 +128,12 @@ async def _run_xberg(content: bytes, media_type: str) -> "xberg.ExtractedDocumen
         concurrency=xberg.ConcurrencyConfig(max_threads=1),
         html_options=xberg.ConversionOptions(extract_metadata=False, max_depth=_MAX_HTML_DEPTH),
         max_archive_depth=0,
+        security_limits=xberg.SecurityLimits(
+            max_archive_size=_MAX_UNPACKED_MIB << 20,
+            max_content_size=_MAX_PART_MIB << 20,
+            max_compression_ratio=_MAX_RATIO,
+            max_files_in_archive=_MAX_FILES,
+        ),
     )
     return (await xberg.extract(source, options)).results[0]
 
@@ -122,8 +141,9 @@ async def _run_xberg(content: bytes, media_type: str) -> "xberg.ExtractedDocumen
 def _refusal(error: str, kind: str) -> Refused:
     if "password" in error or "encrypt" in error:
         return unreadable(f"the {kind} is protected by a password")
-    if "security limit" in error or "zip bomb" in error:
-        return unreadable(f"the {kind} unpacks to more than the extractor allows")
+    for pattern, told in _LIMITS:
+        if re.search(pattern, error):
+            return unreadable(f"the {kind} is refused: {told}")
     return unreadable(f"corrupt, or not a valid {kind}")
 
 
@@ -158,22 +178,6 @@ def _pages(document: "xberg.ExtractedDocument", text: str) -> list[tuple[int, in
     return pages
 
 
-def confine(memory_bytes: int, parent: int) -> None:
-    """Bound this process for good: memory, files, no core dumps, no new privileges, dead when its parent is."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(0)
-    for limit, most in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (most, most))
-
-
 def allow_cpu(seconds: int) -> None:
     """Move the soft limit on processor time: from now on, so many seconds; past them SIGXCPU ends the process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -195,8 +199,15 @@ def answer(header: Mapping[str, Any], content: bytes) -> tuple[dict[str, Any], b
     return {"syntax": found.syntax, "title": found.title, "pages": found.pages, "metadata": found.metadata}, text
 
 
-def serve(peer: socket.socket, answer: Callable[[Mapping[str, Any], bytes], tuple[dict[str, Any], bytes]]) -> None:
-    """Answer frames until the peer closes, or memory runs out: after that nothing here can be trusted."""
+def serve(
+    peer: socket.socket,
+    answer: Callable[[Mapping[str, Any], bytes], tuple[dict[str, Any], bytes]],
+    has_room: Callable[[], bool],
+) -> None:
+    """Answer frames until the peer closes, or memory runs out: after that nothing here can be trusted.
+
+    A reply says `worn` where the document has left so little memory that the next one might fail for it.
+    """
     with peer.makefile("rwb") as stream:
         while lengths := stream.read(LENGTHS.size):
             header_size, body_size = LENGTHS.unpack(lengths)
@@ -206,6 +217,7 @@ def serve(peer: socket.socket, answer: Callable[[Mapping[str, Any], bytes], tupl
                 reply, body = answer(header, stream.read(body_size))
             except MemoryError:
                 reply, body = {"reason": "MEMORY", "message": ""}, b""
+            reply["worn"] = reply.get("reason") == "MEMORY" or not has_room()
             packed = json.dumps(reply).encode()
             stream.write(LENGTHS.pack(len(packed), len(body)) + packed + body)
             stream.flush()
@@ -213,10 +225,21 @@ def serve(peer: socket.socket, answer: Callable[[Mapping[str, Any], bytes], tupl
                 return
 
 
+def room_for(size: int) -> bool:
+    """Whether the address space that is left has room for so many bytes more."""
+    try:
+        mmap.mmap(-1, size).close()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
-    memory_bytes, parent = map(int, sys.argv[1:3])
+    memory_bytes, parent, warm = map(int, sys.argv[1:4])
     confine(memory_bytes, parent)
-    serve(socket.socket(fileno=0), answer)
+    if warm:  # in place of one that has died: the next document is not to wait for this
+        import xberg  # noqa: F401
+    serve(socket.socket(fileno=0), answer, lambda: room_for(memory_bytes // 4))
     os._exit(0)  # xberg's own threads crash an orderly exit
 
 

@@ -19,6 +19,8 @@ _BOMS = (
 _CONTROLS = re.compile(r"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:+-]{1,40})", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[\d., %€$£]+")
+# What the csv module looks at to tell separators and quotes, in whole lines: its patterns take quadratic time.
+_SNIFFED = 4096
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,2000}?)</title", re.IGNORECASE | re.DOTALL)
 
 
@@ -90,10 +92,11 @@ def csv_records(text: str) -> str:
     Raises:
         Refused: a field over the csv module's limit, or rows that do not parse.
     """
+    sample = text[: text.rfind("\n", 0, _SNIFFED) + 1 or _SNIFFED]
     try:
-        dialect: type[csv.Dialect] = csv.Sniffer().sniff(text[:16384], delimiters=",;\t|")
+        dialect: type[csv.Dialect] = csv.Sniffer().sniff(sample, delimiters=",;\t|")
     except csv.Error:
-        dialect = csv.excel_tab if "\t" in text[:16384] else csv.excel
+        dialect = csv.excel_tab if "\t" in sample else csv.excel
     try:
         return "\n".join(records(csv.reader(io.StringIO(text, newline=""), dialect)))
     except csv.Error:

@@ -168,6 +168,7 @@ def _definitions(text: str) -> Iterator[_Heading]:
 
 def _plain(title: str) -> str:
     """A Markdown heading without its markup."""
+    title = title[: 10 * _MAX_TITLE]
     title = re.sub(r"!?\[([^\]]{0,200})\]\([^)]{0,500}\)", r"\1", title)
     return re.sub(r"[*`]+", "", title).strip()[:_MAX_TITLE]
 

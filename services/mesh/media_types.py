@@ -91,8 +91,9 @@ _FOREIGN = (
 
 _ZIPPED = ((b"word/document.xml", DOCX), (b"ppt/presentation.xml", PPTX), (b"xl/workbook.xml", XLSX))
 _ZIP_KINDS = {DOCX: "Word document", PPTX: "presentation", XLSX: "workbook", EPUB: "EPUB book"}
+# Possessive throughout: whoever gives back a comment to try a longer one takes 2 ** n steps for n comments.
 _HTML_START = re.compile(
-    rb"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+    rb"\s*+(?:(?><!--.{0,2000}?-->)\s*+)*+<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
 
 

@@ -193,33 +193,6 @@ async def test_broken_documents_are_clear_errors_and_cost_no_other(
     assert (await extractor.extract(GOOD[1], name=GOOD[0])).text == "still fine"
 
 
-def bomb(size: int) -> bytes:
-    """A Word document of a few kilobytes that unpacks to this size."""
-    return samples.docx_body("<w:p><w:r><w:t>" + "a" * size + "</w:t></w:r></w:p>")
-
-
-async def test_a_zip_bomb_is_refused(extractor: XbergExtractor) -> None:
-    refused = await refusal(extractor, "bomb.docx", bomb(150_000_000))
-    assert isinstance(refused, UnreadableDocument)
-    assert "unpacks to more than the extractor allows" in refused.message
-
-
-@pytest.mark.parametrize(
-    "entities",
-    [
-        '<!ENTITY e SYSTEM "file:///etc/passwd">',
-        "".join(f'<!ENTITY {name} "{f"&{below};" * 50}">' for name, below in ("ba", "cb", "dc", "ed"))
-        + '<!ENTITY a "x">',
-    ],
-)
-async def test_entities_are_not_expanded(extractor: XbergExtractor, entities: str) -> None:
-    content = samples.docx_body(
-        "<w:p><w:r><w:t>before &e; after</w:t></w:r></w:p>", prolog=f'<?xml version="1.0"?><!DOCTYPE d [{entities}]>'
-    )
-    text = (await extractor.extract(content, name="xxe.docx")).text
-    assert text.split() == ["before", "after"]
-
-
 async def test_deeply_nested_html_neither_crashes_nor_hangs(extractor: XbergExtractor) -> None:
     page = (
         b"<html><body><p>first</p>" + b"<div>" * 100_000 + b"deep" + b"</div>" * 100_000 + b"<p>last</p></body></html>"
@@ -256,7 +229,6 @@ async def test_a_document_over_the_time_limit_costs_only_itself() -> None:
         refused = await refusal(hasty, "slow.json", b"[" + b"1," * 2_000_000 + b"1]")
         assert isinstance(refused, UnreadableDocument)
         assert "longer than 0.05 seconds" in refused.message
-        assert not pids(hasty)
 
 
 async def test_a_crash_is_a_clear_error_and_the_next_document_gets_a_fresh_process(extractor: XbergExtractor) -> None:
@@ -269,8 +241,9 @@ async def test_a_crash_is_a_clear_error_and_the_next_document_gets_a_fresh_proce
     os.kill(first, signal.SIGCONT)
     with pytest.raises(UnreadableDocument, match=r"unlucky\.txt: the extractor crashed on it \(SIGSEGV\)"):
         await reading
+    [second] = pids(extractor)  # started before anybody asked
     await extractor.extract(GOOD[1], name=GOOD[0])
-    assert pids(extractor) != {first}
+    assert pids(extractor) == {second} != {first}
 
 
 async def test_a_process_that_died_while_idle_is_replaced_unnoticed(extractor: XbergExtractor) -> None:
@@ -298,8 +271,7 @@ async def test_a_process_is_reused_until_it_is_old() -> None:
             await extractor.extract(GOOD[1], name=GOOD[0])
             used.append(pids(extractor))
         assert used[0] == used[1]
-        assert used[2] == set()  # retired with its third answer
-        assert used[3] == used[4] != used[0]
+        assert used[2] == used[3] == used[4] != used[0]  # replaced with its third answer
 
 
 async def test_an_idle_process_is_retired() -> None:

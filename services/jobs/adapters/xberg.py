@@ -30,7 +30,10 @@ from services.mesh.errors import (
 from services.mesh.media_types import SUPPORTED, media_type_of
 
 # Raise it whenever our own part of extraction gives another text for the same bytes.
-_OWN_VERSION = 1
+_OWN_VERSION = 2
+
+# How long a process that has closed its socket may take to end.
+_DYING_S = 1.0
 
 _REFUSALS: Mapping[str, type[DomainError]] = {
     error.reason: error for error in (DocumentTooLarge, NoTextFound, UnreadableDocument, UnsupportedMediaType)
@@ -52,7 +55,8 @@ class ExtractionLimits:
 class XbergExtractor:
     """Extracts up to `processes` documents at once, each in a child that is started when first needed.
 
-    A child that crashes, hangs or outgrows its memory costs the one document it was reading.
+    A child that crashes, hangs or outgrows its memory costs the one document it was reading. It is replaced at once, so
+    that the next one finds a process that is up.
     """
 
     def __init__(self, limits: ExtractionLimits, processes: int = 1) -> None:
@@ -60,6 +64,7 @@ class XbergExtractor:
         self._free = asyncio.Semaphore(processes)
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
+        self._closing = False
         self.version = f"xberg-{version('xberg')}-{_OWN_VERSION}"
 
     @classmethod
@@ -73,6 +78,7 @@ class XbergExtractor:
         try:
             yield extractor
         finally:
+            extractor._closing = True
             await asyncio.gather(*(extractor._retire(child) for child in list(extractor._children)))
 
     async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
@@ -109,19 +115,18 @@ class XbergExtractor:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 reply, text = await child.ask(request, content)
-            fit = reply.get("reason") != "MEMORY" and child.answered < self._limits.documents_per_process
+            fit = not reply["worn"] and child.answered < self._limits.documents_per_process
         except TimeoutError:
             raise UnreadableDocument(
                 f"{name}: reading it takes longer than {self._limits.timeout_s:g} seconds"
             ) from None
         except (OSError, EOFError):
-            raise UnreadableDocument(f"{name}: {self._death(await child.end())}") from None
+            raise UnreadableDocument(f"{name}: {self._death(await child.end(dying=True))}") from None
         finally:
             if fit:
-                self._idle.append(child)
-                child.retire_after(self._limits.idle_s, self._retire)
+                self._rest(child)
             else:
-                await asyncio.shield(self._retire(child))
+                await asyncio.shield(self._replace(child))
         if reply.get("reason") == "MEMORY":
             raise UnreadableDocument(f"{name}: reading it takes more than {self._megabytes} MiB of memory")
         return reply, text
@@ -131,9 +136,21 @@ class XbergExtractor:
             child = self._idle.pop()
             if child.wake():
                 return child
-        child = _Child(self._limits.memory_bytes)
+        return self._started()
+
+    def _started(self, *, warm: bool = False) -> "_Child":
+        child = _Child(self._limits.memory_bytes, warm=warm)
         self._children.add(child)
         return child
+
+    def _rest(self, child: "_Child") -> None:
+        self._idle.append(child)
+        child.retire_after(self._limits.idle_s, self._retire)
+
+    async def _replace(self, child: "_Child") -> None:
+        await self._retire(child)
+        if not self._closing:
+            self._rest(self._started(warm=True))
 
     async def _retire(self, child: "_Child") -> None:
         if child in self._idle:
@@ -156,7 +173,7 @@ class XbergExtractor:
 class _Child:
     """One extractor process, spoken to over a socket pair; its working folder is empty and goes with it."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, *, warm: bool) -> None:
         self.answered = 0
         self._folder = tempfile.TemporaryDirectory(prefix="ragweave-extract-")
         ours, theirs = socket.socketpair()
@@ -165,7 +182,10 @@ class _Child:
         with theirs:
             # Runs on the loop's thread by intent: the child asks to die with the thread that started it.
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-sPB", "-m", "services.jobs.extractor_child", str(memory_bytes), str(os.getpid())],
+                [
+                    *(sys.executable, "-sPB", "-m", "services.jobs.extractor_child"),
+                    *map(str, (memory_bytes, os.getpid(), int(warm))),
+                ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -212,14 +232,21 @@ class _Child:
         if self._timer:
             self._timer.cancel()
 
-    async def end(self) -> int:
-        """Kill the process, release what it held, and return its exit code; a second call returns the same."""
+    async def end(self, *, dying: bool = False) -> int:
+        """Kill the process, release what it held, and return its exit code; a second call returns the same.
+
+        Args:
+            dying: It has closed its socket: it may take a moment to end by itself, and then tells of what.
+        """
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._end())
+            self._ending = asyncio.ensure_future(self._end(dying))
         return await asyncio.shield(self._ending)
 
-    async def _end(self) -> int:
+    async def _end(self, dying: bool) -> int:
         self._stop_timer()
+        if dying:
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, _DYING_S)
         self._process.kill()  # changes nothing for one that is dead: its own exit code stays
         code = await asyncio.to_thread(self._process.wait)
         if self._streams:
