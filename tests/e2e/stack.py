@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from ragweave.local.keys import sign_token
 from ragweave.local.layout import PORTS, Layout
 from ragweave.local.processes import processes
 from ragweave.local.supervisor import read_state, supervisor_pid
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -58,14 +57,7 @@ class Mesh:
     """One mesh in a folder of its own, on free ports; with TLS where RAGWEAVE_TLS is on or the settings say so."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        with ExitStack() as held:
-            probes = [held.enter_context(socket.socket()) for _ in PORTS]
-            for probe in probes:
-                probe.bind(("127.0.0.1", 0))
-            ports = {
-                variable: str(probe.getsockname()[1])
-                for (variable, _), probe in zip(PORTS.values(), probes, strict=True)
-            }
+        ports = {variable: str(free_port()) for variable, _ in PORTS.values()}
         limits = json.dumps({name: {TIER: 10_000_000} for name in ("SEARCH", "READ", "WRITE", "INGEST", "ADMIN")})
         self.settings = {
             **ports,

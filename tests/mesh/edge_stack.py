@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import json
-import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from services.mesh.errors import CollectionNotFound, DependencyUnavailable, Inva
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World
+from tests.ports import free_port
 
 READY_S = 20.0
 # More than any test sends; tests of the limits set their own.
@@ -242,13 +242,6 @@ def _frames(content: bytes) -> Iterator[tuple[int, bytes]]:
         flags, size = struct.unpack(">BI", content[at : at + 5])
         yield flags, content[at + 5 : at + 5 + size]
         at += 5 + size
-
-
-def free_port() -> int:
-    """A port nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -15,9 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
 from services.mesh.edge import OWNERS
-from tests.mesh.edge_stack import Backend, Edge, free_port, running_backend, running_edge
+from tests.mesh.edge_stack import Backend, Edge, running_backend, running_edge
 from tests.mesh.harness import World
 from tests.mesh.limit_service import RESET_S, LimitService, running_limit_service
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,9 +13,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from services.mesh.edge import OWNERS
-from tests.mesh.edge_stack import Backend, Edge, edge_with_backend, free_port, running_backend, running_edge
+from tests.mesh.edge_stack import Backend, Edge, edge_with_backend, running_backend, running_edge
 from tests.mesh.harness import World
 from tests.mesh.raw_http import Http2, Reply, http1, read_http1
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

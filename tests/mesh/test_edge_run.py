@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from services.mesh.edge_run import EdgeKeys
-from tests.mesh.edge_stack import free_port
 from tests.mesh.harness import World, jwks, new_key
+from tests.ports import free_port
 
 SLEEPER = (
     "import signal; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); [signal.pause() for _ in 'ab']"

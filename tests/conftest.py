@@ -1,0 +1,49 @@
+"""What holds for every test: two workers share them by file, and nothing a run started outlives it."""
+
+import os
+import sys
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+from tests import reaper
+
+# The files of tests/e2e that start meshes of their own; all others share the session's, and so a worker.
+ALONE = {
+    f"tests/e2e/test_{name}.py"
+    for name in ("directories", "fuzz_api", "kill", "revocations", "secrets", "tenants", "urls")
+}
+
+
+class ByMesh(LoadFileScheduling):
+    """Gives workers whole files, so that fixtures are shared, and one of them all files that share a mesh."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        config.option.loadscopereorder = False  # they are in the right order: see below
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "tests/e2e" if file.startswith("tests/e2e/") and file not in ALONE else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByMesh:
+    return ByMesh(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers begin with what takes longest, so that none is left with it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reaped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Has what the run leaves running ended with it, a run that is killed included."""
+    name, pid = "RAGWEAVE_TEST_RUN", str(os.getpid())
+    master = str(os.getppid()) if hasattr(request.config, "workerinput") else pid
+    command = [sys.executable, reaper.__file__, pid, master, f"{name}={pid}", str(tmp_path_factory.getbasetemp())]
+    os.posix_spawn(command[0], command, {**os.environ, name: "none"}, setsid=True)
+    os.environ[name] = pid
