@@ -17,11 +17,23 @@ from services.jobs.ports import (
     KnownDocument,
     Vectors,
 )
-from services.mesh.errors import CollectionNotFound, FailedPrecondition, PathNotAllowed, PathNotFound
+from services.mesh.errors import CollectionNotFound, FailedPrecondition, LeaseLost, PathNotAllowed, PathNotFound
 from services.mesh.quotas import Amounts, check_quota
 from tests.fake_content import WordTokenizer
 
 DIMENSION = 4
+
+
+class Turns:
+    """The highest fence of each document; lower ones come late."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], int] = {}
+
+    def take(self, collection: str, document_id: str, *, fence: int) -> None:
+        if fence < self._last.get((collection, document_id), 0):
+            raise LeaseLost(f"{document_id} was written by somebody whose turn was later")
+        self._last[collection, document_id] = fence
 
 
 class MemoryRegistry:
@@ -35,6 +47,7 @@ class MemoryRegistry:
         self.deleted: list[str] = []
         self.limits = Amounts(1_000, 1_000, 1_000, 10**9)
         self.asked: list[Amounts] = []
+        self.turns = Turns()
         self.oblivious = False  # as where another worker fills the place between the question and the record
 
     @property
@@ -66,6 +79,7 @@ class MemoryRegistry:
 
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
         key = collection.id, document.fields.spec.document_id
+        self.turns.take(*key, fence=document.fields.fence)
         before = self.documents.get(key)
         held = before or KnownDocument(False, "", "", "", 0, "", "", 0, 0)
         more = Amounts(
@@ -108,6 +122,7 @@ class MemoryIndex:
 
     def __init__(self) -> None:
         self.chunks: dict[tuple[str, str, str], tuple[str, EmbeddedChunk, DocumentFields]] = {}
+        self.turns = Turns()
         self.writes = 0
 
     def of(self, document_id: str) -> list[tuple[str, EmbeddedChunk, DocumentFields]]:
@@ -118,11 +133,15 @@ class MemoryIndex:
     async def upsert(
         self, collection: Collection, document: DocumentFields, revision_key: str, chunks: Sequence[EmbeddedChunk]
     ) -> int:
+        self.turns.take(collection.uid, document.spec.document_id, fence=document.fence)
         for each in chunks:
             self.chunks[collection.uid, document.spec.document_id, each.id] = revision_key, each, document
         return self._written()
 
-    async def retire(self, collection: Collection, document_id: str, keep: str, expected_chunks: int) -> int:
+    async def retire(
+        self, collection: Collection, document_id: str, keep: str, expected_chunks: int, fence: int
+    ) -> int:
+        self.turns.take(collection.uid, document_id, fence=fence)
         mine = {key: value for key, value in self.chunks.items() if key[:2] == (collection.uid, document_id)}
         if sum(value[0] == keep for value in mine.values()) < expected_chunks:
             raise FailedPrecondition("the revision is not whole")
@@ -135,12 +154,15 @@ class MemoryIndex:
         return self.writes
 
     async def update_fields(self, collection: Collection, document: DocumentFields) -> int:
+        self.turns.take(collection.uid, document.spec.document_id, fence=document.fence)
         for key, (revision_key, chunk, _) in list(self.chunks.items()):
             if key[:2] == (collection.uid, document.spec.document_id):
                 self.chunks[key] = revision_key, chunk, document
         return self._written()
 
-    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int:
+    async def delete(self, collection: Collection, document_ids: Sequence[str], fence: int) -> int:
+        for each in document_ids:
+            self.turns.take(collection.uid, each, fence=fence)
         self.chunks = {
             key: value for key, value in self.chunks.items() if key[0] != collection.uid or key[1] not in document_ids
         }

@@ -92,10 +92,12 @@ class MemoryVectorStore:
         listed = [each for each in chunks if each.document.document_id == document_id and each.ordinal in page]
         return sorted(listed, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
 
-    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         chunks = [each.chunk for each in self._chunks(index).values()]
         return sum(
-            document_id in ("", chunk.document.document_id) and revision_key in ("", chunk.revision_key)
+            document_id in ("", chunk.document.document_id)
+            and revision_key in ("", chunk.revision_key)
+            and chunk.document.fence > above
             for chunk in chunks
         )
 

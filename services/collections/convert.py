@@ -245,6 +245,7 @@ def recorded_from(request: registry_service_pb2.RecordDocumentRequest) -> Docume
         revision_key=request.revision_key,
         fields_hash=request.fields_hash,
         source_key=request.source_key,
+        fence=request.fence,
     )
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 from services.collections.ports import Content, Upload
 from services.collections.records import STATES, Collection, Document, new_etag, new_id, now
 from services.collections.text import checked, same_etag
-from services.mesh.errors import EtagMismatch, FailedPrecondition, InvalidArgument
+from services.mesh.errors import EtagMismatch, FailedPrecondition, InvalidArgument, LeaseLost
 from services.mesh.masks import Mask
 
 DOCUMENT_MASK: Final = Mask(
@@ -138,6 +138,7 @@ def after_import(given: Document, current: Document | None) -> Document:
 
     Raises:
         InvalidArgument: The state is none of an import's, or a field holds what no store takes.
+        LeaseLost: Somebody else has recorded it whose turn was later.
     """
     if given.state not in STATES:
         raise InvalidArgument.of("document.state", f"must be one of {', '.join(STATES)}")
@@ -155,14 +156,17 @@ def after_import(given: Document, current: Document | None) -> Document:
             update_time=recorded_at,
             etag=new_etag(),
         )
+    if given.fence and given.fence < current.fence:
+        raise LeaseLost(f"{current.name} has been recorded by somebody whose turn was later")
     match given.state:
         case "ACTIVE":
             changed = _imported(given, current)
         case "FAILED" if current.state == "ACTIVE":
-            changed = replace(current, error=given.error)
+            changed = replace(current, error=given.error, fence=given.fence or current.fence)
         case "FAILED":
             changed = replace(
                 current,
+                fence=given.fence or current.fence,
                 state="FAILED",
                 error=given.error,
                 mime_type=given.mime_type or current.mime_type,
@@ -172,7 +176,9 @@ def after_import(given: Document, current: Document | None) -> Document:
             )
         case _:
             changed = current
-    return current if changed == current else replace(changed, update_time=now(), etag=new_etag())
+    if replace(changed, fence=current.fence) == current:
+        return current if changed == current else changed
+    return replace(changed, update_time=now(), etag=new_etag())
 
 
 def _imported(given: Document, current: Document) -> Document:
@@ -187,6 +193,7 @@ def _imported(given: Document, current: Document) -> Document:
         etag=current.etag,
         unsettled=current.unsettled,
         unsettled_time=current.unsettled_time,
+        fence=given.fence or current.fence,
     )
     # Who changed the fields since may have done so while the import wrote its own: the index then holds either.
     return unsettled(changed) if current.patched and changed.unlike(current) else changed

@@ -118,6 +118,7 @@ class Document:
         unsettled: Pushes of fields to the index that were begun and not ended; above 0, the index may differ.
         unsettled_time: When the last of them was begun.
         patched: Its fields were changed since its last import.
+        fence: Orders those who import it, one after the other; of the last one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -148,6 +149,7 @@ class Document:
     unsettled: int = 0
     unsettled_time: datetime | None = None
     patched: bool = False
+    fence: int = 0
 
     @property
     def name(self) -> str:

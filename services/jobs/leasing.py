@@ -217,6 +217,9 @@ class Worker:
     async def _fail(self, lease: Lease, work: Work, failure: Failure) -> None:
         try:
             outcome = await self._abandoned(lease, work, failure)
+        except DocumentBusy:
+            await self._written(lambda: self._queue.put_back(lease, _BUSY_PAUSE_S))
+            return
         except JobCancelled:
             outcome = Outcome(ItemChange.CANCEL)
         else:
@@ -228,7 +231,7 @@ class Worker:
         for tried in range(1, self._attempts + 1):
             try:
                 return await work.abandon(failure)
-            except (JobCancelled, LeaseLost):
+            except (DocumentBusy, JobCancelled, LeaseLost):
                 raise
             except Exception as error:
                 met = self._diagnose(error)

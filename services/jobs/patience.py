@@ -8,6 +8,8 @@ from typing import TypeVar
 import structlog
 
 from services.jobs.ports import Diagnose
+from services.jobs.work import JobCancelled
+from services.mesh.errors import LeaseLost
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class Patience:
         while True:
             try:
                 return await call()
+            except (JobCancelled, LeaseLost):
+                raise
             except Exception as error:
                 failure = self._diagnose(error)
                 if not failure.unreachable or now() > until:

@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from services.jobs.chunker import Chunk
 from services.jobs.cutting import Cutting, chunk_id, fields_hash
@@ -44,6 +46,7 @@ from services.mesh.quotas import Amounts
 
 _CHUNKS_A_WRITE = 256
 _FLOAT_BYTES = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class DocumentImport:
     """The work of one item: read, extract, chunk, embed; then write: chunks, record, retirement of older revisions.
 
     Whatever has been read or computed is lost with the process and done again. The writes can be repeated: chunk ids
-    follow from the content, the record replaces itself. Each asks first whether the lease still holds. Older revisions
-    stay until the new one is recorded, which the tenant's quota may yet forbid.
+    follow from the content, the record replaces itself. Each asks first whether the lease still holds, and bears the
+    fence that came with the document's lock: who sleeps between the two writes nothing over what others wrote since.
+    Older revisions stay until the new one is recorded, which the tenant's quota may yet forbid.
     """
 
     def __init__(self, tools: Tools, lease: Lease, job: Assignment) -> None:
@@ -85,6 +89,7 @@ class DocumentImport:
         self._lease = lease
         self._job = job
         self._spec = lease.spec
+        self._fence = 0
         self._size_bytes = 0
         self._content_hash = ""
         self._timings_ms: dict[str, float] = {}
@@ -112,24 +117,26 @@ class DocumentImport:
         except CollectionNotFound:
             return
         written = self._written
-        await self._asked(0)
+        await self._locked(collection)
         if written:
             known = await self._known()
             if known is not None and known.active:
-                await tools.patience(lambda: tools.index.retire(collection, self._id, known.revision_key, 0))
+                kept = known.revision_key
+                await self._write(0, lambda: tools.index.retire(collection, self._id, kept, 0, self._fence))
             else:
-                await tools.patience(lambda: tools.index.delete(collection, [self._id]))
-        fields = DocumentFields(self._spec, self._titled(""), self._spec.mime_type, self._content_hash, 0)
+                await self._write(0, lambda: tools.index.delete(collection, [self._id], self._fence))
+        fields = DocumentFields(
+            self._spec, self._titled(""), self._spec.mime_type, self._content_hash, 0, fence=self._fence
+        )
         document = ImportedDocument(fields, self._size_bytes, source_key=self._job.source_key, failure=failure)
         with suppress(QuotaExceeded):  # no room to keep even that: the item says why
-            await tools.patience(lambda: tools.registry.record(collection, document))
+            await self._write(0, lambda: tools.registry.record(collection, document))
 
     async def _import(self) -> Outcome:
         tools = self._tools
         refuse(self._job, self._spec)
         collection = await self._collection()
-        if not await tools.queue.lock(self._lease, collection.uid, self._id):
-            raise DocumentBusy
+        await self._locked(collection)
         with self._timed("read"):
             content = await self._content()
         cutting = await tools.patience(lambda: Cutting.of(collection, tools.models))
@@ -160,7 +167,7 @@ class DocumentImport:
             await tools.patience(lambda: tools.registry.check_quota(self._more_than(known, len(chunks))))
         with self._timed("embed"):
             embedded = await self._embedded(chunks, cutting, given)
-        return await self._write(collection, cutting, known, text, embedded)
+        return await self._replace(collection, cutting, known, text, embedded)
 
     # Reading
 
@@ -246,7 +253,7 @@ class DocumentImport:
 
     # Writing
 
-    async def _write(
+    async def _replace(
         self,
         collection: Collection,
         cutting: Cutting,
@@ -258,9 +265,8 @@ class DocumentImport:
         fields = self._fields(known, title=text.title, mime_type=text.mime_type)
         with self._timed("index"):
             for start in range(0, len(chunks), _CHUNKS_A_WRITE):
-                await self._asked(len(chunks))
-                batch = chunks[start : start + _CHUNKS_A_WRITE]
-                await tools.patience(lambda batch=batch: tools.index.upsert(collection, fields, key, batch))  # type: ignore[misc]
+                batch = partial(tools.index.upsert, collection, fields, key, chunks[start : start + _CHUNKS_A_WRITE])
+                await self._write(len(chunks), batch)
         with self._timed("record"), self._naming():
             await self._record(
                 collection,
@@ -282,9 +288,8 @@ class DocumentImport:
         with self._timed("extract"):
             text = await self._text(content)
         fields = self._fields(known, title=text.title, mime_type=text.mime_type)
-        await self._asked(self._lease.chunks)
         with self._timed("index"):
-            revision = await tools.patience(lambda: tools.index.update_fields(collection, fields))
+            revision = await self._write(self._lease.chunks, lambda: tools.index.update_fields(collection, fields))
         with self._timed("record"):
             await self._record(
                 collection,
@@ -297,8 +302,8 @@ class DocumentImport:
 
     async def _retired(self, collection: Collection, key: str, count: int) -> int:
         """Raises FailedPrecondition where the index has fewer chunks of the revision than that."""
-        await self._asked(count)
-        return await self._tools.patience(lambda: self._tools.index.retire(collection, self._id, key, count))
+        retire = partial(self._tools.index.retire, collection, self._id, key, count, self._fence)
+        return await self._write(count, retire)
 
     async def _record(
         self, collection: Collection, fields: DocumentFields, *, chunk_count: int, token_count: int, revision_key: str
@@ -312,15 +317,25 @@ class DocumentImport:
             self._fields_hash,
             self._job.source_key,
         )
-        await self._asked(chunk_count)
-        await self._tools.patience(lambda: self._tools.registry.record(collection, document))
+        await self._write(chunk_count, lambda: self._tools.registry.record(collection, document))
 
-    async def _asked(self, chunks: int) -> None:
-        """Before each write: is the work still ours? From the first yes on, it is seen through."""
-        before, self.committing = self.committing, True
-        if not await self._tools.queue.commit(self._lease, chunks):
-            self.committing = before
-            raise JobCancelled
+    async def _write(self, chunks: int, write: Callable[[], Awaitable[T]]) -> T:
+        """Writes outside. Before each try: is the work still ours? From the first yes on, it is seen through."""
+
+        async def tried() -> T:
+            before, self.committing = self.committing, True
+            if not await self._tools.queue.commit(self._lease, chunks):
+                self.committing = before
+                raise JobCancelled
+            return await write()
+
+        return await self._tools.patience(tried)
+
+    async def _locked(self, collection: Collection) -> None:
+        """Nobody else writes to the document from here on, for as long as the lease lasts."""
+        self._fence = await self._tools.queue.lock(self._lease, collection.uid, self._id)
+        if not self._fence:
+            raise DocumentBusy
 
     # What is known of the document
 
@@ -380,6 +395,7 @@ class DocumentImport:
             content_hash=self._content_hash,
             revision=before + 1 if changed else before,
             create_time=known.create_time if known is not None else None,
+            fence=self._fence,
         )
 
     def _outcome(

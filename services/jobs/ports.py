@@ -194,8 +194,13 @@ class Queue(Protocol):
         """What the job is to do."""
         ...
 
-    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> bool:
-        """Become the one who works on a document, for as long as the lease lasts; False while another is."""
+    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> int:
+        """Become the one who works on a document, for as long as the lease lasts.
+
+        Returns:
+            The fence of what is written meanwhile, higher than that of whoever worked on it before; 0 while another
+            does.
+        """
         ...
 
     async def commit(self, lease: Lease, chunks: int) -> bool:
@@ -267,6 +272,7 @@ class DocumentFields:
     Attributes:
         revision: Counts the imports that changed its content.
         create_time: When it was first recorded; None for now.
+        fence: Whose turn it is to write; writes with a lower one than the last are refused.
     """
 
     spec: DocumentSpec
@@ -275,6 +281,7 @@ class DocumentFields:
     content_hash: str
     revision: int
     create_time: datetime | None = None
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +331,12 @@ class Registry(Protocol):
         ...
 
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
-        """Raises QuotaExceeded where it is new, or larger than it was, and the tenant may not keep so much."""
+        """Record what an import made of a document.
+
+        Raises:
+            QuotaExceeded: it is new, or larger than it was, and the tenant may not keep so much.
+            LeaseLost: somebody else has recorded it whose fence was higher.
+        """
         ...
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
@@ -344,13 +356,19 @@ class EmbeddedChunk:
 
 
 class Index(Protocol):
-    """Chunks as searches find them. Each write returns the revision of the index that shows it."""
+    """Chunks as searches find them. Each write returns the revision of the index that shows it.
+
+    Raises:
+        LeaseLost: somebody else has written to the document whose fence was higher.
+    """
 
     async def upsert(
         self, collection: Collection, document: DocumentFields, revision_key: str, chunks: Sequence[EmbeddedChunk]
     ) -> int: ...
 
-    async def retire(self, collection: Collection, document_id: str, keep: str, expected_chunks: int) -> int:
+    async def retire(
+        self, collection: Collection, document_id: str, keep: str, expected_chunks: int, fence: int
+    ) -> int:
         """Delete the chunks of every other revision.
 
         Raises:
@@ -362,7 +380,7 @@ class Index(Protocol):
 
     async def update_fields(self, collection: Collection, document: DocumentFields) -> int: ...
 
-    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int: ...
+    async def delete(self, collection: Collection, document_ids: Sequence[str], fence: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,11 @@ class Work(Protocol):
         ...
 
     async def abandon(self, failure: Failure) -> Outcome:
-        """It will not be done: leave things as they were before, and say why where people look."""
+        """It will not be done: leave things as they were before, and say why where people look.
+
+        Raises:
+            DocumentBusy, JobCancelled, LeaseLost: as `run`.
+        """
         ...
 
 

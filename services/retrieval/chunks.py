@@ -34,6 +34,7 @@ class DocumentFields:
         principals: Who may find it; empty: the whole tenant.
         content_hash: SHA-256 of the original bytes, lower-case hex.
         revision: Counts the imports that changed the document's content.
+        fence: Orders those who work on the document one after the other; 0 takes no part in that.
     """
 
     document_id: str
@@ -45,6 +46,7 @@ class DocumentFields:
     content_hash: str = ""
     revision: int = 0
     create_time: datetime | None = None
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,7 @@ def document_from(fields: index_pb.DocumentFields) -> DocumentFields:
         content_hash=fields.content_hash,
         revision=fields.revision,
         create_time=fields.create_time.ToDatetime(UTC) if fields.HasField("create_time") else None,
+        fence=fields.fence,
     )
 
 

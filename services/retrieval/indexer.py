@@ -3,9 +3,12 @@
 import asyncio
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakValueDictionary
 
-from services.mesh.errors import CollectionNotFound, FailedPrecondition, InvalidArgument
+from services.mesh.errors import CollectionNotFound, FailedPrecondition, InvalidArgument, LeaseLost
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk, IndexId, IndexStats
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
@@ -28,13 +31,15 @@ class Indexer:
         self._revisions = revisions
         self._scales = scales
         self._ensured: set[IndexId] = set()
+        self._turns: WeakValueDictionary[tuple[IndexId, str], asyncio.Lock] = WeakValueDictionary()
 
     async def upsert(self, index: IndexId, chunks: Sequence[tuple[Chunk, bytes]]) -> int:
-        """Keeps chunks with their vectors (little-endian float32).
+        """Keeps chunks of one document with their vectors (little-endian float32).
 
         Raises:
             CollectionNotFound: The collection is gone.
             InvalidArgument: A vector is not of the collection's model.
+            LeaseLost: Somebody else has written whose turn was later.
         """
         collection = await self._collections.by_uid(index)
         for position, (_, vector) in enumerate(chunks):
@@ -43,7 +48,8 @@ class Indexer:
             await self._make(index, collection)
         encoder = encoder_for(collection.language)
         counts = await asyncio.to_thread(lambda: [encoder.counts(chunk.searched_text) for chunk, _ in chunks])
-        async with self._scales.writing(index):
+        document = chunks[0][0].document
+        async with self._turn(index, document.document_id, document.fence), self._scales.writing(index):
             scale = await self._scales.scale_for(index, [each.total() for each in counts])
             encoded = [
                 EncodedChunk(chunk, vector, document_vector(count, scale), count.total(), scale)
@@ -56,34 +62,55 @@ class Indexer:
                 raise CollectionNotFound(f"no collection with uid {index!r}", collection_uid=index) from None
         return await self._wrote(index)
 
-    async def retire(self, index: IndexId, document_id: str, keep_revision_key: str, expected_chunks: int) -> int:
+    async def retire(
+        self, index: IndexId, document_id: str, keep_revision_key: str, expected_chunks: int, fence: int = 0
+    ) -> int:
         """Makes one revision the only one of its document.
 
         Raises:
             FailedPrecondition: It has fewer chunks than it must; nothing was deleted.
+            LeaseLost: Somebody else has written whose turn was later.
         """
-        kept = await self._store.count(index, document_id, keep_revision_key)
-        if kept < expected_chunks:
-            raise FailedPrecondition(
-                f"document {document_id!r} has {kept} chunks of revision {keep_revision_key!r}, not {expected_chunks}"
-            )
-        await self._store.retire(index, document_id, keep_revision_key)
+        async with self._turn(index, document_id, fence):
+            kept = await self._store.count(index, document_id, keep_revision_key)
+            if kept < expected_chunks:
+                raise FailedPrecondition(
+                    f"document {document_id!r} has {kept} chunks of revision {keep_revision_key!r}, "
+                    f"not {expected_chunks}"
+                )
+            await self._store.retire(index, document_id, keep_revision_key)
         return await self._wrote(index)
 
-    async def delete(self, index: IndexId, document_ids: Sequence[str]) -> int:
-        """Deletes documents' chunks; those that have none are passed over."""
-        await self._store.delete_documents(index, document_ids)
+    async def delete(self, index: IndexId, document_ids: Sequence[str], fence: int = 0) -> int:
+        """Deletes documents' chunks; those that have none are passed over.
+
+        Raises:
+            LeaseLost: Somebody else has written to one of them whose turn was later; nothing was deleted of it or of
+                those after it.
+        """
+        if not fence:
+            await self._store.delete_documents(index, document_ids)
+        for each in document_ids if fence else ():
+            async with self._turn(index, each, fence):
+                await self._store.delete_documents(index, [each])
         return await self._wrote(index)
 
     async def update_fields(self, index: IndexId, document: DocumentFields) -> int:
-        """Replaces title, source_uri, metadata and principals of a document's chunks."""
-        fields = {
+        """Replaces title, source_uri, metadata and principals of a document's chunks.
+
+        Raises:
+            LeaseLost: Somebody else has written whose turn was later.
+        """
+        fields: dict[str, Any] = {
             "title": document.title,
             "source_uri": document.source_uri,
             "metadata": dict(document.metadata),
             "principals": list(document.principals),
         }
-        await self._store.set_fields(index, document.document_id, fields)
+        if document.fence:
+            fields["fence"] = document.fence
+        async with self._turn(index, document.document_id, document.fence):
+            await self._store.set_fields(index, document.document_id, fields)
         return await self._revisions.bump(index)
 
     async def list_chunks(
@@ -129,6 +156,17 @@ class Indexer:
             await self._store.drop(index)
             raise
         self._ensured.add(index)
+
+    @asynccontextmanager
+    async def _turn(self, index: IndexId, document_id: str, fence: int) -> AsyncIterator[None]:
+        """Refuses who comes late: a worker that was asleep while its lease ran out and another did its work."""
+        if not fence:
+            yield
+            return
+        async with self._turns.setdefault((index, document_id), asyncio.Lock()):
+            if await self._store.count(index, document_id, above=fence):
+                raise LeaseLost(f"document {document_id!r} has been written by somebody whose turn was later")
+            yield
 
     async def _wrote(self, index: IndexId) -> int:
         revision = await self._revisions.bump(index)

@@ -70,7 +70,7 @@ class VectorStore(Protocol):
         ...
 
     async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
-        """Replaces fields of all chunks of a document: title, source_uri, metadata, principals, each whole."""
+        """Replaces fields of all chunks of a document: title, source_uri, metadata, principals, fence, each whole."""
         ...
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
@@ -81,8 +81,8 @@ class VectorStore(Protocol):
         """Chunks of a document with from_ordinal <= ordinal < from_ordinal + limit, by ordinal."""
         ...
 
-    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
-        """Chunks of the index; of one document; of one of its revisions."""
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
+        """Chunks of the index; of one document; of one of its revisions; of higher fences than `above`."""
         ...
 
     async def stats(self, index: IndexId) -> IndexStats:

@@ -49,13 +49,13 @@ class IndexServicer(IndexServiceServicer):
         self, request: index_pb.RetireRevisionsRequest, context: Context
     ) -> index_pb.RetireRevisionsResponse:
         index, kept = self._index(request), request.keep_revision_key
-        revision = await self._indexer.retire(index, request.document_id, kept, request.expected_chunks)
+        revision = await self._indexer.retire(index, request.document_id, kept, request.expected_chunks, request.fence)
         return index_pb.RetireRevisionsResponse(index_revision=revision)
 
     async def DeleteDocuments(
         self, request: index_pb.DeleteDocumentsRequest, context: Context
     ) -> index_pb.DeleteDocumentsResponse:
-        revision = await self._indexer.delete(self._index(request), request.document_ids)
+        revision = await self._indexer.delete(self._index(request), request.document_ids, request.fence)
         return index_pb.DeleteDocumentsResponse(index_revision=revision)
 
     async def UpdateDocumentFields(

@@ -297,6 +297,20 @@ async def test_one_document_is_worked_on_by_one_item_at_a_time(store: RedisJobSt
     assert await queue.lock(again, "uid-1", "doc-1")
 
 
+async def test_whoever_works_on_a_document_later_has_a_higher_fence(
+    store: RedisJobStore, queue: RedisQueue, redis: Redis
+) -> None:
+    for tenant in ("acme", "globex"):
+        await store.submit(job(tenant), specs(1))
+    fences = []
+    for lease in await queue.lease(2):
+        fences += [await queue.lock(lease, "uid-1", "doc-1") for _ in range(3)]
+    await redis.client.flushdb()  # a store that lost its data
+    await store.submit(job(), specs(1))
+    fences.append(await queue.lock(await only(queue), "uid-1", "doc-1"))
+    assert fences == sorted(set(fences))
+
+
 async def test_a_lock_ends_with_the_lease_of_its_holder_and_lives_as_long(
     store: RedisJobStore, queue: RedisQueue, other: RedisQueue
 ) -> None:
@@ -629,7 +643,7 @@ async def test_what_is_done_leaves_only_the_count_of_its_events(server: Store) -
         async def nothing() -> bool:
             await store.list_jobs("acme", jobs())
             left = {key.decode().removeprefix(prefix) for key in await redis.client.keys(f"{prefix}*")}
-            return left <= {"bell", "schema", "turn", "logs", "news", "rung"}
+            return left <= {"bell", "fence", "schema", "turn", "logs", "news", "rung"}
 
         assert await eventually(nothing)
 

@@ -33,6 +33,8 @@ TEXTS = {
     "d": "fox fox fox",
     "e": "nothing in common here",
 }
+# Microseconds since 1970, as fences are.
+FENCE = 1_763_700_000_123_456
 
 
 @pytest.fixture(params=["memory", "edge", "qdrant"])
@@ -154,6 +156,7 @@ async def test_every_field_of_a_chunk_comes_back(store: VectorStore) -> None:
         "content_hash": "ab" * 32,
         "revision": 3,
         "create_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+        "fence": FENCE,
     }
     kept = chunk(
         "Größe 漢字",
@@ -201,6 +204,17 @@ async def test_retiring_leaves_one_revision_and_other_documents(store: VectorSto
     await store.retire(INDEX, "d1", "r2")
     assert [each.text for each in await store.list_chunks(INDEX, "d1", 0, 10)] == ["new", "new"]
     assert await store.count(INDEX, "d2") == 1
+
+
+async def test_chunks_are_counted_above_a_fence_and_take_a_new_one(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    unfenced = chunk("text", ordinal=0, document="d2")
+    kept = [chunk("text", ordinal=n, document_fields={"fence": FENCE + n}) for n in range(3)]
+    await store.upsert(INDEX, [encoded(each) for each in [*kept, unfenced]])
+    assert [await store.count(INDEX, "d1", above=FENCE + n) for n in (-1, 0, 1, 2)] == [3, 2, 1, 0]
+    assert await store.count(INDEX, "d2", above=0) == 0
+    await store.set_fields(INDEX, "d1", {"fence": FENCE + 9})
+    assert [await store.count(INDEX, "d1", above=FENCE + n) for n in (8, 9)] == [3, 0]
 
 
 async def test_deleting_documents_leaves_the_others(store: VectorStore) -> None:

@@ -19,7 +19,11 @@ from tests.mesh.test_jobs_service import Running, inline, jobs_service
 TENANTS = ("acme", "acme:queue", "a*[e]?", "../acme", "tenants", "bell", "büro ☃")
 # Keys of the whole mesh, which no caller's name leads to: whose turn it is, a bell, a version, work put off, and two
 # lists whose every entry names its tenant.
-SHARED = {*(f"rw:jobs:{key}" for key in ("tenants", "bell", "turn", "schema", "delayed")), "rw:audit", "rw:denied"}
+SHARED = {
+    *(f"rw:jobs:{key}" for key in ("tenants", "bell", "turn", "fence", "schema", "delayed", "logs", "news", "rung")),
+    "rw:audit",
+    "rw:denied",
+}
 
 
 def _import(text: str, **fields: str) -> pb.ImportDocumentsRequest:

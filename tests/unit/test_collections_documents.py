@@ -25,6 +25,7 @@ from services.mesh.errors import (
     EtagMismatch,
     FailedPrecondition,
     InvalidArgument,
+    LeaseLost,
     RequestIdReused,
 )
 from services.mesh.identity import Caller
@@ -245,6 +246,21 @@ async def test_an_import_records_what_it_made_and_counts_its_revisions(documents
     assert (await imported(documents, docs, content_hash="h2", revision_key="k2")).revision == 2
     assert (await imported(documents, docs, content_hash="h2", revision_key="k3", revision=7)).revision == 7
     assert (await imported(documents, docs, content_hash="h3", revision_key="k4", revision=2)).revision == 8
+
+
+async def test_an_import_that_comes_after_one_whose_turn_was_later_is_refused(
+    documents: Documents, docs: Collection
+) -> None:
+    first = await imported(documents, docs, fence=5)
+    again = await imported(documents, docs, fence=7)
+    assert (again.fence, again.etag, again.update_time) == (7, first.etag, first.update_time)
+    for state in ("ACTIVE", "FAILED"):
+        with pytest.raises(LeaseLost):
+            await documents.record(document("a", of=docs, state=state, content_hash="late", fence=5), ANN)
+    assert (await documents.record(document("a", of=docs, state="FAILED", error=b"why", fence=8), ANN)).fence == 8
+    assert (await imported(documents, docs, content_hash="h2")).fence == 8  # takes no part
+    with pytest.raises(LeaseLost):
+        await imported(documents, docs, fence=7)
 
 
 async def test_an_import_may_record_a_document_nobody_created(documents: Documents, docs: Collection) -> None:

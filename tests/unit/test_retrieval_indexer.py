@@ -4,12 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from services.mesh.errors import CollectionNotFound, DependencyUnavailable, FailedPrecondition, InvalidArgument
+from services.mesh.errors import (
+    CollectionNotFound,
+    DependencyUnavailable,
+    FailedPrecondition,
+    InvalidArgument,
+    LeaseLost,
+)
 from services.retrieval import indexer as indexer_module
-from services.retrieval.chunks import Distance, DocumentFields, IndexId, LengthStats
+from services.retrieval.chunks import Chunk, Distance, DocumentFields, IndexId, LengthStats
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.indexer import Indexer
 from services.retrieval.scaling import SparseScales
@@ -72,6 +79,61 @@ async def test_a_revision_that_is_not_whole_retires_nothing() -> None:
         with pytest.raises(FailedPrecondition, match="1 chunks of revision 'r2', not 2"):
             await made.indexer.retire(INDEX, "d1", "r2", 2)
         assert await made.store.count(INDEX) == 2
+
+
+def fenced(fence: int, text: str = "text", **fields: Any) -> list[tuple[Chunk, bytes]]:
+    return [(chunk(text, document_fields={"fence": fence}, **fields), vector(direction(1)))]
+
+
+async def test_a_write_that_comes_after_one_whose_turn_was_later_is_refused_and_changes_nothing() -> None:
+    async with parts() as made:
+        indexer = made.indexer
+        await indexer.upsert(INDEX, fenced(5, "old", revision_key="r1"))
+        await indexer.upsert(INDEX, fenced(7, "new", ordinal=1, revision_key="r2"))
+        await indexer.retire(INDEX, "d1", "r2", 1, 7)
+        for late in (
+            indexer.upsert(INDEX, fenced(5, "old", revision_key="r1")),
+            indexer.retire(INDEX, "d1", "r1", 0, 5),
+            indexer.update_fields(INDEX, DocumentFields("d1", title="old", fence=5)),
+            indexer.delete(INDEX, ["d1"], 5),
+        ):
+            with pytest.raises(LeaseLost):
+                await late
+        assert [each.text for each in await made.store.list_chunks(INDEX, "d1", 0, 10)] == ["new"]
+        await indexer.upsert(INDEX, fenced(7, "new", ordinal=1, revision_key="r2"))
+        await indexer.upsert(INDEX, fenced(5, document="d2"))  # another document's turns are its own
+
+
+async def test_new_fields_alone_keep_out_whoever_comes_late_too() -> None:
+    async with parts() as made:
+        await made.indexer.upsert(INDEX, fenced(5))
+        await made.indexer.update_fields(INDEX, DocumentFields("d1", principals=("user:ann",), fence=7))
+        await made.indexer.update_fields(INDEX, DocumentFields("d1", principals=("user:bob",)))  # takes no part
+        with pytest.raises(LeaseLost):
+            await made.indexer.upsert(INDEX, fenced(5))
+        ((kept,), _) = await made.indexer.list_chunks(INDEX, "d1", 0, 10)
+        assert kept.document.principals == ("user:bob",)
+
+
+async def test_a_late_write_and_the_one_it_is_late_for_do_not_pass_each_other() -> None:
+    async with parts() as made:
+        counted, go_on = asyncio.Event(), asyncio.Event()
+        count = made.store.count
+
+        async def slow_count(*args: Any, **kwargs: Any) -> int:
+            found = await count(*args, **kwargs)
+            counted.set()
+            await go_on.wait()
+            return found
+
+        made.store.count = slow_count  # type: ignore[method-assign]
+        late = asyncio.create_task(made.indexer.upsert(INDEX, fenced(5, "old")))
+        await counted.wait()
+        new = asyncio.create_task(made.indexer.upsert(INDEX, fenced(7, "new")))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(late, new)
+        assert [each.text for each in await made.store.list_chunks(INDEX, "d1", 0, 10)] == ["new"]
 
 
 @pytest.mark.parametrize("values", [[1.0] * 3, [1.0, 2.0, float("nan"), 1.0], [1.0, float("inf"), 1.0, 1.0]])

@@ -36,6 +36,7 @@ class DocumentFields(_message.Message):
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The last part of the document's name."""
     title: _builtins.str
@@ -48,6 +49,10 @@ class DocumentFields(_message.Message):
     """SHA-256 of the original, lower-case hex."""
     revision: _builtins.int
     """Counts the document's imports that changed its content."""
+    fence: _builtins.int
+    """Orders those who work on the document one after the other: a write is ABORTED, with reason LEASE_LOST, where somebody
+    with a higher one has written before. 0 takes no part in that.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Its metadata."""
@@ -72,10 +77,11 @@ class DocumentFields(_message.Message):
         content_hash: _builtins.str = ...,
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "metadata", b"metadata", "mime_type", b"mime_type", "principals", b"principals", "revision", b"revision", "source_uri", b"source_uri", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "fence", b"fence", "metadata", b"metadata", "mime_type", b"mime_type", "principals", b"principals", "revision", b"revision", "source_uri", b"source_uri", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,6 +215,7 @@ class RetireRevisionsRequest(_message.Message):
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     KEEP_REVISION_KEY_FIELD_NUMBER: _builtins.int
     EXPECTED_CHUNKS_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     collection_uid: _builtins.str
     """The collection's uid."""
     document_id: _builtins.str
@@ -217,6 +224,8 @@ class RetireRevisionsRequest(_message.Message):
     """The revision that stays."""
     expected_chunks: _builtins.int
     """Chunks the kept revision must have; with fewer in the index the call fails with FAILED_PRECONDITION and deletes nothing."""
+    fence: _builtins.int
+    """As in DocumentFields."""
     def __init__(
         self,
         *,
@@ -224,10 +233,11 @@ class RetireRevisionsRequest(_message.Message):
         document_id: _builtins.str = ...,
         keep_revision_key: _builtins.str = ...,
         expected_chunks: _builtins.int = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_uid", b"collection_uid", "document_id", b"document_id", "expected_chunks", b"expected_chunks", "keep_revision_key", b"keep_revision_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_uid", b"collection_uid", "document_id", b"document_id", "expected_chunks", b"expected_chunks", "fence", b"fence", "keep_revision_key", b"keep_revision_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,8 +273,11 @@ class DeleteDocumentsRequest(_message.Message):
 
     COLLECTION_UID_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     collection_uid: _builtins.str
     """The collection's uid."""
+    fence: _builtins.int
+    """As in DocumentFields, of every one of them."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The last parts of their names."""
@@ -274,10 +287,11 @@ class DeleteDocumentsRequest(_message.Message):
         *,
         collection_uid: _builtins.str = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_uid", b"collection_uid", "document_ids", b"document_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_uid", b"collection_uid", "document_ids", b"document_ids", "fence", b"fence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

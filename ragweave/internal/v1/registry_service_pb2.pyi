@@ -246,6 +246,7 @@ class RecordDocumentRequest(_message.Message):
     REVISION_KEY_FIELD_NUMBER: _builtins.int
     FIELDS_HASH_FIELD_NUMBER: _builtins.int
     SOURCE_KEY_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     collection_id: _builtins.str
     """The last part of the collection's name."""
     collection_uid: _builtins.str
@@ -258,6 +259,10 @@ class RecordDocumentRequest(_message.Message):
     """As in DocumentRecord."""
     source_key: _builtins.str
     """The import source the document belongs to, such as "directory:docs"; empty where it has none."""
+    fence: _builtins.int
+    """Orders those who work on the document one after the other: ABORTED, with reason LEASE_LOST, where somebody with a
+    higher one has recorded it before. 0 takes no part in that.
+    """
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """Title, source_uri, mime_type, metadata, acl, content_hash, size_bytes, chunk_count, token_count, revision, state
@@ -275,10 +280,11 @@ class RecordDocumentRequest(_message.Message):
         revision_key: _builtins.str = ...,
         fields_hash: _builtins.str = ...,
         source_key: _builtins.str = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "collection_uid", b"collection_uid", "document", b"document", "document_id", b"document_id", "fields_hash", b"fields_hash", "revision_key", b"revision_key", "source_key", b"source_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "collection_uid", b"collection_uid", "document", b"document", "document_id", b"document_id", "fence", b"fence", "fields_hash", b"fields_hash", "revision_key", b"revision_key", "source_key", b"source_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

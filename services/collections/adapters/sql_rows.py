@@ -79,6 +79,7 @@ def document_values(document: Document) -> dict[str, Any]:
         "unsettled": document.unsettled,
         "unsettled_time": document.unsettled_time,
         "patched": document.patched,
+        "fence": document.fence,
     }
 
 

@@ -6,6 +6,7 @@ import grpc
 
 from ragweave.internal.v1 import index_service_pb2 as pb
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceStub
+from services.jobs.adapters.lateness import held_to_turn
 from services.jobs.adapters.messages import struct_to, time_to
 from services.jobs.ports import Collection, DocumentFields, EmbeddedChunk
 from services.mesh.errors import FailedPrecondition
@@ -29,18 +30,23 @@ class IndexClient:
                 revision_key=revision_key,
                 chunks=[_chunk_to(each) for each in part],
             )
-            revision = (await self._stub.UpsertChunks(request)).index_revision
+            with held_to_turn():
+                revision = (await self._stub.UpsertChunks(request)).index_revision
         return revision
 
-    async def retire(self, collection: Collection, document_id: str, keep: str, expected_chunks: int) -> int:
+    async def retire(
+        self, collection: Collection, document_id: str, keep: str, expected_chunks: int, fence: int
+    ) -> int:
         request = pb.RetireRevisionsRequest(
             collection_uid=collection.uid,
             document_id=document_id,
             keep_revision_key=keep,
             expected_chunks=expected_chunks,
+            fence=fence,
         )
         try:
-            return (await self._stub.RetireRevisions(request)).index_revision
+            with held_to_turn():
+                return (await self._stub.RetireRevisions(request)).index_revision
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise FailedPrecondition(f"{document_id}: the index does not hold all of its chunks") from None
@@ -52,11 +58,13 @@ class IndexClient:
 
     async def update_fields(self, collection: Collection, document: DocumentFields) -> int:
         request = pb.UpdateDocumentFieldsRequest(collection_uid=collection.uid, document=_fields_to(document))
-        return (await self._stub.UpdateDocumentFields(request)).index_revision
+        with held_to_turn():
+            return (await self._stub.UpdateDocumentFields(request)).index_revision
 
-    async def delete(self, collection: Collection, document_ids: Sequence[str]) -> int:
-        request = pb.DeleteDocumentsRequest(collection_uid=collection.uid, document_ids=document_ids)
-        return (await self._stub.DeleteDocuments(request)).index_revision
+    async def delete(self, collection: Collection, document_ids: Sequence[str], fence: int) -> int:
+        request = pb.DeleteDocumentsRequest(collection_uid=collection.uid, document_ids=document_ids, fence=fence)
+        with held_to_turn():
+            return (await self._stub.DeleteDocuments(request)).index_revision
 
 
 def _fields_to(document: DocumentFields) -> pb.DocumentFields:
@@ -70,6 +78,7 @@ def _fields_to(document: DocumentFields) -> pb.DocumentFields:
         content_hash=document.content_hash,
         revision=document.revision,
         create_time=time_to(document.create_time),
+        fence=document.fence,
     )
 
 

@@ -9,6 +9,7 @@
 --   <p>resuming          list    jobs whose items are being queued again, a page at a time
 --   <p>bell              stream  of one entry that changes when there is new work
 --   <p>purging           zset    tenants with ended jobs, by when the first of them is forgotten
+--   <p>fence             string  the last fence given; see lock
 --   <p>erased            set     tenants nothing is kept for any more; whoever is late with something is refused
 --   <p>logs              hash    tenant -> sequence of its last event; ":news", ":outbox" count what they are called by
 --   <p>news              zset    tenants with events, by the turn of the last
@@ -774,14 +775,18 @@ function C.heartbeat(a)
   return answers
 end
 
--- One document is worked on by one item at a time: "OK", "BUSY" or "LOST".
+-- One document is worked on by one item at a time: "BUSY", "LOST", or the fence of what it writes, higher than any before.
+-- Fences are microseconds of the clock where that goes on, so that none is given twice even by a store that lost its data.
 function C.lock(a)
   if not held(a) then return 'LOST' end
   local lock = key(a.tenant, 'lock', a.lock)
   local holder = call('GET', lock)
   if holder and holder ~= a.holder then return 'BUSY' end
   call('SET', lock, a.holder, 'PX', a.lease_ms)
-  return 'OK'
+  local fence = math.max(tonumber(call('GET', P .. 'fence') or 0) + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2]))
+  local given = string.format('%.0f', fence)
+  call('SET', P .. 'fence', given)
+  return given
 end
 
 -- Asked right before each write outside. The first such question marks the item as one to be seen through.

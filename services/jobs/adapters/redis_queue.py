@@ -90,12 +90,13 @@ class RedisQueue:
         except JobNotFound:
             raise LeaseLost(f"jobs/{lease.job_id} was erased with its tenant") from None
 
-    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> bool:
+    async def lock(self, lease: Lease, collection_uid: str, document_id: str) -> int:
         self._locks[_of(lease)] = f"{collection_uid}/{document_id}"
         answer = await self._ask("lock", lease, lease_ms=self._lease_ms, **self._locked(lease))
         if answer == b"BUSY":
             del self._locks[_of(lease)]
-        return answer == b"OK"
+            return 0
+        return int(answer)
 
     async def commit(self, lease: Lease, chunks: int) -> bool:
         return await self._ask("commit", lease, chunks=chunks) == b"OK"

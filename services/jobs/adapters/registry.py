@@ -10,6 +10,7 @@ from ragweave.internal.v1 import registry_service_pb2 as pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
 from ragweave.v1 import collection_pb2
 from ragweave.v1.document_pb2 import Document
+from services.jobs.adapters.lateness import held_to_turn
 from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
 from services.jobs.chunker import Strategy
 from services.jobs.ports import Collection, ImportedDocument, KnownDocument
@@ -67,8 +68,9 @@ class RegistryClient:
             revision_key=document.revision_key,
             fields_hash=document.fields_hash,
             source_key=document.source_key,
+            fence=document.fields.fence,
         )
-        with _held_to_quota():
+        with _held_to_quota(), held_to_turn():
             await self._stub.RecordDocument(request)
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:

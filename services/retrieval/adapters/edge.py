@@ -234,10 +234,12 @@ class EdgeVectorStore:
         records = await self._read(index, "scroll", recipe(page), 2 * limit, None) or []
         return sorted((chunk_of(payload) for _, payload in records), key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
 
-    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
-        parts = (_of_document(document_id),) if document_id else ()
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
+        parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()
         if revision_key:
             parts = (*parts, Comparison(("revision_key",), Operator.EQ, revision_key))
+        if above >= 0:
+            parts = (*parts, Comparison(("fence",), Operator.GT, float(above)))
         return await self._read(index, "count", recipe(AllOf(parts))) or 0
 
     async def stats(self, index: IndexId) -> IndexStats:

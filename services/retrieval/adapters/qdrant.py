@@ -162,10 +162,12 @@ class QdrantVectorStore:
         chunks = [chunk_of(record.payload or {}) for record in records]
         return sorted(chunks, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
 
-    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "") -> int:
-        parts = (_of_document(document_id),) if document_id else ()
+    async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
+        parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()
         if revision_key:
             parts = (*parts, Comparison(("revision_key",), Operator.EQ, revision_key))
+        if above >= 0:
+            parts = (*parts, Comparison(("fence",), Operator.GT, float(above)))
         with _told():
             if not await self._exists(index):
                 return 0

@@ -7,7 +7,13 @@ from typing import Any, Final
 
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
 
-FIELDS: Final = {"title": "title", "source_uri": "source_uri", "metadata": "metadata", "principals": "acl"}
+FIELDS: Final = {
+    "title": "title",
+    "source_uri": "source_uri",
+    "metadata": "metadata",
+    "principals": "acl",
+    "fence": "fence",
+}
 """Payload key of each document field that can be replaced."""
 
 
@@ -32,6 +38,7 @@ def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
         "content_hash": document.content_hash,
         "revision": document.revision,
         "create_time": document.create_time.astimezone(UTC).isoformat() if document.create_time else None,
+        "fence": document.fence,
         "revision_key": chunk.revision_key,
         "chunk": chunk.chunk_id,
         "ordinal": chunk.ordinal,
@@ -60,6 +67,7 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
             content_hash=payload["content_hash"],
             revision=payload["revision"],
             create_time=datetime.fromisoformat(created) if created else None,
+            fence=payload.get("fence", 0),  # chunks of older versions have none
         ),
         revision_key=payload["revision_key"],
         chunk_id=payload["chunk"],
