@@ -9,15 +9,18 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests import reaper
 
-# The files of tests/e2e that start meshes of their own; all others share the session's, and so a worker.
-ALONE = {
-    f"tests/e2e/test_{name}.py"
-    for name in ("directories", "fuzz_api", "kill", "revocations", "secrets", "tenants", "urls")
+# Files of tests/e2e that do without the session's usual mesh, by the mesh they use. All others share a worker.
+MESH_OF = {
+    "test_directories.py": "directories",
+    "test_kill.py": "doomed",
+    "test_revocations.py": "doomed",
+    "test_secrets.py": "secrets",
+    "test_tenants.py": "doomed",
 }
 
 
 class ByMesh(LoadFileScheduling):
-    """Gives workers whole files, so that fixtures are shared, and one of them all files that share a mesh."""
+    """Gives workers whole files, so that fixtures are shared, and one of them all files that use the same mesh."""
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
         config.option.loadscopereorder = False  # they are in the right order: see below
@@ -25,7 +28,8 @@ class ByMesh(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        return "tests/e2e" if file.startswith("tests/e2e/") and file not in ALONE else file
+        folder, _, name = file.rpartition("/")
+        return MESH_OF.get(name, "demo_mesh") if folder == "tests/e2e" else file
 
 
 @pytest.hookimpl(optionalhook=True)

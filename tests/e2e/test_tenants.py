@@ -3,7 +3,6 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,24 +14,10 @@ from google.protobuf import json_format
 from ragweave.v1 import job_pb2, quota_pb2
 from tests.e2e.stack import PREFIX, Answer, Mesh
 
-# What takes minutes in earnest, so that nobody can be late any more.
-QUICKLY = {
-    "RAGWEAVE_DENY_LIST_REFRESH_S": "1",
-    "RAGWEAVE_SYSTEM_ERASE_SETTLE_S": "6",
-    "RAGWEAVE_COLLECTIONS_EVENTS_HEARD_S": "3",
-}
-
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh of these tests' own: they look at all that it keeps."""
-    made = Mesh(tmp_path_factory.mktemp("tenants"))
-    made.settings |= QUICKLY
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
+def mesh(doomed: Mesh) -> Mesh:
+    return doomed
 
 
 def limit(mesh: Mesh, tenant: str, **limits: int) -> Answer:

@@ -124,7 +124,11 @@ async def test_a_row_of_csv_with_other_fields_than_the_first_is_refused() -> Non
     ]
 
 
-@pytest.mark.parametrize("rest", [b"", b"\n" + b"9,x\n" * 400_000], ids=["to the end", "for over a megabyte"])
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b"\n" + (b"9," + b"x" * 997 + b"\n") * (MAX_ROW_BYTES // 1000 + 10)],
+    ids=["to the end", "for over a megabyte"],
+)
 async def test_a_quote_that_is_never_closed_costs_one_line(rest: bytes) -> None:
     content = b'id,t\n1,"open\n2,b\n3,c' + rest
     found = await listed(content, await csv_of(content, id_field="id"), limit=100_000)
