@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from services.jobs.events import CollectionChange, Span, TenantEvent
-from services.mesh.errors import EventsForgotten
 
 TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -37,7 +36,7 @@ class MemoryEventLog:
         self.reads += 1
         span = await self.span(tenant)
         if not span.first - 1 <= after <= span.last:
-            raise EventsForgotten(f"events after {after} are not kept")
+            raise span.missed(after)
         return self._events[tenant][after : after + limit]
 
     async def span(self, tenant: str) -> Span:
@@ -58,6 +57,10 @@ class MemoryEventLog:
             if change.sequence > self._recorded:
                 self._recorded = change.sequence
                 await self.happened(recorded_as(change))
+
+    async def rewind(self, seen: int, to: int) -> None:
+        if self._recorded == seen:
+            self._recorded = to
 
     async def recorded(self) -> int:
         return self._recorded

@@ -43,6 +43,7 @@ class Peers(
     chunks: dict[tuple[str, str, str], tuple[str, index_pb.IndexChunk, index_pb.DocumentFields]] = field(
         default_factory=dict
     )
+    changes: list[registry_pb.CollectionChange] = field(default_factory=list)
     embedded: list[str] = field(default_factory=list)
     callers: set[tuple[str, str, str | None]] = field(default_factory=set)
     writes: int = 0
@@ -78,6 +79,22 @@ class Peers(
     async def GetCollectionRecord(self, request: Any, context: Any) -> registry_pb.CollectionRecord:
         found = self._found(request.collection_id)
         return registry_pb.CollectionRecord(tenant=caller().tenant, collection=found, dimension=DIMENSION)
+
+    async def WatchCollectionChanges(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[registry_pb.WatchCollectionChangesResponse]:
+        """Those there are; whoever wants more asks again."""
+        yield registry_pb.WatchCollectionChangesResponse(last_sequence=len(self.changes))
+        yield registry_pb.WatchCollectionChangesResponse(changes=self.changes[request.after_sequence :])
+
+    def changed(self, kind: str, tenant: str, collection_id: str) -> None:
+        """One more change of a collection, for followers."""
+        record = registry_pb.CollectionRecord(
+            tenant=tenant, collection=self.collections[tenant, collection_id], sequence=len(self.changes) + 1
+        )
+        change = registry_pb.CollectionChange(kind=kind, record=record)
+        change.event_time.GetCurrentTime()
+        self.changes.append(change)
 
     async def LookupDocuments(self, request: Any, context: Any) -> registry_pb.LookupDocumentsResponse:
         self._found(request.collection_id)

@@ -1,6 +1,6 @@
 """Between the contract's messages and the domain."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from ragweave.v1 import (
 from services.collections.document_changes import NewDocument, NewFile
 from services.collections.ports import Content, IndexStats
 from services.collections.records import (
+    Change,
     Chunk,
     Chunking,
     Collection,
@@ -106,6 +107,19 @@ def record_to(collection: Collection) -> registry_service_pb2.CollectionRecord:
 def followed_to(followed: Followed) -> registry_service_pb2.WatchCollectionsResponse:
     return registry_service_pb2.WatchCollectionsResponse(
         records=map(record_to, followed.collections), snapshot_complete=followed.complete
+    )
+
+
+def changes_to(followed: Sequence[Change] | int) -> registry_service_pb2.WatchCollectionChangesResponse:
+    if isinstance(followed, int):
+        return registry_service_pb2.WatchCollectionChangesResponse(last_sequence=followed)
+    return registry_service_pb2.WatchCollectionChangesResponse(
+        changes=[
+            registry_service_pb2.CollectionChange(
+                kind=change.kind, event_time=_timestamp(change.time), record=record_to(change.collection)
+            )
+            for change in followed
+        ]
     )
 
 

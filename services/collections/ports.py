@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
 
 from services.collections.entries import Entry, FoundRoot
-from services.collections.records import Chunk, Collection, Document, DocumentTotals
+from services.collections.records import Change, Chunk, Collection, Document, DocumentTotals
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
@@ -76,8 +76,8 @@ class RegistryStore(Protocol):
         """Collections whose last change comes after `after`, in the order of their sequence."""
         ...
 
-    async def changes(self, after: int, limit: int) -> list[Collection]:
-        """Every recorded change after `after`, each as its collection then was, deletions included, in order."""
+    async def changes(self, after: int, limit: int) -> list[Change]:
+        """Every recorded change after `after`, deletions included, in order."""
         ...
 
     async def last_sequence(self) -> int:

@@ -105,6 +105,29 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A recorded change of a collection.
+
+    Attributes:
+        kind: Such as "collection.created".
+        collection: As it was after it; its sequence is the change's.
+    """
+
+    kind: str
+    time: datetime
+    collection: Collection
+
+    @classmethod
+    def of(cls, before: Collection | None, after: Collection) -> "Change":
+        """The change that made `after` of `before`, now."""
+        if before is None:
+            kind = "collection.created"
+        else:
+            kind = "collection.deleted" if after.delete_time else "collection.updated"
+        return cls(kind, now(), after)
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One source text of a collection.
 

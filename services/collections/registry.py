@@ -12,6 +12,7 @@ from services.collections.ports import EmbeddingModel, Index, IndexStats, Models
 from services.collections.quotas import Quotas
 from services.collections.records import (
     COLLECTIONS,
+    Change,
     Chunking,
     Collection,
     DocumentTotals,
@@ -283,16 +284,35 @@ class Registry:
                 yield Followed(tuple(batch))
                 sent = batch[-1].sequence
         complete = False
+        async for changes in self._changes(after):
+            if changes:
+                yield Followed(tuple(change.collection for change in changes))
+            elif not complete:
+                yield Followed(complete=True)
+                complete = True
+
+    async def follow_changes(self, after: int) -> AsyncIterator[Sequence[Change] | int]:
+        """The sequence of the last change so far; then every change after `after`, and each as it happens.
+
+        Raises:
+            DependencyUnavailable: This process stops; another knows as much.
+        """
+        last = await self._store.last_sequence()
+        yield last
+        async for batch in self._changes(min(after, last)):
+            if batch:
+                yield batch
+
+    async def _changes(self, after: int) -> AsyncIterator[Sequence[Change]]:
+        """Changes after `after` without end; none at all each time there are no more for now."""
         while True:
             changed = self._changed
             if self._stopping:
                 raise DependencyUnavailable("collections is stopping", retry_after_s=1.0, service="collections")
             while batch := await self._store.changes(after, _BATCH):
-                yield Followed(tuple(batch))
-                after = batch[-1].sequence
-            if not complete:
-                yield Followed(complete=True)
-                complete = True
+                yield batch
+                after = batch[-1].collection.sequence
+            yield ()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_s):
                     await changed.wait()

@@ -219,6 +219,12 @@ class RegistryServicer(RegistryServiceServicer):
         async for followed in self._registry.follow(request.after_sequence):
             yield convert.followed_to(followed)
 
+    async def WatchCollectionChanges(
+        self, request: internal_pb.WatchCollectionChangesRequest, context: Context
+    ) -> AsyncIterator[internal_pb.WatchCollectionChangesResponse]:
+        async for followed in self._registry.follow_changes(request.after_sequence):
+            yield convert.changes_to(followed)
+
     async def LookupDocuments(
         self, request: internal_pb.LookupDocumentsRequest, context: Context
     ) -> internal_pb.LookupDocumentsResponse:

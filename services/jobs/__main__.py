@@ -8,24 +8,32 @@ import grpc
 
 from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
+from ragweave.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from ragweave.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from services.jobs.adapters.embedding import ModelsClient
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
+from services.jobs.adapters.outbox import OutboxClient
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.registry import RegistryClient
 from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.background import kept_going
 from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
+from services.jobs.following import Follower
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.reading import Reader
-from services.jobs.servicer import JobServicer, TenantServicer, UploadServicer
+from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, UploadServicer
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
+from services.jobs.streams import Streams
 from services.jobs.uploads import Uploads
+from services.jobs.watching import Events
 from services.mesh.channels import open_channel
+from services.mesh.identity import Caller
 from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -51,14 +59,21 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         reader = Reader(blobs, files, web, max_bytes=most)
         estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor, reader)
         importer = Importer(store, registry, blobs, files, estimator)
-        jobs = Jobs(store)
+        streams, log = Streams(), RedisEventLog(redis)
+        events = Events(log, streams)
+        outbox = OutboxClient(collections, Caller.of_service("jobs", settings.mesh.public_tenant))
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
-            add_JobServiceServicer_to_server(JobServicer(importer, jobs), server)
+            add_JobServiceServicer_to_server(JobServicer(importer, Jobs(store, streams)), server)
+            add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
 
-        yield Wiring(register, checks={"redis": redis.ping}, stopping=jobs.stop_watching)
+        async with (
+            kept_going("news", events.run),
+            kept_going("collections", Follower(outbox, log).run),
+        ):
+            yield Wiring(register, checks={"redis": redis.ping}, stopping=streams.stop)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from services.jobs.importer import (
     UrlSource,
 )
 from services.jobs.job import (
+    Assignment,
     DeadLetter,
     DirectoryImport,
     DocumentSpec,
@@ -35,8 +36,8 @@ from services.jobs.job import (
     RowFormat,
     TableImport,
 )
-from services.jobs.jobs import Ended
 from services.jobs.ready import ReadyChunk, ReadyChunks, unit_vector
+from services.jobs.streams import Ended
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
@@ -184,6 +185,7 @@ def _open_to_all(document: Document, told: str) -> str:
 def job_to(job: Job, *, whole: bool = True) -> job_pb2.Job:
     """A job; without its request where many are sent of one job."""
     assignment, progress = job.assignment, job.progress
+    readable = job.state.ended and assignment.collection_uid
     return job_pb2.Job(
         name=f"jobs/{job.id}" if job.id else "",
         type=job_pb2.Job.Type.Value(assignment.type),
@@ -204,7 +206,7 @@ def job_to(job: Job, *, whole: bool = True) -> job_pb2.Job:
         estimated_end_time=time_to(job.estimated_end_time),
         attempt=job.attempt,
         error=status_to(job.error) if job.error else None,
-        consistency_token=(consistency_token(assignment.collection_uid, job.index_revision) if job.state.ended else ""),
+        consistency_token=consistency_token(assignment.collection_uid, job.index_revision) if readable else "",
         estimate=estimate_to(job),
         request=AnyMessage.FromString(assignment.request) if whole and assignment.request else None,
         create_time=time_to(job.create_time),
@@ -228,13 +230,11 @@ def estimate_to(job: Job) -> job_pb2.Job.Estimate | None:
     )
 
 
-def item_to(item: Item, job: Job) -> job_pb2.JobItem:
+def item_to(item: Item, job: Assignment) -> job_pb2.JobItem:
     return job_pb2.JobItem(
-        name=f"jobs/{job.id}/items/{item.number}",
+        name=f"jobs/{job.job_id}/items/{item.number}",
         document=(
-            f"collections/{job.assignment.collection_id}/documents/{item.spec.document_id}"
-            if item.spec.document_id
-            else ""
+            f"collections/{job.collection_id}/documents/{item.spec.document_id}" if item.spec.document_id else ""
         ),
         source_uri=item.spec.source_uri or item.spec.document_id,
         state=job_pb2.JobItem.State.Value(item.state),
@@ -264,14 +264,14 @@ def jobs_to(page: Page[Job]) -> pb.ListJobsResponse:
 
 def items_to(job: Job, page: Page[Item]) -> pb.ListJobItemsResponse:
     return pb.ListJobItemsResponse(
-        job_items=[item_to(item, job) for item in page.items],
+        job_items=[item_to(item, job.assignment) for item in page.items],
         next_page_token=page.next_page_token,
         total_size=page.total_size,
     )
 
 
 def dead_letter_to(letter: DeadLetter) -> dead_letter_pb2.DeadLetter:
-    item = item_to(letter.item, letter.job)
+    item = item_to(letter.item, letter.job.assignment)
     return dead_letter_pb2.DeadLetter(
         name=f"deadLetters/{letter.id}",
         item=item.name,
@@ -308,7 +308,7 @@ def watched_to(seen: Event | Ended) -> pb.WatchJobResponse:
         sequence=seen.sequence,
         event_time=time_to(seen.time),
         job=job_to(seen.job, whole=False),
-        item=item_to(seen.item, seen.job) if seen.item else None,
+        item=item_to(seen.item, seen.job.assignment) if seen.item else None,
     )
 
 

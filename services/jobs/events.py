@@ -1,14 +1,50 @@
 """What happens in a tenant, as its event log keeps it."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from services.jobs.job import Assignment, Item, Job
+from services.mesh.errors import EventsForgotten, InvalidArgument
 
 # Whatever the sequence of a tenant is: one that was erased, and came back, counts from 1 again.
 _UIDS: Final = uuid.UUID("3c1f2d86-6f5e-5d8a-9a53-8a4f1c0f6d11")
+
+
+TOPICS: Final = (
+    "collection.created",
+    "collection.updated",
+    "collection.deleted",
+    "ingestion.started",
+    "ingestion.progress",
+    "ingestion.completed",
+    "ingestion.failed",
+    "ingestion.cancelled",
+    "document.indexed",
+    "document.failed",
+)
+
+
+class Topics:
+    """Topics that somebody wants: such as "document.indexed", or "document.*"; all where none is named.
+
+    Raises:
+        InvalidArgument: one that does not exist.
+    """
+
+    def __init__(self, named: Sequence[str]) -> None:
+        wanted: set[str] = set()
+        for at, name in enumerate(named):
+            found = {topic for topic in TOPICS if topic == name or f"{topic.partition('.')[0]}.*" == name}
+            if not found:
+                raise InvalidArgument.of(f"topics[{at}]", f"there is no such topic; there are {', '.join(TOPICS)}")
+            wanted |= found
+        self._wanted = wanted
+
+    def __contains__(self, topic: str) -> bool:
+        return not self._wanted or topic in self._wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +100,20 @@ class Span:
 
     first: int
     last: int
+
+    def start(self, after: int) -> int:
+        """The sequence after which to begin reading: the one asked for; 0 means all that is kept, -1 none of it.
+
+        Raises:
+            EventsForgotten: events after it are not kept any more, or it was never reached.
+        """
+        if after <= 0:
+            return self.first - 1 if after == 0 else self.last
+        if not self.first - 1 <= after <= self.last:
+            raise self.missed(after)
+        return after
+
+    def missed(self, after: int) -> EventsForgotten:
+        """What whoever wants to go on after an event is told, where that cannot be."""
+        met = f"the next that is kept is {self.first}" if after < self.first else f"the last was {self.last}"
+        return EventsForgotten(f"there is nothing to go on with after event {after}: {met}")

@@ -1,40 +1,29 @@
 """Jobs as callers ask for them: read, listed, followed, cancelled, retried, forgotten; and their dead letters."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Final
 
 from services.jobs.job import DeadLetter, Event, Item, Job, Replayed, changed, item_of, state_of
 from services.jobs.listing import dead_letters_filter, dead_letters_query, items_query, jobs_query
 from services.jobs.ports import JobStore
+from services.jobs.streams import Ended, Streams
 from services.jobs.visibility import event_for, item_for
-from services.mesh.errors import DeadlineExceeded, DependencyUnavailable, InvalidArgument
+from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.receipts import Receipt
 
-# A stream says how it ended this long before its time is up.
-_MARGIN_S = 0.5
 # Dead letters of one replay by filter.
 _REPLAYED_AT_ONCE: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The end of a stream of events; with the error that ended it before the job did."""
-
-    sequence: int
-    error: Exception | None = None
 
 
 class Jobs:
     """The jobs of each tenant; another tenant's do not exist."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, streams: Streams) -> None:
         self._store = store
-        self._stopping = asyncio.Event()
+        self._streams = streams
 
     async def get(self, tenant: str, job_id: str) -> Job:
         """Raises JobNotFound."""
@@ -175,7 +164,7 @@ class Jobs:
 
     async def watch(
         self, who: Caller, job_id: str, after: int, timeout_s: float | None
-    ) -> AsyncIterator[Event | Ended]:
+    ) -> AsyncGenerator[Event | Ended, None]:
         """The events after that sequence, as they come, then how it ended: with the job, or with an error to resume at.
 
         Raises:
@@ -183,44 +172,5 @@ class Jobs:
         """
         await self._store.get(who.tenant, job_id)
         events = self._store.events(who.tenant, job_id, after)
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        loop = asyncio.get_running_loop()
-        until = None if timeout_s is None else loop.time() + timeout_s - _MARGIN_S
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(events, None))
-                try:
-                    left_s = None if until is None else max(0.0, until - loop.time())
-                    await asyncio.wait({coming, stopping}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not coming.done():
-                        coming.cancel()
-                        await asyncio.wait({coming})
-                if coming.cancelled():
-                    yield Ended(after, self._interrupted())
-                    return
-                if (error := coming.exception()) is not None:
-                    if not isinstance(error, Exception):
-                        raise error
-                    yield Ended(after, error)
-                    return
-                event = coming.result()
-                if event is None:
-                    yield Ended(after)
-                    return
-                after = event.sequence
-                yield event_for(who, event)
-        finally:
-            stopping.cancel()
-            await events.aclose()  # type: ignore[attr-defined]
-
-    def stop_watching(self) -> None:
-        """Ends every stream with UNAVAILABLE: this process is about to go; its callers resume elsewhere."""
-        self._stopping.set()
-
-    def _interrupted(self) -> Exception:
-        if self._stopping.is_set():
-            return DependencyUnavailable(
-                "this server is shutting down; resume after the last sequence", retry_after_s=1
-            )
-        return DeadlineExceeded("the stream has reached its longest life; resume after the last sequence")
+        async for each in self._streams.told(events, after, timeout_s):
+            yield event_for(who, each) if isinstance(each, Event) else each

@@ -1,6 +1,6 @@
 """What importing needs of the world besides content (ports_content): where jobs rest, and the other services."""
 
-from collections.abc import AsyncIterator, Callable, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -139,7 +139,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
+    def events(self, tenant: str, job_id: str, after: int) -> AsyncGenerator[Event, None]:
         """The events after that sequence, as they come, each once and in order; ends where the job has ended.
 
         A job that runs again goes on where its sequence stopped.

@@ -1,4 +1,4 @@
-"""What following a tenant's events needs of the world: where they rest."""
+"""What following a tenant's events needs of the world: where they rest, and who else tells of some."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -41,6 +41,24 @@ class EventLog(Protocol):
         """
         ...
 
+    async def rewind(self, seen: int, to: int) -> None:
+        """What is `recorded` is `to`, where it still is `seen`: who counts the changes has begun anew."""
+        ...
+
     async def recorded(self) -> int:
         """The sequence of the last change of a collection that was written; 0 where none was."""
+        ...
+
+
+class CollectionChanges(Protocol):
+    """Changes of the collections of all tenants, from their owner."""
+
+    def follow(self, after: int) -> AsyncIterator[Sequence[CollectionChange] | int]:
+        """The sequence of the last change so far; then every change after that sequence, and each as it happens.
+
+        The first may be lower than that, where the owner has begun anew: then the changes after the first follow.
+
+        Raises:
+            DependencyUnavailable: the owner does not answer, or not any more; begin anew.
+        """
         ...

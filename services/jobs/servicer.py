@@ -9,14 +9,17 @@ from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1 import tenant_service_pb2_grpc as tenant_grpc
 from ragweave.internal.v1 import upload_service_pb2 as upload_pb
 from ragweave.internal.v1 import upload_service_pb2_grpc as upload_grpc
+from ragweave.v1 import event_service_pb2 as event_pb
+from ragweave.v1 import event_service_pb2_grpc as event_grpc
 from ragweave.v1 import job_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1 import job_service_pb2_grpc as pb_grpc
-from services.jobs import convert
+from services.jobs import convert, convert_events
 from services.jobs.erasure import Erasure
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.uploads import Uploads
+from services.jobs.watching import Events
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.mesh.receipts import receipt_from
@@ -118,6 +121,24 @@ class JobServicer(pb_grpc.JobServiceServicer):
             validate_only=request.validate_only,
         )
         return convert.replayed_to(replayed)
+
+
+class EventServicer(event_grpc.EventServiceServicer):
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    async def WatchEvents(
+        self, request: event_pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[event_pb.WatchEventsResponse]:
+        call = current_call()
+        async for seen in self._events.watch(
+            caller(context),
+            request.topics,
+            _id(request.collection),
+            request.after_sequence,
+            call.remaining_s() if call else None,
+        ):
+            yield convert_events.watched_to(seen)
 
 
 class UploadServicer(upload_grpc.UploadServiceServicer):

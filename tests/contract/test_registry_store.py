@@ -94,11 +94,16 @@ FULL = collection(
 )
 
 
+async def told(store: RegistryStore, after: int, limit: int) -> list[Collection]:
+    """Collections as each recorded change left them."""
+    return [change.collection for change in await store.changes(after, limit)]
+
+
 async def test_a_collection_reads_back_as_it_was_written(store: RegistryStore) -> None:
     written = await put(store, FULL)
     assert written == replace(FULL, sequence=1)
     assert await store.find_collection("acme", "full") == written
-    assert await store.changes(0, 10) == [written]
+    assert await told(store, 0, 10) == [written]
 
 
 async def test_a_document_reads_back_as_it_was_written(store: RegistryStore) -> None:
@@ -146,24 +151,35 @@ async def test_a_change_sees_what_is_there_and_what_it_refuses_is_not_written(st
     with pytest.raises(EtagMismatch):
         await store.write_collection("acme", "docs", refuse, receipt())
     assert await store.find_collection("acme", "docs") == first
-    assert await store.changes(0, 10) == [first]
+    assert await told(store, 0, 10) == [first]
     assert await store.recall(receipt(), Collection) is None
 
 
 async def test_an_unchanged_collection_makes_no_event(store: RegistryStore) -> None:
     first = await put(store, collection())
     assert await store.write_collection("acme", "docs", lambda found: found or first) == first
-    assert await store.changes(0, 10) == [first]
+    assert await told(store, 0, 10) == [first]
 
 
 async def test_every_change_is_an_event_in_order_and_the_latest_state_of_each_is_known(store: RegistryStore) -> None:
     one = await put(store, collection("one"))
     two = await put(store, collection("two"))
     again = await put(store, replace(one, description="changed"))
-    assert await store.changes(0, 10) == [one, two, again]
-    assert await store.changes(1, 1) == [two]
+    assert await told(store, 0, 10) == [one, two, again]
+    assert await told(store, 1, 1) == [two]
     assert await store.latest(0, 10) == [two, again]
     assert await store.last_sequence() == again.sequence == 3
+
+
+async def test_a_change_tells_what_it_was_and_when(store: RegistryStore) -> None:
+    before = now()
+    one = await put(store, collection("one"))
+    two = await put(store, replace(one, description="changed"))
+    await put(store, replace(two, delete_time=now()))
+    changes = await store.changes(0, 10)
+    assert [change.kind for change in changes] == ["collection.created", "collection.updated", "collection.deleted"]
+    times = [before, *(change.time for change in changes), now()]
+    assert times == sorted(times)
 
 
 async def test_a_deleted_collection_is_gone_but_for_who_must_finish_it(store: RegistryStore) -> None:
@@ -173,7 +189,7 @@ async def test_a_deleted_collection_is_gone_but_for_who_must_finish_it(store: Re
     assert await store.find_collection("acme", "docs") is None
     assert (await store.list_collections("acme", COLLECTIONS.query())).items == ()
     assert await store.latest(0, 10) == []
-    assert [each.delete_time is not None for each in await store.changes(0, 10)] == [False, True]
+    assert [each.delete_time is not None for each in await told(store, 0, 10)] == [False, True]
     assert [each.uid for each in await store.deleted_collections(tenant="acme", collection_id="docs")] == [made.uid]
     assert await store.deleted_collections(tenant="globex") == []
     assert await store.deleted_collections(before=LONG_AGO) == []
@@ -386,7 +402,7 @@ async def test_etags_are_compared_and_set_in_one_step(store: RegistryStore) -> N
     await asyncio.gather(*(store.write_collection("acme", "docs", increase) for _ in range(10)))
     found = await current(store, collection())
     assert found.labels == {"n": "10"}
-    assert [each.labels["n"] for each in await store.changes(0, 20)] == [str(number) for number in range(11)]
+    assert [each.labels["n"] for each in await told(store, 0, 20)] == [str(number) for number in range(11)]
 
 
 async def test_the_store_answers_its_check(store: RegistryStore) -> None:
@@ -424,7 +440,7 @@ async def test_of_many_collections_created_at_once_as_many_are_as_fit(store: Reg
     created = await asyncio.gather(*map(create, range(50)))
     assert created.count(True) == 10
     assert (await store.usage("acme")).collections == 10
-    assert len(await store.changes(0, 100)) == 10
+    assert len(await told(store, 0, 100)) == 10
 
 
 async def test_writers_of_several_collections_share_one_quota(store: RegistryStore) -> None:
@@ -469,7 +485,7 @@ async def test_answers_and_old_events_of_a_tenant_are_erased_in_parts(store: Reg
     assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (2, True)
     assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (1, False)
     assert await store.erase("acme", before=now() + timedelta(seconds=1), limit=2) == (0, False)
-    assert await store.changes(0, 100) == [theirs]
+    assert await told(store, 0, 100) == [theirs]
     assert await store.last_sequence() == theirs.sequence
     assert await store.recall(receipt(tenant="globex"), Collection) == theirs
     assert await store.compact()

@@ -107,7 +107,9 @@ async def test_what_was_acknowledged_survives_a_kill(url: str) -> None:
     async with SqlStore.open(url) as store:
         last = await store.last_sequence()
         assert last in (acknowledged + 1, acknowledged + 2), "one more may have been written and not yet said so"
-        assert [each.collection_id for each in await store.changes(0, 10_000)] == [f"c{n}" for n in range(last)]
+        assert [each.collection.collection_id for each in await store.changes(0, 9_999)] == [
+            f"c{n}" for n in range(last)
+        ]
 
 
 async def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:

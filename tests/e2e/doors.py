@@ -26,6 +26,9 @@ from tests.e2e.stack import OWNER, Mesh
 Headers = Sequence[tuple[str, str]]
 _DETAILS = "grpc-status-details-bin"
 _VARIABLE = re.compile(r"\{([\w.]+)=([^}]+)\}")
+_LONGEST_S = 60.0
+# Streams without an end of their own.
+_ENDLESS = ("WatchEvents",)
 # What grpc.aio says when a call is refused while it writes a request: its own status in place of the server's.
 _STATUS_LOST = "Internal error from Core"
 _DATA, _TRAILERS = 0x00, 0x80
@@ -52,11 +55,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Doors:
-    """The ways in of one mesh; `services` by the service's full name."""
+    """The ways in of one mesh.
+
+    Attributes:
+        services: By the service's full name.
+        endless_s: How long streams are asked for that have no end of their own.
+    """
 
     http: httpx.AsyncClient
     edge: grpc.aio.Channel
     services: Mapping[str, grpc.aio.Channel] = field(default_factory=dict)
+    endless_s: float = 1.5
 
     async def call(
         self, door: str, method: Method, request: Message, headers: Headers, *, query: Mapping[str, str] | None = None
@@ -67,11 +76,17 @@ class Doors:
         if door == "web":
             return await self._web(method, request, headers, query or {})
         channel = self.edge if door == "grpc" else self.services[method.service]
-        return await _grpc(channel, method, request, headers, query or {})
+        return await _grpc(channel, method, request, headers, query or {}, self._timeout_s(method))
+
+    def _timeout_s(self, method: Method) -> float:
+        return self.endless_s if method.name in _ENDLESS else _LONGEST_S
+
+    def _bounded(self, method: Method) -> Headers:
+        return [("grpc-timeout", f"{int(self._timeout_s(method) * 1000)}m")] if method.name in _ENDLESS else []
 
     async def _rest(self, method: Method, request: Message, headers: Headers, query: Mapping[str, str]) -> Answer:
         verb, path, body, more = rest_form(method.http[0], request)
-        given = [*headers, *([("content-type", more)] if body is not None else [])]
+        given = [*headers, *([("content-type", more)] if body is not None else []), *self._bounded(method)]
         if query:
             path += ("&" if "?" in path else "?") + urlencode(query)
         answer = await self.http.request(verb, path, content=body, headers=given)
@@ -87,7 +102,7 @@ class Doors:
         return Answer(code, str(said.get("message", answer.text)), shaped=shaped and agrees, raw=raw)
 
     async def _web(self, method: Method, request: Message, headers: Headers, query: Mapping[str, str]) -> Answer:
-        given = [*headers, ("content-type", "application/grpc-web+proto"), ("x-grpc-web", "1")]
+        given = [*headers, ("content-type", "application/grpc-web+proto"), ("x-grpc-web", "1"), *self._bounded(method)]
         path = method.path + (f"?{urlencode(query)}" if query else "")
         sent = request.SerializeToString()
         answer = await self.http.post(path, content=struct.pack(">BI", _DATA, len(sent)) + sent, headers=given)
@@ -104,12 +119,12 @@ class Doors:
 
 
 @asynccontextmanager
-async def opened(mesh: Mesh) -> AsyncIterator[Doors]:
+async def opened(mesh: Mesh, *, endless_s: float = 1.5) -> AsyncIterator[Doors]:
     """The doors of a mesh, with its TLS where that is on."""
     trusted = ssl.create_default_context(cafile=mesh.layout.edge_authority) if mesh.layout.https else True
     async with (
         httpx.AsyncClient(
-            base_url=mesh.layout.url, verify=trusted, timeout=60, limits=httpx.Limits(max_connections=16)
+            base_url=mesh.layout.url, verify=trusted, timeout=_LONGEST_S, limits=httpx.Limits(max_connections=16)
         ) as http,
         AsyncExitStack() as channels,
     ):
@@ -118,7 +133,7 @@ async def opened(mesh: Mesh) -> AsyncIterator[Doors]:
             part: await channels.enter_async_context(_channel_to(mesh.layout, part))
             for part in sorted({*OWNER.values()})
         }
-        yield Doors(http, edge, {f"ragweave.v1.{service}": parts[part] for service, part in OWNER.items()})
+        yield Doors(http, edge, {f"ragweave.v1.{service}": parts[part] for service, part in OWNER.items()}, endless_s)
 
 
 def _channel_to(layout: Layout, part: str) -> grpc.aio.Channel:
@@ -176,14 +191,19 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]
 
 
 async def _grpc(
-    channel: grpc.aio.Channel, method: Method, request: Message, headers: Headers, query: Mapping[str, str]
+    channel: grpc.aio.Channel,
+    method: Method,
+    request: Message,
+    headers: Headers,
+    query: Mapping[str, str],
+    timeout_s: float,
 ) -> Answer:
     path = method.path + (f"?{urlencode(query)}" if query else "")
     kind = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
     make: Any = getattr(channel, "_".join(kind))
     multi = make(path, request_serializer=_bytes, response_deserializer=_response(method).FromString)
     sent: Any = iter([request]) if method.client_streaming else request
-    call = multi(sent, metadata=tuple(headers), timeout=60)
+    call = multi(sent, metadata=tuple(headers), timeout=timeout_s)
     responses: list[Message] = []
     try:
         if method.server_streaming:
@@ -193,7 +213,7 @@ async def _grpc(
             responses.append(await call)
     except grpc.aio.AioRpcError as error:
         if method.client_streaming and error.details() == _STATUS_LOST:
-            return await _grpc(channel, method, request, headers, query)
+            return await _grpc(channel, method, request, headers, query, timeout_s)
         kept = dict(error.trailing_metadata() or ())
         raw = repr(kept).encode() + (error.details() or "").encode()
         details = kept.get(_DETAILS)

@@ -36,6 +36,7 @@ OWNER = {
     "RetrievalService": "retrieval",
     "EmbeddingService": "embedding",
     "ModelService": "embedding",
+    "EventService": "jobs",
     "JobService": "jobs",
     "SystemService": "system",
     "DirectoryService": "collections",

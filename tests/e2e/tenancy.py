@@ -376,9 +376,10 @@ class Campaign:
 
 
 def _any_method(made: random.Random) -> Method:
-    """Any; seldom one that leaves nothing to ask for."""
+    """Any; seldom one that leaves nothing to ask for, or that lasts."""
     chosen = made.choice(METHODS)
-    return made.choice(METHODS) if chosen.name == "DeleteCollection" and made.random() < 0.8 else chosen
+    seldom = chosen.name in ("DeleteCollection", "WatchEvents") and made.random() < 0.8
+    return made.choice(METHODS) if seldom else chosen
 
 
 def _method(name: str) -> Method:

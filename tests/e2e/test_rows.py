@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
-from ragweave.v1 import collection_pb2, collection_service_pb2, job_pb2
+from ragweave.v1 import collection_pb2, collection_service_pb2, event_service_pb2, job_pb2
 from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 
 C = "rows"
@@ -197,6 +198,22 @@ def test_a_watch_streams_the_same_events_over_rest_and_grpc_and_ends_with_a_stat
         over_grpc = list(client.watch(job))
     assert [event.sequence for event in over_grpc] == [event["sequence"] for event in events]
     assert [e.sequence for e in client_events_after(mesh, job, 3)] == [s for s in sequences if s > 3]
+
+
+def test_events_of_a_collection_and_its_jobs_stream_the_same_over_rest_and_grpc(mesh: Mesh, job: str) -> None:
+    path = f"{PREFIX}/events:watch?collection={C}&topics=collection.*&topics=ingestion.completed"
+    rest = mesh.rest("GET", path, headers={"grpc-timeout": "2S"})
+    *events, last = [json.loads(line) for line in rest.body.splitlines()]
+    assert last["finalStatus"]["code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert [each["event"]["topic"] for each in events[:2]] == ["collection.created", "ingestion.completed"]
+    assert events[0]["event"]["changedCollection"]["name"] == f"collections/{C}"
+    assert events[1]["event"]["job"]["name"] == job
+    with mesh.client() as client:
+        request = {"collection": C, "topics": ["collection.*", "ingestion.completed"]}
+        watching = client.events.WatchEvents(event_service_pb2.WatchEventsRequest(**request))
+        over_grpc = [next(watching) for _ in events]
+        watching.cancel()
+    assert [json_format.ParseDict(each, event_service_pb2.WatchEventsResponse()) for each in events] == over_grpc
 
 
 def client_events_after(mesh: Mesh, job: str, sequence: int) -> list[Any]:
@@ -391,6 +408,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "JobService/GetJob",
         "JobService/ListJobItems",
         "JobService/WatchJob",
+        "EventService/WatchEvents",
         "JobService/CancelJob",
         "JobService/RetryJob",
         "JobService/DeleteJob",

@@ -33,7 +33,7 @@ def campaign(mesh: Mesh, loop: asyncio.Runner) -> Iterator[Campaign]:
         tenant: bearer(mesh.token(tenant=tenant, subject=f"user-of-{tenant}", lifetime_s=24 * 3600))
         for tenant in TENANTS
     }
-    doors = opened(mesh)
+    doors = opened(mesh, endless_s=0.8)
     made = Campaign(loop.run(doors.__aenter__()), headers)
     try:
         loop.run(made.prepare(*TENANTS))

@@ -54,7 +54,7 @@ async def test_collections_documents_answers_and_events_of_the_tenant_go_and_no_
     monkeypatch.setattr(module, "_COLLECTIONS_AT_ONCE", 2)
     await fill(registry, store, ANN)
     await fill(registry, store, EVE)
-    theirs = [each for each in await store.changes(0, 100) if each.tenant == "globex"]
+    theirs = [each for each in await store.changes(0, 100) if each.collection.tenant == "globex"]
     assert await erased(Erasure(store, registry, heard=timedelta(0)), "acme") >= 3
     assert await store.usage("acme") == Amounts()
     assert await store.usage("globex") == Amounts(3, 3)
@@ -73,7 +73,7 @@ async def test_what_followers_may_not_have_heard_of_yet_is_told_before_it_goes(
         _, done = await Erasure(store, registry).erase("acme")
         assert not done
     (told,) = await store.changes(last, 100)
-    assert told.delete_time is not None
+    assert told.collection.delete_time is not None
     assert await erased(Erasure(store, registry, heard=timedelta(0)), "acme") == 2
     assert await store.last_sequence() == last + 1
 

@@ -143,7 +143,7 @@ async def test_checking_only_changes_nothing(registry: Registry, store: MemorySt
     assert (await registry.update("docs", {"description": "x"}, [], ANN, validate_only=True)).description == "x"
     assert (await registry.delete("docs", ANN, validate_only=True)).delete_time is not None
     assert index.calls == []
-    assert await store.changes(0, 10) == [made]
+    assert [each.collection for each in await store.changes(0, 10)] == [made]
 
 
 async def test_a_change_holds_in_the_index_before_it_is_answered(registry: Registry, index: FakeIndex) -> None:
@@ -180,7 +180,7 @@ async def test_while_the_index_is_down_changes_and_deletions_are_refused_whole(
     with pytest.raises(DependencyUnavailable, match="retrieval"):
         await registry.delete("docs", ANN)
     assert await registry.get("docs", ANN) == made
-    assert await store.changes(0, 10) == [made]
+    assert [each.collection for each in await store.changes(0, 10)] == [made]
 
 
 async def test_a_ttl_reads_back_as_the_time_it_ends(registry: Registry) -> None:
@@ -364,6 +364,39 @@ async def test_a_follower_goes_on_where_it_was(registry: Registry) -> None:
 async def test_a_follower_that_knows_more_than_there_is_begins_anew(registry: Registry) -> None:
     await registry.create("docs", {"description": "restored"}, ANN)
     assert await followed(registry.follow(99), 0) == ["restored@1", "complete"]
+
+
+async def test_a_follower_of_changes_gets_every_one_and_how_many_there_were(registry: Registry) -> None:
+    await registry.create("docs", {"description": "one"}, ANN)
+    await registry.update("docs", {"description": "two"}, [], ANN)
+    stream = registry.follow_changes(0)
+    assert await anext(stream) == 2
+    first = await anext(stream)
+    assert not isinstance(first, int)
+    assert [(each.kind, each.collection.description) for each in first] == [
+        ("collection.created", "one"),
+        ("collection.updated", "two"),
+    ]
+    coming = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await registry.delete("docs", ANN)
+    then = await coming
+    assert not isinstance(then, int)
+    assert [(each.kind, each.collection.sequence) for each in then] == [("collection.deleted", 3)]
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_follower_that_knows_more_changes_than_there_are_is_told_and_gets_those_to_come(
+    registry: Registry,
+) -> None:
+    await registry.create("docs", {"description": "restored"}, ANN)
+    stream = registry.follow_changes(99)
+    assert await anext(stream) == 1
+    await registry.update("docs", {"description": "new"}, [], ANN)
+    changes = await anext(stream)
+    assert not isinstance(changes, int)
+    assert [each.collection.sequence for each in changes] == [2]
+    await stream.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_followers_stream_ends_when_the_process_stops(registry: Registry) -> None:

@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from ragweave.third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from ragweave.v1 import collection_pb2 as ragweave_dot_v1_dot_collection__pb2
 from ragweave.v1 import document_pb2 as ragweave_dot_v1_dot_document__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 from ragweave.v1 import quota_pb2 as ragweave_dot_v1_dot_quota__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+ragweave/internal/v1/registry_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cragweave/v1/collection.proto\x1a\x1aragweave/v1/document.proto\x1a\x18ragweave/v1/policy.proto\x1a\x17ragweave/v1/quota.proto\"\xab\x01\n\x10\x43ollectionRecord\x12\x1a\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x33\n\ncollection\x18\x02 \x01(\x0b\x32\x17.ragweave.v1.CollectionB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\tdimension\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x08sequence\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\"?\n\x1aGetCollectionRecordRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\x17WatchCollectionsRequest\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"y\n\x18WatchCollectionsResponse\x12\x42\n\x07records\x18\x01 \x03(\x0b\x32&.ragweave.internal.v1.CollectionRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\"\x87\x02\n\x0e\x44ocumentRecord\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1b.ragweave.v1.Document.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\x0c\x63ontent_hash\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0crevision_key\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x0b\x66ields_hash\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08revision\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\x08\x64ocument\x18\x07 \x01(\x0b\x32\x15.ragweave.v1.Document\"^\n\x16LookupDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"]\n\x17LookupDocumentsResponse\x12\x42\n\tdocuments\x18\x01 \x03(\x0b\x32$.ragweave.internal.v1.DocumentRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\xa2\x02\n\x15RecordDocumentRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0e\x63ollection_uid\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12/\n\x08\x64ocument\x18\x04 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x06\xbaH\x03\xc8\x01\x01\x12\x1d\n\x0crevision_key\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x0b\x66ields_hash\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nsource_key\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8 \x12\x16\n\x05\x66\x65nce\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"A\n\x16RecordDocumentResponse\x12\'\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.ragweave.v1.Document\"\x9f\x01\n\x1aListSourceDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1e\n\nsource_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8 \x12#\n\x11\x61\x66ter_document_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x05limit\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\">\n\x1bListSourceDocumentsResponse\x12\x1f\n\x0c\x64ocument_ids\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"d\n\x1c\x44\x65leteSourceDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"9\n\x1d\x44\x65leteSourceDocumentsResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x17\n\x15GetTenantUsageRequest\"K\n\x16GetTenantUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\x1a.ragweave.v1.Quota.AmountsB\x06\xbaH\x03\xc8\x01\x01\"E\n\x11\x43heckQuotaRequest\x12\x30\n\x04more\x18\x01 \x01(\x0b\x32\x1a.ragweave.v1.Quota.AmountsB\x06\xbaH\x03\xc8\x01\x01\"\x14\n\x12\x43heckQuotaResponse2\xae\x08\n\x0fRegistryService\x12\x80\x01\n\x13GetCollectionRecord\x12\x30.ragweave.internal.v1.GetCollectionRecordRequest\x1a&.ragweave.internal.v1.CollectionRecord\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12\x86\x01\n\x10WatchCollections\x12-.ragweave.internal.v1.WatchCollectionsRequest\x1a..ragweave.internal.v1.WatchCollectionsResponse\"\x11\x90\x02\x01\x92\x82\x19\n\x10\x06\x1a\x04\x08\x80\xa3\x05(\x01\x30\x01\x12\x7f\n\x0fLookupDocuments\x12,.ragweave.internal.v1.LookupDocumentsRequest\x1a-.ragweave.internal.v1.LookupDocumentsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12|\n\x0eRecordDocument\x12+.ragweave.internal.v1.RecordDocumentRequest\x1a,.ragweave.internal.v1.RecordDocumentResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12\x8b\x01\n\x13ListSourceDocuments\x12\x30.ragweave.internal.v1.ListSourceDocumentsRequest\x1a\x31.ragweave.internal.v1.ListSourceDocumentsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12\x91\x01\n\x15\x44\x65leteSourceDocuments\x12\x32.ragweave.internal.v1.DeleteSourceDocumentsRequest\x1a\x33.ragweave.internal.v1.DeleteSourceDocumentsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x1e(\x01\x12|\n\x0eGetTenantUsage\x12+.ragweave.internal.v1.GetTenantUsageRequest\x1a,.ragweave.internal.v1.GetTenantUsageResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12p\n\nCheckQuota\x12\'.ragweave.internal.v1.CheckQuotaRequest\x1a(.ragweave.internal.v1.CheckQuotaResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+ragweave/internal/v1/registry_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cragweave/v1/collection.proto\x1a\x1aragweave/v1/document.proto\x1a\x18ragweave/v1/policy.proto\x1a\x17ragweave/v1/quota.proto\"\xab\x01\n\x10\x43ollectionRecord\x12\x1a\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x33\n\ncollection\x18\x02 \x01(\x0b\x32\x17.ragweave.v1.CollectionB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\tdimension\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x08sequence\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\"?\n\x1aGetCollectionRecordRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\x17WatchCollectionsRequest\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"y\n\x18WatchCollectionsResponse\x12\x42\n\x07records\x18\x01 \x03(\x0b\x32&.ragweave.internal.v1.CollectionRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\"@\n\x1dWatchCollectionChangesRequest\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xa3\x01\n\x10\x43ollectionChange\x12\x17\n\x04kind\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x36\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12>\n\x06record\x18\x03 \x01(\x0b\x32&.ragweave.internal.v1.CollectionRecordB\x06\xbaH\x03\xc8\x01\x01\"\x84\x01\n\x1eWatchCollectionChangesResponse\x12\x42\n\x07\x63hanges\x18\x01 \x03(\x0b\x32&.ragweave.internal.v1.CollectionChangeB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x1e\n\rlast_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x87\x02\n\x0e\x44ocumentRecord\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1b.ragweave.v1.Document.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\x0c\x63ontent_hash\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0crevision_key\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x0b\x66ields_hash\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08revision\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\x08\x64ocument\x18\x07 \x01(\x0b\x32\x15.ragweave.v1.Document\"^\n\x16LookupDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"]\n\x17LookupDocumentsResponse\x12\x42\n\tdocuments\x18\x01 \x03(\x0b\x32$.ragweave.internal.v1.DocumentRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\xa2\x02\n\x15RecordDocumentRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0e\x63ollection_uid\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12/\n\x08\x64ocument\x18\x04 \x01(\x0b\x32\x15.ragweave.v1.DocumentB\x06\xbaH\x03\xc8\x01\x01\x12\x1d\n\x0crevision_key\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x0b\x66ields_hash\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nsource_key\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8 \x12\x16\n\x05\x66\x65nce\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"A\n\x16RecordDocumentResponse\x12\'\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.ragweave.v1.Document\"\x9f\x01\n\x1aListSourceDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1e\n\nsource_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8 \x12#\n\x11\x61\x66ter_document_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x05limit\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\">\n\x1bListSourceDocumentsResponse\x12\x1f\n\x0c\x64ocument_ids\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"d\n\x1c\x44\x65leteSourceDocumentsRequest\x12!\n\rcollection_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"9\n\x1d\x44\x65leteSourceDocumentsResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x17\n\x15GetTenantUsageRequest\"K\n\x16GetTenantUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\x1a.ragweave.v1.Quota.AmountsB\x06\xbaH\x03\xc8\x01\x01\"E\n\x11\x43heckQuotaRequest\x12\x30\n\x04more\x18\x01 \x01(\x0b\x32\x1a.ragweave.v1.Quota.AmountsB\x06\xbaH\x03\xc8\x01\x01\"\x14\n\x12\x43heckQuotaResponse2\xc9\t\n\x0fRegistryService\x12\x80\x01\n\x13GetCollectionRecord\x12\x30.ragweave.internal.v1.GetCollectionRecordRequest\x1a&.ragweave.internal.v1.CollectionRecord\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12\x86\x01\n\x10WatchCollections\x12-.ragweave.internal.v1.WatchCollectionsRequest\x1a..ragweave.internal.v1.WatchCollectionsResponse\"\x11\x90\x02\x01\x92\x82\x19\n\x10\x06\x1a\x04\x08\x80\xa3\x05(\x01\x30\x01\x12\x98\x01\n\x16WatchCollectionChanges\x12\x33.ragweave.internal.v1.WatchCollectionChangesRequest\x1a\x34.ragweave.internal.v1.WatchCollectionChangesResponse\"\x11\x90\x02\x01\x92\x82\x19\n\x10\x06\x1a\x04\x08\x80\xa3\x05(\x01\x30\x01\x12\x7f\n\x0fLookupDocuments\x12,.ragweave.internal.v1.LookupDocumentsRequest\x1a-.ragweave.internal.v1.LookupDocumentsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12|\n\x0eRecordDocument\x12+.ragweave.internal.v1.RecordDocumentRequest\x1a,.ragweave.internal.v1.RecordDocumentResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12\x8b\x01\n\x13ListSourceDocuments\x12\x30.ragweave.internal.v1.ListSourceDocumentsRequest\x1a\x31.ragweave.internal.v1.ListSourceDocumentsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12\x91\x01\n\x15\x44\x65leteSourceDocuments\x12\x32.ragweave.internal.v1.DeleteSourceDocumentsRequest\x1a\x33.ragweave.internal.v1.DeleteSourceDocumentsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x1e(\x01\x12|\n\x0eGetTenantUsage\x12+.ragweave.internal.v1.GetTenantUsageRequest\x1a,.ragweave.internal.v1.GetTenantUsageResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12p\n\nCheckQuota\x12\'.ragweave.internal.v1.CheckQuotaRequest\x1a(.ragweave.internal.v1.CheckQuotaResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +51,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHCOLLECTIONSREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_WATCHCOLLECTIONSRESPONSE'].fields_by_name['records']._loaded_options = None
   _globals['_WATCHCOLLECTIONSRESPONSE'].fields_by_name['records']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_WATCHCOLLECTIONCHANGESREQUEST'].fields_by_name['after_sequence']._loaded_options = None
+  _globals['_WATCHCOLLECTIONCHANGESREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_COLLECTIONCHANGE'].fields_by_name['kind']._loaded_options = None
+  _globals['_COLLECTIONCHANGE'].fields_by_name['kind']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_COLLECTIONCHANGE'].fields_by_name['event_time']._loaded_options = None
+  _globals['_COLLECTIONCHANGE'].fields_by_name['event_time']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_COLLECTIONCHANGE'].fields_by_name['record']._loaded_options = None
+  _globals['_COLLECTIONCHANGE'].fields_by_name['record']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE'].fields_by_name['changes']._loaded_options = None
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE'].fields_by_name['changes']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE'].fields_by_name['last_sequence']._loaded_options = None
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE'].fields_by_name['last_sequence']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_DOCUMENTRECORD'].fields_by_name['document_id']._loaded_options = None
   _globals['_DOCUMENTRECORD'].fields_by_name['document_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_DOCUMENTRECORD'].fields_by_name['state']._loaded_options = None
@@ -108,6 +121,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYSERVICE'].methods_by_name['GetCollectionRecord']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\005(\001'
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchCollections']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchCollections']._serialized_options = b'\220\002\001\222\202\031\n\020\006\032\004\010\200\243\005(\001'
+  _globals['_REGISTRYSERVICE'].methods_by_name['WatchCollectionChanges']._loaded_options = None
+  _globals['_REGISTRYSERVICE'].methods_by_name['WatchCollectionChanges']._serialized_options = b'\220\002\001\222\202\031\n\020\006\032\004\010\200\243\005(\001'
   _globals['_REGISTRYSERVICE'].methods_by_name['LookupDocuments']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['LookupDocuments']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\n(\001'
   _globals['_REGISTRYSERVICE'].methods_by_name['RecordDocument']._loaded_options = None
@@ -120,40 +135,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYSERVICE'].methods_by_name['GetTenantUsage']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\005(\001'
   _globals['_REGISTRYSERVICE'].methods_by_name['CheckQuota']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['CheckQuota']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\005(\001'
-  _globals['_COLLECTIONRECORD']._serialized_start=208
-  _globals['_COLLECTIONRECORD']._serialized_end=379
-  _globals['_GETCOLLECTIONRECORDREQUEST']._serialized_start=381
-  _globals['_GETCOLLECTIONRECORDREQUEST']._serialized_end=444
-  _globals['_WATCHCOLLECTIONSREQUEST']._serialized_start=446
-  _globals['_WATCHCOLLECTIONSREQUEST']._serialized_end=504
-  _globals['_WATCHCOLLECTIONSRESPONSE']._serialized_start=506
-  _globals['_WATCHCOLLECTIONSRESPONSE']._serialized_end=627
-  _globals['_DOCUMENTRECORD']._serialized_start=630
-  _globals['_DOCUMENTRECORD']._serialized_end=893
-  _globals['_LOOKUPDOCUMENTSREQUEST']._serialized_start=895
-  _globals['_LOOKUPDOCUMENTSREQUEST']._serialized_end=989
-  _globals['_LOOKUPDOCUMENTSRESPONSE']._serialized_start=991
-  _globals['_LOOKUPDOCUMENTSRESPONSE']._serialized_end=1084
-  _globals['_RECORDDOCUMENTREQUEST']._serialized_start=1087
-  _globals['_RECORDDOCUMENTREQUEST']._serialized_end=1377
-  _globals['_RECORDDOCUMENTRESPONSE']._serialized_start=1379
-  _globals['_RECORDDOCUMENTRESPONSE']._serialized_end=1444
-  _globals['_LISTSOURCEDOCUMENTSREQUEST']._serialized_start=1447
-  _globals['_LISTSOURCEDOCUMENTSREQUEST']._serialized_end=1606
-  _globals['_LISTSOURCEDOCUMENTSRESPONSE']._serialized_start=1608
-  _globals['_LISTSOURCEDOCUMENTSRESPONSE']._serialized_end=1670
-  _globals['_DELETESOURCEDOCUMENTSREQUEST']._serialized_start=1672
-  _globals['_DELETESOURCEDOCUMENTSREQUEST']._serialized_end=1772
-  _globals['_DELETESOURCEDOCUMENTSRESPONSE']._serialized_start=1774
-  _globals['_DELETESOURCEDOCUMENTSRESPONSE']._serialized_end=1831
-  _globals['_GETTENANTUSAGEREQUEST']._serialized_start=1833
-  _globals['_GETTENANTUSAGEREQUEST']._serialized_end=1856
-  _globals['_GETTENANTUSAGERESPONSE']._serialized_start=1858
-  _globals['_GETTENANTUSAGERESPONSE']._serialized_end=1933
-  _globals['_CHECKQUOTAREQUEST']._serialized_start=1935
-  _globals['_CHECKQUOTAREQUEST']._serialized_end=2004
-  _globals['_CHECKQUOTARESPONSE']._serialized_start=2006
-  _globals['_CHECKQUOTARESPONSE']._serialized_end=2026
-  _globals['_REGISTRYSERVICE']._serialized_start=2029
-  _globals['_REGISTRYSERVICE']._serialized_end=3099
+  _globals['_COLLECTIONRECORD']._serialized_start=241
+  _globals['_COLLECTIONRECORD']._serialized_end=412
+  _globals['_GETCOLLECTIONRECORDREQUEST']._serialized_start=414
+  _globals['_GETCOLLECTIONRECORDREQUEST']._serialized_end=477
+  _globals['_WATCHCOLLECTIONSREQUEST']._serialized_start=479
+  _globals['_WATCHCOLLECTIONSREQUEST']._serialized_end=537
+  _globals['_WATCHCOLLECTIONSRESPONSE']._serialized_start=539
+  _globals['_WATCHCOLLECTIONSRESPONSE']._serialized_end=660
+  _globals['_WATCHCOLLECTIONCHANGESREQUEST']._serialized_start=662
+  _globals['_WATCHCOLLECTIONCHANGESREQUEST']._serialized_end=726
+  _globals['_COLLECTIONCHANGE']._serialized_start=729
+  _globals['_COLLECTIONCHANGE']._serialized_end=892
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE']._serialized_start=895
+  _globals['_WATCHCOLLECTIONCHANGESRESPONSE']._serialized_end=1027
+  _globals['_DOCUMENTRECORD']._serialized_start=1030
+  _globals['_DOCUMENTRECORD']._serialized_end=1293
+  _globals['_LOOKUPDOCUMENTSREQUEST']._serialized_start=1295
+  _globals['_LOOKUPDOCUMENTSREQUEST']._serialized_end=1389
+  _globals['_LOOKUPDOCUMENTSRESPONSE']._serialized_start=1391
+  _globals['_LOOKUPDOCUMENTSRESPONSE']._serialized_end=1484
+  _globals['_RECORDDOCUMENTREQUEST']._serialized_start=1487
+  _globals['_RECORDDOCUMENTREQUEST']._serialized_end=1777
+  _globals['_RECORDDOCUMENTRESPONSE']._serialized_start=1779
+  _globals['_RECORDDOCUMENTRESPONSE']._serialized_end=1844
+  _globals['_LISTSOURCEDOCUMENTSREQUEST']._serialized_start=1847
+  _globals['_LISTSOURCEDOCUMENTSREQUEST']._serialized_end=2006
+  _globals['_LISTSOURCEDOCUMENTSRESPONSE']._serialized_start=2008
+  _globals['_LISTSOURCEDOCUMENTSRESPONSE']._serialized_end=2070
+  _globals['_DELETESOURCEDOCUMENTSREQUEST']._serialized_start=2072
+  _globals['_DELETESOURCEDOCUMENTSREQUEST']._serialized_end=2172
+  _globals['_DELETESOURCEDOCUMENTSRESPONSE']._serialized_start=2174
+  _globals['_DELETESOURCEDOCUMENTSRESPONSE']._serialized_end=2231
+  _globals['_GETTENANTUSAGEREQUEST']._serialized_start=2233
+  _globals['_GETTENANTUSAGEREQUEST']._serialized_end=2256
+  _globals['_GETTENANTUSAGERESPONSE']._serialized_start=2258
+  _globals['_GETTENANTUSAGERESPONSE']._serialized_end=2333
+  _globals['_CHECKQUOTAREQUEST']._serialized_start=2335
+  _globals['_CHECKQUOTAREQUEST']._serialized_end=2404
+  _globals['_CHECKQUOTARESPONSE']._serialized_start=2406
+  _globals['_CHECKQUOTARESPONSE']._serialized_end=2426
+  _globals['_REGISTRYSERVICE']._serialized_start=2429
+  _globals['_REGISTRYSERVICE']._serialized_end=3654
 # @@protoc_insertion_point(module_scope)

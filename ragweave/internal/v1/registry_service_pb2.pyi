@@ -6,6 +6,7 @@ What services ask of each other; never routed at the edge."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from ragweave.v1 import collection_pb2 as _collection_pb2
 from ragweave.v1 import document_pb2 as _document_pb2
@@ -132,6 +133,92 @@ class WatchCollectionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchCollectionsResponse: _TypeAlias = WatchCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class WatchCollectionChangesRequest(_message.Message):
+    """Asks for changes of collections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Changes up to this one are known already. 0 begins with the first."""
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCollectionChangesRequest: _TypeAlias = WatchCollectionChangesRequest  # noqa: Y015
+
+@_typing.final
+class CollectionChange(_message.Message):
+    """What happened to a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What: "collection.created", "collection.updated" or "collection.deleted"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def record(self) -> Global___CollectionRecord:
+        """The collection after it; its sequence is the change's."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        record: Global___CollectionRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "kind", b"kind", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionChange: _TypeAlias = CollectionChange  # noqa: Y015
+
+@_typing.final
+class WatchCollectionChangesResponse(_message.Message):
+    """Changes of collections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    """The sequence of the last change there was when the stream began: lower than the one asked for where the registry was
+    replaced by another. On the first message only, which carries no changes.
+    """
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionChange]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___CollectionChange] | None = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "last_sequence", b"last_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCollectionChangesResponse: _TypeAlias = WatchCollectionChangesResponse  # noqa: Y015
 
 @_typing.final
 class DocumentRecord(_message.Message):

@@ -45,6 +45,11 @@ class RegistryServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsResponse.FromString,
                 _registered_method=True)
+        self.WatchCollectionChanges = channel.unary_stream(
+                '/ragweave.internal.v1.RegistryService/WatchCollectionChanges',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesResponse.FromString,
+                _registered_method=True)
         self.LookupDocuments = channel.unary_unary(
                 '/ragweave.internal.v1.RegistryService/LookupDocuments',
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.SerializeToString,
@@ -90,6 +95,14 @@ class RegistryServiceServicer:
 
     def WatchCollections(self, request, context):
         """Sends every collection of every tenant once, then each change as it happens. The stream ends only by failure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCollectionChanges(self, request, context):
+        """Sends every change of a collection after one, of all tenants, in order, each once; then each as it happens. The stream
+        ends only by failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +162,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.WatchCollections,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsResponse.SerializeToString,
+            ),
+            'WatchCollectionChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCollectionChanges,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesResponse.SerializeToString,
             ),
             'LookupDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.LookupDocuments,
@@ -236,6 +254,33 @@ class RegistryService:
             '/ragweave.internal.v1.RegistryService/WatchCollections',
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCollectionChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ragweave.internal.v1.RegistryService/WatchCollectionChanges',
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.WatchCollectionChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

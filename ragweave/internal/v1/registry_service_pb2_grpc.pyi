@@ -37,6 +37,10 @@ class RegistryServiceStub:
     """Reads a collection by id."""
     WatchCollections: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchCollectionsRequest, _registry_service_pb2.WatchCollectionsResponse]
     """Sends every collection of every tenant once, then each change as it happens. The stream ends only by failure."""
+    WatchCollectionChanges: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchCollectionChangesRequest, _registry_service_pb2.WatchCollectionChangesResponse]
+    """Sends every change of a collection after one, of all tenants, in order, each once; then each as it happens. The stream
+    ends only by failure.
+    """
     LookupDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
     RecordDocument: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]
@@ -59,6 +63,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Reads a collection by id."""
     WatchCollections: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchCollectionsRequest, _registry_service_pb2.WatchCollectionsResponse]  # type: ignore[assignment]
     """Sends every collection of every tenant once, then each change as it happens. The stream ends only by failure."""
+    WatchCollectionChanges: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchCollectionChangesRequest, _registry_service_pb2.WatchCollectionChangesResponse]  # type: ignore[assignment]
+    """Sends every change of a collection after one, of all tenants, in order, each once; then each as it happens. The stream
+    ends only by failure.
+    """
     LookupDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]  # type: ignore[assignment]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
     RecordDocument: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]  # type: ignore[assignment]
@@ -90,6 +98,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchCollectionsResponse], _abc.AsyncIterator[_registry_service_pb2.WatchCollectionsResponse]]:
         """Sends every collection of every tenant once, then each change as it happens. The stream ends only by failure."""
+
+    @_abc_1.abstractmethod
+    def WatchCollectionChanges(
+        self,
+        request: _registry_service_pb2.WatchCollectionChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.WatchCollectionChangesResponse], _abc.AsyncIterator[_registry_service_pb2.WatchCollectionChangesResponse]]:
+        """Sends every change of a collection after one, of all tenants, in order, each once; then each as it happens. The stream
+        ends only by failure.
+        """
 
     @_abc_1.abstractmethod
     def LookupDocuments(

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from services.collections.ports import ChangeCollection, ChangeDocuments
 from services.collections.records import (
+    Change,
     Collection,
     Delta,
     Document,
@@ -32,7 +33,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._collections: dict[str, Collection] = {}
         self._documents: dict[str, dict[str, Document]] = {}
-        self._changes: list[Collection] = []
+        self._changes: list[Change] = []
         self._sequence = 0
         self._receipts: dict[tuple[str, str, str], tuple[str, bytes, datetime]] = {}
 
@@ -62,7 +63,7 @@ class MemoryStore:
             changed = replace(changed, sequence=self._sequence)
             self._collections[changed.uid] = changed
             self._documents.setdefault(changed.uid, {})
-            self._changes.append(changed)
+            self._changes.append(Change.of(current, changed))
         self._remember(receipt, changed)
         return changed
 
@@ -90,8 +91,8 @@ class MemoryStore:
             :limit
         ]
 
-    async def changes(self, after: int, limit: int) -> list[Collection]:
-        return [each for each in self._changes if each.sequence > after][:limit]
+    async def changes(self, after: int, limit: int) -> list[Change]:
+        return [each for each in self._changes if each.collection.sequence > after][:limit]
 
     async def last_sequence(self) -> int:
         return self._sequence
@@ -193,8 +194,8 @@ class MemoryStore:
         answers = [key for key in self._receipts if key[0] == tenant][:limit]
         for key in answers:
             del self._receipts[key]
-        told = [each for each in self._changes if each.tenant == tenant]
-        old = [each for each in told if each.update_time < before][:limit]
+        told = [each for each in self._changes if each.collection.tenant == tenant]
+        old = [each for each in told if each.time < before][:limit]
         self._changes = [each for each in self._changes if each not in old]
         more = len(told) > len(old) or any(key[0] == tenant for key in self._receipts)
         return len(answers) + len(old), more

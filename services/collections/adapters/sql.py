@@ -32,6 +32,7 @@ from services.collections.adapters.sql_tables import COLLECTIONS, DOCUMENTS, OUT
 from services.collections.migrations import REGISTRY
 from services.collections.ports import ChangeCollection, ChangeDocuments
 from services.collections.records import (
+    Change,
     Collection,
     Delta,
     Document,
@@ -39,7 +40,6 @@ from services.collections.records import (
     amounts_of,
     decode,
     encode,
-    now,
 )
 from services.mesh.errors import CollectionNotFound
 from services.mesh.filters import EVERYTHING
@@ -152,9 +152,10 @@ class SqlStore:
         found = _live_collections().where(COLLECTIONS.c.sequence > after).order_by(COLLECTIONS.c.sequence).limit(limit)
         return [collection_from(row) for row in await self._database.read(found)]
 
-    async def changes(self, after: int, limit: int) -> list[Collection]:
-        found = select(OUTBOX.c.payload).where(OUTBOX.c.sequence > after).order_by(OUTBOX.c.sequence).limit(limit)
-        return [decode(Collection, row.payload) for row in await self._database.read(found)]
+    async def changes(self, after: int, limit: int) -> list[Change]:
+        found = select(OUTBOX).where(OUTBOX.c.sequence > after).order_by(OUTBOX.c.sequence).limit(limit)
+        rows = await self._database.read(found)
+        return [Change(row.kind, row.event_time, decode(Collection, row.payload)) for row in rows]
 
     async def last_sequence(self) -> int:
         # The outbox may have lost its last entries with their tenant.
@@ -364,16 +365,15 @@ def _put_collection(connection: Connection, before: Collection | None, after: Co
     values = collection_values(after)
     if before is None:
         connection.execute(insert(COLLECTIONS), values)
-        kind = "collection.created"
     else:
         connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.uid == before.uid).values(values))
-        kind = "collection.deleted" if after.delete_time else "collection.updated"
+    change = Change.of(before, after)
     recorded = {
         "sequence": after.sequence,
         "tenant": after.tenant,
-        "kind": kind,
+        "kind": change.kind,
         "payload": encode(after),
-        "event_time": now(),
+        "event_time": change.time,
     }
     connection.execute(insert(OUTBOX), recorded)
 

@@ -950,6 +950,12 @@ function C.log_changes(a)
   return 'OK'
 end
 
+-- The last change that was written is another from now on, unless it has moved on.
+function C.log_rewind(a)
+  if tonumber(call('HGET', LOGS, ':outbox') or 0) == a.seen then call('HSET', LOGS, ':outbox', a.to) end
+  return 'OK'
+end
+
 -- The sequence of the last change of a collection that is in a log.
 function C.log_changed()
   return tonumber(call('HGET', LOGS, ':outbox') or 0)

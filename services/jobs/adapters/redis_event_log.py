@@ -19,7 +19,6 @@ from services.jobs.adapters.redis import (
 )
 from services.jobs.events import CollectionChange, Span, TenantEvent
 from services.jobs.job import Assignment, JobType
-from services.mesh.errors import EventsForgotten
 
 _WAIT_MS = 2000
 # A follower looks for news this often at most: what happens meanwhile is told of together.
@@ -34,10 +33,9 @@ class RedisEventLog:
 
     async def read(self, tenant: str, after: int, limit: int) -> list[TenantEvent]:
         last, entries = await self._redis.run("log", tenant=named(tenant), after=after, limit=limit)
-        first = _sequence(entries[0][0]) if entries else last + 1
-        if first != after + 1:
-            met = f"the next that is kept is {first}" if after < last else f"the last was {last}"
-            raise EventsForgotten(f"there is nothing to go on with after event {after}: {met}")
+        kept = Span(_sequence(entries[0][0]) if entries else last + 1, last)
+        if kept.first != after + 1:
+            raise kept.missed(after)
         return [_event(tenant, _sequence(entry), fields) for entry, fields in entries]
 
     async def span(self, tenant: str) -> Span:
@@ -56,6 +54,9 @@ class RedisEventLog:
 
     async def record(self, changes: Sequence[CollectionChange]) -> None:
         await self._redis.run("log_changes", changes=[_packed(change) for change in changes])
+
+    async def rewind(self, seen: int, to: int) -> None:
+        await self._redis.run("log_rewind", seen=seen, to=to)
 
     async def recorded(self) -> int:
         return int(await self._redis.run("log_changed"))

@@ -1,7 +1,7 @@
 """The JobStore port over Redis."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -277,7 +277,7 @@ class RedisJobStore:
                         found[job.id, item.number] = DeadLetter(job, seen(item))
         return [found[place[:2]] for place in places if place[:2] in found]
 
-    async def events(self, tenant: str, job_id: str, after: int) -> AsyncIterator[Event]:
+    async def events(self, tenant: str, job_id: str, after: int) -> AsyncGenerator[Event, None]:
         key = self._redis.key(tenant, "events", job_id)
         while True:
             # Asked before reading: nothing is added to what an ended job's events are then, unless it runs again.
