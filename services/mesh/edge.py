@@ -29,7 +29,7 @@ from services.mesh import edge_headers, edge_refusals
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
-from services.mesh.edge_keys import keys_of
+from services.mesh.edge_keys import keys_of, pattern_of
 from services.mesh.edge_limits import ANONYMOUS, DOMAIN, FREE, REASON, refusals, service_config, tiers_of
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
@@ -229,6 +229,9 @@ def _envoy_yaml(
         refusals=edge_refusals.mappers(edge_refusals.refusals(settings), early),
         last_refusal=edge_refusals.mappers([edge_refusals.LAST], early),
         longest_s=max(each.timeout_s for each in methods if each.client_streaming),
+        streams="|".join(
+            pattern_of(binding.template) for each in methods if each.server_streaming for binding in each.http
+        ),
         descriptors=str(descriptors),
         lua=str(lua),
         moved=_moved_lua(settings),

@@ -232,10 +232,41 @@ async def test_a_stream_is_a_message_a_line_over_rest_and_resumes(edge: Edge) ->
     assert [json_format.ParseDict(event, job_service_pb2.WatchJobResponse()) for event in events] == over_grpc
 
 
-async def test_a_stream_that_fails_at_once_is_a_refusal(edge: Edge) -> None:
-    response = await edge.rest("GET", f"{API}/jobs/missing:watch")
+async def test_a_stream_is_server_sent_events_for_who_asks_for_them(edge: Edge) -> None:
+    plain = await edge.rest("GET", f"{API}/jobs/j:watch?afterSequence=1")
+    for accepted in ("text/event-stream", "Text/Event-Stream, application/json;q=0.5"):
+        headers = {**edge.bearer(), "accept": accepted}
+        response = await edge.rest("GET", f"{API}/jobs/j:watch?afterSequence=1", headers=headers)
+        assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+        assert "content-encoding" not in response.headers
+        *events, rest = response.text.split("\n\n")
+        assert rest == ""
+        assert [each.partition(": ")[0] for each in events] == ["data"] * 3
+        assert [json.loads(each.removeprefix("data: ")) for each in events] == [
+            json.loads(line) for line in plain.text.splitlines()
+        ]
+
+
+async def test_who_asks_for_events_gets_json_where_there_is_no_stream(edge: Edge) -> None:
+    headers = {**edge.bearer(), "accept": "text/event-stream"}
+    response = await edge.rest("GET", f"{API}/collections/a", headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert response.json()["name"] == "collections/a"
+
+
+@pytest.mark.parametrize("accepted", ["*/*", "text/event-stream"])
+async def test_a_stream_that_fails_at_once_is_a_refusal(edge: Edge, accepted: str) -> None:
+    headers = {**edge.bearer(), "accept": accepted}
+    response = await edge.rest("GET", f"{API}/jobs/missing:watch", headers=headers)
     assert (response.status_code, response.headers["content-type"]) == (404, "application/json")
-    assert response.json()["code"] == 5
+    assert (response.json()["code"], set(response.json())) == (5, {"code", "message", "details"})
+    for path, sent, status in (
+        (f"{API}/jobs/j:watch?nope=1", headers, 400),
+        (f"{API}/jobs/j:watch", {"accept": accepted}, 401),
+    ):
+        refused = await edge.rest("GET", path, headers=sent)
+        assert (refused.status_code, refused.headers["content-type"]) == (status, "application/json")
+        assert set(refused.json()) == {"code", "message", "details"}
 
 
 async def test_bad_requests_and_a_failing_dependency_eject_nobody(edge: Edge) -> None:

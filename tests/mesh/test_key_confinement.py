@@ -17,8 +17,8 @@ from tests.jobs_store import Store, store_in
 from tests.mesh.test_jobs_service import Running, inline, jobs_service
 
 TENANTS = ("acme", "acme:queue", "a*[e]?", "../acme", "tenants", "bell", "büro ☃")
-# Keys of the whole mesh, which no caller's name leads to: whose turn it is, bells, a version, counters, work put off, and
-# lists whose every entry names its tenant.
+# Keys of the whole mesh, which no caller's name leads to: whose turn it is, bells, a version, counters, work put off,
+# and lists whose every entry names its tenant.
 STANDING = ("tenants", "bell", "turn", "fence", "schema", "delayed", "purging", "logs", "news", "rung")
 SHARED = {*(f"rw:jobs:{key}" for key in STANDING), "rw:audit", "rw:denied"}
 

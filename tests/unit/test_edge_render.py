@@ -38,7 +38,8 @@ def manager(config: dict[str, Any]) -> dict[str, Any]:
 
 def routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     [host] = manager(config)["route_config"]["virtual_hosts"]
-    return {next(iter(each["match"].values())): each for each in host["routes"]}
+    matches = ((next(iter(each["match"].values())), each) for each in host["routes"])
+    return {how["regex"] if isinstance(how, dict) else how: each for how, each in matches}
 
 
 def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:

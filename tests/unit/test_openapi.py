@@ -97,8 +97,9 @@ def test_a_raw_upload_takes_any_media_type() -> None:
     assert BY_ID["UploadDocument"]["requestBody"]["content"] == {"*/*": {"schema": {}}}
 
 
-def test_a_stream_answers_in_lines() -> None:
-    assert list(BY_ID["WatchJob"]["responses"]["200"]["content"]) == ["application/x-ndjson"]
+def test_a_stream_answers_in_lines_or_as_events() -> None:
+    kinds = ["application/x-ndjson", "text/event-stream"]
+    assert list(BY_ID["WatchJob"]["responses"]["200"]["content"]) == kinds
 
 
 def test_bounds_of_the_contract_are_keywords() -> None:

@@ -24,7 +24,8 @@ A body field or query parameter that is not described here is refused.
 **Identity** is a JWT in `authorization: Bearer ...`; the tenant is the token's. `x-scope` is what it must grant, by its
 `scope` or by one of the roles in `x-roles`.
 
-**Streams** answer with one JSON object a line; the last one carries `finalStatus`, also when the stream failed.
+**Streams** answer with one JSON object a line, or with server-sent events where `accept` asks for `text/event-stream`:
+each object is the `data` of one. The last one carries `finalStatus`, also when the stream failed.
 
 Answers may gain fields: ignore those you do not know.
 """

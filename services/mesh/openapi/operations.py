@@ -142,15 +142,15 @@ class Operations:
 
     def _result(self, method: Method) -> dict[str, Any]:
         result: Descriptor = method.descriptor.output_type
-        kind, schema = "application/json", self._schemas.refer(result)
+        kinds, schema = ["application/json"], self._schemas.refer(result)
         if method.server_streaming:
-            kind = "application/x-ndjson"
+            kinds = ["application/x-ndjson", "text/event-stream"]
         if result.full_name == HTTP_BODY:
-            kind, schema = "*/*", {}
+            kinds, schema = ["*/*"], {}
         return {
             "description": self._comments.of(result) or "Done.",
             "headers": answers.headers(200),
-            "content": {kind: {"schema": schema}},
+            "content": {kind: {"schema": schema} for kind in kinds},
         }
 
     def _more_refusals(self, method: Method, body: Descriptor | None) -> Iterator[int]:
