@@ -316,6 +316,20 @@ class Client(_Stubs):
             ended: job_pb2.Job = self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    def reprocess(self, collection: str, filter: str = "", **fields: Any) -> job_pb2.Job:
+        """Queues documents to be made again as the collection now says, from their stored originals: all, or those that
+        match. `fields` are those of ReprocessDocumentsRequest.
+        """
+        with _explained():
+            job: job_pb2.Job = self.jobs.ReprocessDocuments(_reprocess(collection, filter, fields))
+            return job
+
+    def purge(self, collection: str, filter: str, *, force: bool = False) -> job_pb2.Job:
+        """Queues the deletion of the documents that match (`*`: all); without `force` the estimate counts them."""
+        with _explained():
+            job: job_pb2.Job = self.jobs.PurgeDocuments(_purge(collection, filter, force))
+            return job
+
     def retry(self, job: str) -> job_pb2.Job:
         """Runs what failed of an ended job again, or resumes a cancelled one."""
         with _explained():
@@ -456,6 +470,18 @@ class AsyncClient(_Stubs):
             ended: job_pb2.Job = await self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    async def reprocess(self, collection: str, filter: str = "", **fields: Any) -> job_pb2.Job:
+        """As Client.reprocess."""
+        with _explained():
+            job: job_pb2.Job = await self.jobs.ReprocessDocuments(_reprocess(collection, filter, fields))
+            return job
+
+    async def purge(self, collection: str, filter: str, *, force: bool = False) -> job_pb2.Job:
+        """As Client.purge."""
+        with _explained():
+            job: job_pb2.Job = await self.jobs.PurgeDocuments(_purge(collection, filter, force))
+            return job
+
     async def retry(self, job: str) -> job_pb2.Job:
         """As Client.retry."""
         with _explained():
@@ -528,6 +554,15 @@ def _inline(
 ) -> job_service_pb2.ImportDocumentsRequest:
     body = {"parent": collection_name(collection), "inline": {"documents": list(texts)}, **fields}
     return json_format.ParseDict(body, job_service_pb2.ImportDocumentsRequest())
+
+
+def _reprocess(collection: str, filter: str, fields: dict[str, Any]) -> job_service_pb2.ReprocessDocumentsRequest:
+    body = {"parent": collection_name(collection), "filter": filter, **fields}
+    return json_format.ParseDict(body, job_service_pb2.ReprocessDocumentsRequest())
+
+
+def _purge(collection: str, filter: str, force: bool) -> job_service_pb2.PurgeDocumentsRequest:
+    return job_service_pb2.PurgeDocumentsRequest(parent=collection_name(collection), filter=filter, force=force)
 
 
 def _upload(

@@ -17,11 +17,28 @@ from services.jobs.ports import (
     KnownDocument,
     Vectors,
 )
-from services.mesh.errors import CollectionNotFound, FailedPrecondition, LeaseLost, PathNotAllowed, PathNotFound
+from services.mesh.errors import (
+    CollectionNotFound,
+    DocumentNotFound,
+    FailedPrecondition,
+    LeaseLost,
+    PathNotAllowed,
+    PathNotFound,
+)
+from services.mesh.filters import Field, FieldType, Schema, evaluate, parse
 from services.mesh.quotas import Amounts, check_quota
 from tests.fake_content import WordTokenizer
 
 DIMENSION = 4
+_FILTERED_BY = Schema(
+    {
+        "title": Field(FieldType.STRING),
+        "source_uri": Field(FieldType.STRING),
+        "metadata": Field(FieldType.STRUCT),
+    }
+)
+# What a document made again keeps.
+_KEPT = ("title", "source_uri", "metadata", "principals", "source_key", "fields_hash", "origin")
 
 
 class Turns:
@@ -77,10 +94,20 @@ class MemoryRegistry:
             if (collection_id, each) in self.documents
         }
 
+    async def select(self, collection_id: str, filter: str, after: str, limit: int) -> list[KnownDocument]:
+        found = [self.documents[key] for key in sorted(self.documents) if key[0] == collection_id and key[1] > after]
+        wanted = parse(filter, _FILTERED_BY)
+        return [each for each in found if evaluate(wanted, _seen(each))][:limit]
+
+    async def count(self, collection_id: str, filter: str) -> int:
+        return len(await self.select(collection_id, filter, "", len(self.documents)))
+
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
         key = collection.id, document.fields.spec.document_id
         self.turns.take(*key, fence=document.fields.fence)
         before = self.documents.get(key)
+        if document.document_uid and (before is None or before.uid != document.document_uid):
+            raise DocumentNotFound(f"{key[1]} was deleted")
         held = before or KnownDocument(False, "", "", "", 0, "", "", 0, 0)
         more = Amounts(
             documents=int(before is None),
@@ -91,8 +118,8 @@ class MemoryRegistry:
         self.records.append(document)
         if document.failure is not None and before is not None and before.active:
             return
-        self.sources[key] = document.source_key
-        self.documents[key] = KnownDocument(
+        spec = document.fields.spec
+        made = KnownDocument(
             active=document.failure is None,
             content_hash=document.fields.content_hash,
             revision_key=document.revision_key,
@@ -104,17 +131,37 @@ class MemoryRegistry:
             token_count=document.token_count,
             size_bytes=document.size_bytes,
             create_time=before.create_time if before else datetime(2024, 1, 1, tzinfo=UTC),
+            document_id=spec.document_id,
+            uid=before.uid if before else f"uid-{len(self.records)}",
+            source_uri=spec.source_uri,
+            metadata=spec.metadata,
+            principals=spec.principals,
+            source_key=document.source_key,
+            origin=document.origin,
         )
+        if document.document_uid and before:
+            made = replace(made, **{name: getattr(before, name) for name in _KEPT})
+        self.sources[key] = made.source_key
+        self.documents[key] = made
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
         of_source = [id for (of, id), key in self.sources.items() if of == collection_id and key == source_key]
         return sorted(id for id in of_source if id > after)[:limit]
 
-    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None:
-        for each in document_ids:
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str], *, filter: str = "") -> int:
+        known = await self.lookup(collection_id, document_ids)
+        wanted = parse(filter, _FILTERED_BY)
+        gone = [each for each, document in known.items() if evaluate(wanted, _seen(document))]
+        for each in gone:
             self.deleted.append(each)
-            self.documents.pop((collection_id, each), None)
+            del self.documents[collection_id, each]
             self.sources.pop((collection_id, each), None)
+        return len(gone)
+
+
+def _seen(document: KnownDocument) -> dict[str, Any]:
+    """A document as filters see it."""
+    return {"title": document.title, "source_uri": document.source_uri, "metadata": document.metadata}
 
 
 class MemoryIndex:

@@ -19,6 +19,7 @@ from ragweave.v1 import embedding_service_pb2_grpc as embedding_grpc
 from ragweave.v1.collection_pb2 import Collection
 from ragweave.v1.document_pb2 import Document
 from services.mesh.errors import CollectionNotFound, FailedPrecondition
+from services.mesh.filters import Field, FieldType, Schema, evaluate, parse
 from services.mesh.identity import caller
 from services.mesh.quotas import Amounts, amounts_from, check_quota
 from services.mesh.serve import Wiring
@@ -27,6 +28,7 @@ from tests.mesh.harness import World
 
 DIMENSION = 4
 MODEL_REVISION = "r1"
+_FILTERED_BY = Schema({"title": Field(FieldType.STRING)})
 
 
 @dataclass
@@ -98,25 +100,23 @@ class Peers(
 
     async def LookupDocuments(self, request: Any, context: Any) -> registry_pb.LookupDocumentsResponse:
         self._found(request.collection_id)
-        answer = registry_pb.LookupDocumentsResponse()
-        for each in request.document_ids:
-            known = self.documents.get((caller().tenant, request.collection_id, each))
-            if known is not None:
-                answer.documents.add(
-                    document_id=each,
-                    state=known.document.state,
-                    content_hash=known.document.content_hash,
-                    revision_key=known.revision_key,
-                    fields_hash=known.fields_hash,
-                    revision=known.document.revision,
-                    document=known.document,
-                )
-        return answer
+        known = [self.documents.get((caller().tenant, request.collection_id, each)) for each in request.document_ids]
+        return registry_pb.LookupDocumentsResponse(documents=[_record_of(each) for each in known if each is not None])
+
+    async def SelectDocuments(self, request: Any, context: Any) -> registry_pb.SelectDocumentsResponse:
+        """Those whose title the filter names, such as `title = "a"`; all without one."""
+        self._found(request.collection_id)
+        of = caller().tenant, request.collection_id
+        known = [self.documents[key] for key in sorted(self.documents) if key[:2] == of]
+        found = [each for each in known if _matches(request.filter, each)]
+        beyond = [_record_of(each) for each in found if each.document_id > request.after_document_id]
+        return registry_pb.SelectDocumentsResponse(documents=beyond[: request.limit], total_size=len(found))
 
     async def RecordDocument(self, request: Any, context: Any) -> registry_pb.RecordDocumentResponse:
         self._found(request.collection_id)
         key = caller().tenant, request.collection_id, request.document_id
         if request.document.state != Document.FAILED or key not in self.documents:
+            request.document.uid = f"uid-{request.document_id}"
             self.documents[key] = request
         return registry_pb.RecordDocumentResponse(document=request.document)
 
@@ -131,9 +131,15 @@ class Peers(
         return registry_pb.ListSourceDocumentsResponse(document_ids=after[: request.limit])
 
     async def DeleteSourceDocuments(self, request: Any, context: Any) -> registry_pb.DeleteSourceDocumentsResponse:
-        for each in request.document_ids:
-            self.documents.pop((caller().tenant, request.collection_id, each), None)
-        return registry_pb.DeleteSourceDocumentsResponse(deleted=len(request.document_ids))
+        gone = [
+            key
+            for each in request.document_ids
+            if (key := (caller().tenant, request.collection_id, each)) in self.documents
+            and _matches(request.filter, self.documents[key])
+        ]
+        for key in gone:
+            del self.documents[key]
+        return registry_pb.DeleteSourceDocumentsResponse(deleted=len(gone))
 
     async def UpsertChunks(self, request: Any, context: Any) -> index_pb.UpsertChunksResponse:
         for chunk in request.chunks:
@@ -192,3 +198,21 @@ class Peers(
             model_revision=MODEL_REVISION,
             dimension=DIMENSION,
         )
+
+
+def _matches(filter: str, recorded: registry_pb.RecordDocumentRequest) -> bool:
+    return evaluate(parse(filter, _FILTERED_BY), {"title": recorded.document.title})
+
+
+def _record_of(recorded: registry_pb.RecordDocumentRequest) -> registry_pb.DocumentRecord:
+    return registry_pb.DocumentRecord(
+        document_id=recorded.document_id,
+        state=recorded.document.state,
+        content_hash=recorded.document.content_hash,
+        revision_key=recorded.revision_key,
+        fields_hash=recorded.fields_hash,
+        revision=recorded.document.revision,
+        document=recorded.document,
+        source_key=recorded.source_key,
+        origin=recorded.origin,
+    )

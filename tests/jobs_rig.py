@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,17 @@ from services.jobs.pipeline import Tools
 from services.jobs.reading import Reader
 from services.jobs.tasks import beginning
 from tests.fake_content import MemoryBlobStore, PlainExtractor
-from tests.jobs_fakes import LengthEmbedding, MemoryFiles, MemoryIndex, MemoryRegistry, OneModel, Trap, collection
+from tests.jobs_fakes import (
+    Killed,
+    LengthEmbedding,
+    MemoryFiles,
+    MemoryIndex,
+    MemoryRegistry,
+    OneModel,
+    Trap,
+    collection,
+)
+from tests.jobs_store import Store
 
 
 @dataclass
@@ -98,8 +109,10 @@ class Rig:
         blob = await self.blobs.put(tenant, _whole(content))
         return replace(DocumentSpec(document_id, charset="utf-8", content_hash=blob.content_hash), **fields)
 
-    async def submit(self, *specs: DocumentSpec, tenant: str = "acme", **fields: Any) -> str:
-        job = Assignment(tenant, new_job_id(), "ann", JobType.IMPORT, "books", "uid-1", **fields)
+    async def submit(
+        self, *specs: DocumentSpec, tenant: str = "acme", type: JobType = JobType.IMPORT, **fields: Any
+    ) -> str:
+        job = Assignment(tenant, new_job_id(), "ann", type, "books", "uid-1", **fields)
         return await self.store.submit(job, specs)
 
     async def submit_directory(self, **fields: Any) -> str:
@@ -129,6 +142,41 @@ class Rig:
     def text_of(self, document_id: str) -> str:
         """What the index holds of a document, joined."""
         return " ".join(chunk.chunk.text for _, chunk, _ in self.index.of(document_id))
+
+
+async def killed_everywhere(
+    server: Store,
+    prepare: Callable[[Rig], Awaitable[str]],
+    check: Callable[[Rig, Job], Awaitable[None]],
+    most: int = 400,
+) -> None:
+    """Runs a job once for each of its steps, killed at that step, taken up by a worker of the same name."""
+    for at in range(most):
+        async with Redis.open(server.url, f"{secrets.token_hex(4)}:") as redis:
+            rig = Rig(redis, slots=1, attempts=5)
+            job_id = await prepare(rig)
+            rig.trap.seen.clear()
+            rig.trap.at = at
+            try:
+                async with rig.working() as worker:
+                    ended = asyncio.create_task(rig.ended(job_id))
+                    await asyncio.wait({worker, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    ended.cancel()
+                    await asyncio.gather(ended, return_exceptions=True)
+                where = "nowhere"
+            except (Killed, BaseExceptionGroup) as death:
+                where = repr(death)
+            rig.trap.at = -1
+            async with rig.working():
+                job = await rig.ended(job_id)
+            try:
+                await check(rig, job)
+            except AssertionError as error:
+                raise AssertionError(f"killed at step {at}, {where}: {error}") from error
+            if where == "nowhere":
+                assert at > 10
+                return
+    raise AssertionError("more steps than expected")
 
 
 async def until(ask: Callable[[], Awaitable[Any] | Any]) -> Any:

@@ -24,6 +24,8 @@ from ragweave.v1 import directory_pb2, directory_service_pb2, job_pb2, job_servi
 # Files of one import request: as many as fit into this, so that a request stays far below the edge's limit.
 _BATCH_BYTES = 4 * 2**20
 _BATCH_FILES = 200
+# What became of the documents that a job succeeded with.
+_DONE = {job_pb2.Job.REPROCESS: "made again", job_pb2.Job.PURGE: "deleted"}
 
 
 @command()
@@ -140,14 +142,14 @@ def jobs(
 def watch(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its bare id.")]) -> None:
     """Follow a job to its end. Ends with 1 unless it succeeded."""
     with connect() as client:
-        _watched(client, _job_name(job))
+        watched(client, _job_name(job))
 
 
 @command()
 def retry(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its bare id.")]) -> None:
     """Run what failed of a job again, or resume a cancelled one, and follow it. Ends with 1 unless it succeeded."""
     with connect() as client:
-        _watched(client, client.retry(_job_name(job)).name)
+        watched(client, client.retry(_job_name(job)).name)
 
 
 @command("dead-letters")
@@ -206,8 +208,9 @@ def follow(client: Client, job: str) -> job_pb2.Job:
                 line.plain = f"  {done.chunks} chunks, {done.skipped} unchanged, {done.failed} failed"
     with_end = client.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
     done = with_end.progress
+    became = _DONE.get(with_end.type, "imported")
     out.print(
-        f"{job} {job_pb2.Job.State.Name(with_end.state)}: {done.succeeded} imported, {done.skipped} unchanged, "
+        f"{job} {job_pb2.Job.State.Name(with_end.state)}: {done.succeeded} {became}, {done.skipped} unchanged, "
         f"{done.failed} failed, {done.chunks} chunks",
         soft_wrap=True,
     )
@@ -218,7 +221,7 @@ def _job_name(job: str) -> str:
     return job if job.startswith("jobs/") else f"jobs/{job}"
 
 
-def _watched(client: Client, job: str) -> None:
+def watched(client: Client, job: str) -> None:
     """Follows a job to its end and tells what failed; ends the command with 1 unless it succeeded."""
     ended = follow(client, job)
     for item in failed_items(client, ended):

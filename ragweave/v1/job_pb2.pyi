@@ -178,8 +178,9 @@ class Job(_message.Message):
         TOKENS_FIELD_NUMBER: _builtins.int
         DUPLICATES_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
+        SAMPLE_FIELD_NUMBER: _builtins.int
         documents: _builtins.int
-        """Documents it would write."""
+        """Documents it would write, or delete."""
         chunks: _builtins.int
         """Chunks it would write."""
         tokens: _builtins.int
@@ -190,6 +191,10 @@ class Job(_message.Message):
         def duration(self) -> _duration_pb2.Duration:
             """How long it would take."""
 
+        @_builtins.property
+        def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Names of some of the documents that a purge would delete."""
+
         def __init__(
             self,
             *,
@@ -198,10 +203,11 @@ class Job(_message.Message):
             tokens: _builtins.int = ...,
             duplicates: _builtins.int = ...,
             duration: _duration_pb2.Duration | None = ...,
+            sample: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "duplicates", b"duplicates", "duration", b"duration", "tokens", b"tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "duplicates", b"duplicates", "duration", b"duration", "sample", b"sample", "tokens", b"tokens"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

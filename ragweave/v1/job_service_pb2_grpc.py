@@ -41,6 +41,16 @@ class JobServiceStub:
                 request_serializer=ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.ReprocessDocuments = channel.unary_unary(
+                '/ragweave.v1.JobService/ReprocessDocuments',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.ReprocessDocumentsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.PurgeDocuments = channel.unary_unary(
+                '/ragweave.v1.JobService/PurgeDocuments',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.PurgeDocumentsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/ragweave.v1.JobService/GetJob',
                 request_serializer=ragweave_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
@@ -96,6 +106,24 @@ class JobServiceServicer:
         """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReprocessDocuments(self, request, context):
+        """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
+        nothing is uploaded or read anew. Each stays searchable as it was until its new chunks take over. Skipped: documents
+        whose chunks are already so, chunks that a caller has cut, and documents whose first import has not ended. A document
+        whose original is not stored fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeDocuments(self, request, context):
+        """Deletes the documents that match a filter. Without `force` nothing is deleted and no job is stored: the answer's
+        estimate tells how many documents match, and names some of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +210,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
+            'ReprocessDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReprocessDocuments,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ReprocessDocumentsRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'PurgeDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeDocuments,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.PurgeDocumentsRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=ragweave_dot_v1_dot_job__service__pb2.GetJobRequest.FromString,
@@ -255,6 +293,60 @@ class JobService:
             target,
             '/ragweave.v1.JobService/ImportDocuments',
             ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReprocessDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/ReprocessDocuments',
+            ragweave_dot_v1_dot_job__service__pb2.ReprocessDocumentsRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/PurgeDocuments',
+            ragweave_dot_v1_dot_job__service__pb2.PurgeDocumentsRequest.SerializeToString,
             ragweave_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,

@@ -39,6 +39,16 @@ class JobServiceStub:
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
     """
+    ReprocessDocuments: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReprocessDocumentsRequest, _job_pb2.Job]
+    """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
+    nothing is uploaded or read anew. Each stays searchable as it was until its new chunks take over. Skipped: documents
+    whose chunks are already so, chunks that a caller has cut, and documents whose first import has not ended. A document
+    whose original is not stored fails.
+    """
+    PurgeDocuments: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PurgeDocumentsRequest, _job_pb2.Job]
+    """Deletes the documents that match a filter. Without `force` nothing is deleted and no job is stored: the answer's
+    estimate tells how many documents match, and names some of them.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]
     """Reads a job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
@@ -83,6 +93,16 @@ class JobServiceAsyncStub(JobServiceStub):
     """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
+    """
+    ReprocessDocuments: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReprocessDocumentsRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
+    nothing is uploaded or read anew. Each stays searchable as it was until its new chunks take over. Skipped: documents
+    whose chunks are already so, chunks that a caller has cut, and documents whose first import has not ended. A document
+    whose original is not stored fails.
+    """
+    PurgeDocuments: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PurgeDocumentsRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Deletes the documents that match a filter. Without `force` nothing is deleted and no job is stored: the answer's
+    estimate tells how many documents match, and names some of them.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Reads a job."""
@@ -131,6 +151,28 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
+        """
+
+    @_abc_1.abstractmethod
+    def ReprocessDocuments(
+        self,
+        request: _job_service_pb2.ReprocessDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
+        nothing is uploaded or read anew. Each stays searchable as it was until its new chunks take over. Skipped: documents
+        whose chunks are already so, chunks that a caller has cut, and documents whose first import has not ended. A document
+        whose original is not stored fails.
+        """
+
+    @_abc_1.abstractmethod
+    def PurgeDocuments(
+        self,
+        request: _job_service_pb2.PurgeDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Deletes the documents that match a filter. Without `force` nothing is deleted and no job is stored: the answer's
+        estimate tells how many documents match, and names some of them.
         """
 
     @_abc_1.abstractmethod

@@ -230,6 +230,8 @@ def document_record_to(document: Document) -> registry_service_pb2.DocumentRecor
         fields_hash=document.fields_hash,
         revision=document.revision,
         document=document_to(document),
+        source_key=document.source_key,
+        origin=document.origin,
     )
 
 
@@ -240,7 +242,7 @@ def recorded_from(request: registry_service_pb2.RecordDocumentRequest) -> Docume
         collection_uid=request.collection_uid,
         collection_id=request.collection_id,
         document_id=request.document_id,
-        uid="",
+        uid=request.document_uid,
         state=document_pb2.Document.State.Name(given.state),
         create_time=datetime.min,
         update_time=datetime.min,
@@ -260,6 +262,7 @@ def recorded_from(request: registry_service_pb2.RecordDocumentRequest) -> Docume
         fields_hash=request.fields_hash,
         source_key=request.source_key,
         fence=request.fence,
+        origin=request.origin,
     )
 
 

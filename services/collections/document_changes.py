@@ -9,7 +9,7 @@ from uuid import uuid4
 from services.collections.ports import Content, Upload
 from services.collections.records import STATES, Collection, Document, new_etag, new_id, now
 from services.collections.text import checked, same_etag
-from services.mesh.errors import EtagMismatch, FailedPrecondition, InvalidArgument, LeaseLost
+from services.mesh.errors import DocumentNotFound, EtagMismatch, FailedPrecondition, InvalidArgument, LeaseLost
 from services.mesh.masks import Mask
 
 DOCUMENT_MASK: Final = Mask(
@@ -133,10 +133,14 @@ def as_deleted(found: Sequence[Document], etags: Mapping[str, str]) -> dict[str,
     }
 
 
-def after_import(given: Document, current: Document | None) -> Document:
+def after_import(given: Document, current: Document | None, *, again: bool = False) -> Document:
     """The document after an import; the same object where nothing changes.
 
+    Args:
+        again: It was made again from its stored original, and is to be the one of the given uid: fields of it stay.
+
     Raises:
+        DocumentNotFound: The document that was made again is gone.
         InvalidArgument: The state is none of an import's, or a field holds what no store takes.
         LeaseLost: Somebody else has recorded it whose turn was later.
     """
@@ -144,6 +148,11 @@ def after_import(given: Document, current: Document | None) -> Document:
         raise InvalidArgument.of("document.state", f"must be one of {', '.join(STATES)}")
     for text in (given.title, given.source_uri, given.mime_type, *given.principals, *_texts(given.metadata)):
         checked("document", text)
+    made = given
+    if again:
+        if current is None or current.uid != given.uid:
+            raise DocumentNotFound(f"{given.name} was deleted", document=given.name)
+        given = _with_fields_of(current, given)
     if current is None:
         active = given.state == "ACTIVE"
         recorded_at = now()
@@ -161,6 +170,8 @@ def after_import(given: Document, current: Document | None) -> Document:
     match given.state:
         case "ACTIVE":
             changed = _imported(given, current)
+            if again and made.unlike(changed):  # chunks were written with the fields of before
+                changed = unsettled(changed)
         case "FAILED" if current.state == "ACTIVE":
             changed = replace(current, error=given.error, fence=given.fence or current.fence)
         case "FAILED":
@@ -179,6 +190,21 @@ def after_import(given: Document, current: Document | None) -> Document:
     if replace(changed, fence=current.fence) == current:
         return current if changed == current else changed
     return replace(changed, update_time=now(), etag=new_etag())
+
+
+def _with_fields_of(current: Document, made: Document) -> Document:
+    """The document made again, with what users may change of it, and where it came from, as recorded."""
+    return replace(
+        made,
+        title=current.title,
+        source_uri=current.source_uri,
+        metadata=current.metadata,
+        principals=current.principals,
+        fields_hash=current.fields_hash,
+        source_key=current.source_key,
+        origin=current.origin,
+        patched=current.patched,
+    )
 
 
 def _imported(given: Document, current: Document) -> Document:

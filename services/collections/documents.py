@@ -28,6 +28,7 @@ from services.collections.records import (
     Collection,
     Delta,
     Document,
+    document_fields,
     new_id,
     readable_by,
 )
@@ -44,7 +45,7 @@ from services.mesh.errors import (
     QuotaExceeded,
     RequestIdReused,
 )
-from services.mesh.filters import all_of
+from services.mesh.filters import all_of, evaluate, parse
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.quotas import Amounts
@@ -297,10 +298,14 @@ class Documents:
         """Those of the documents that exist, for an import."""
         return await self._store.find_documents(await self._collection(collection_id, who), document_ids)
 
-    async def record(self, given: Document, who: Caller) -> Document:
+    async def record(self, given: Document, who: Caller, *, again: bool = False) -> Document:
         """Records what an import made of a document; see `RegistryService.RecordDocument`. May be repeated.
 
+        Args:
+            again: As `after_import` has it.
+
         Raises:
+            DocumentNotFound: The document that was made again is gone.
             CollectionNotFound: The collection is gone, or is another one of the same id.
             QuotaExceeded: The document is new, or larger than it was, and the tenant may not keep so much.
         """
@@ -312,7 +317,7 @@ class Documents:
             lambda limits: self._write(
                 collection,
                 given.document_id,
-                lambda found: after_import(given, found.get(given.document_id)),
+                lambda found: after_import(given, found.get(given.document_id), again=again),
                 limits=limits,
             ),
         )
@@ -327,13 +332,42 @@ class Documents:
         collection = await self._collection(collection_id, who)
         return await self._store.list_source_documents(collection, source_key, after, limit)
 
-    async def delete_source(self, collection_id: str, document_ids: Sequence[str], who: Caller) -> int:
-        """Deletes those of the documents that exist; returns how many there were."""
+    async def select(
+        self, collection_id: str, filter: str, after: str, limit: int, who: Caller, *, count: bool = False
+    ) -> tuple[Sequence[Document], int]:
+        """Documents that match, beyond the id `after`, in order; and with `count` how many match in all.
+
+        Raises:
+            InvalidFilter: The filter does not parse.
+        """
+        wanted = parse(filter, DOCUMENTS.schema)
+        collection = await self._collection(collection_id, who)
+        found = await self._store.select_documents(collection, wanted, after, limit)
+        return found, await self._store.count_documents(collection, wanted) if count else 0
+
+    async def delete_source(
+        self, collection_id: str, document_ids: Sequence[str], who: Caller, *, filter: str = ""
+    ) -> int:
+        """Deletes those of the documents that exist, and match at this moment; returns how many there were.
+
+        Raises:
+            InvalidFilter: The filter does not parse.
+        """
+        wanted = parse(filter, DOCUMENTS.schema)
         collection = await self._collection(collection_id, who)
         found = await self._store.find_documents(collection, document_ids)
-        if found:
-            await self._delete(collection_id, [each.document_id for each in found], who)
-        return len(found)
+        if not found:
+            return 0
+
+        def decide(latest: Mapping[str, Document]) -> Mapping[str, Document]:
+            there = [each for each in latest.values() if not each.delete_time]
+            return as_deleted([each for each in there if evaluate(wanted, document_fields(each))], {})
+
+        await self._index.stats(collection)  # refuses now what could not be carried out
+        left = await self._store.write_documents(collection, [each.document_id for each in found], decide)
+        deleted = [each for each in left if each.delete_time]
+        await self.finish_deletion(collection, deleted)
+        return len(deleted)
 
     async def finish_deletion(self, collection: Collection, deleted: Iterable[Document]) -> None:
         """Brings decided deletions to their end: index, rows. May be repeated."""

@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from services.collections.entries import Entry, FoundRoot
 from services.collections.records import Change, Chunk, Collection, Document, DocumentTotals
+from services.mesh.filters import Filter
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
@@ -121,6 +122,14 @@ class RegistryStore(Protocol):
 
     async def list_source_documents(self, collection: Collection, source_key: str, after: str, limit: int) -> list[str]:
         """Ids of a source's documents beyond `after`, in order."""
+        ...
+
+    async def select_documents(self, collection: Collection, filter: Filter, after: str, limit: int) -> list[Document]:
+        """Documents that match, beyond the id `after`, in the order of their ids."""
+        ...
+
+    async def count_documents(self, collection: Collection, filter: Filter) -> int:
+        """How many documents match."""
         ...
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:

@@ -137,6 +137,7 @@ class Document:
         revision_key: Tells the chunks of this revision from others; the importer's.
         fields_hash: Tells whether an import would change the fields; the importer's.
         source_key: The import source it belongs to.
+        origin: What its import knew of the original besides; the importer's.
         delete_time: Deletion was decided then; the row stays until the index is rid of it, and nobody sees it.
         unsettled: Pushes of fields to the index that were begun and not ended; above 0, the index may differ.
         unsettled_time: When the last of them was begun.
@@ -173,6 +174,7 @@ class Document:
     unsettled_time: datetime | None = None
     patched: bool = False
     fence: int = 0
+    origin: str = ""
 
     @property
     def name(self) -> str:

@@ -231,10 +231,25 @@ class RegistryServicer(RegistryServiceServicer):
         found = await self._documents.lookup(request.collection_id, request.document_ids, caller(context))
         return internal_pb.LookupDocumentsResponse(documents=map(convert.document_record_to, found))
 
+    async def SelectDocuments(
+        self, request: internal_pb.SelectDocumentsRequest, context: Context
+    ) -> internal_pb.SelectDocumentsResponse:
+        found, total = await self._documents.select(
+            request.collection_id,
+            request.filter,
+            request.after_document_id,
+            request.limit,
+            caller(context),
+            count=request.count,
+        )
+        return internal_pb.SelectDocumentsResponse(documents=map(convert.document_record_to, found), total_size=total)
+
     async def RecordDocument(
         self, request: internal_pb.RecordDocumentRequest, context: Context
     ) -> internal_pb.RecordDocumentResponse:
-        recorded = await self._documents.record(convert.recorded_from(request), caller(context))
+        recorded = await self._documents.record(
+            convert.recorded_from(request), caller(context), again=bool(request.document_uid)
+        )
         return internal_pb.RecordDocumentResponse(document=convert.document_to(recorded))
 
     async def ListSourceDocuments(
@@ -248,7 +263,9 @@ class RegistryServicer(RegistryServiceServicer):
     async def DeleteSourceDocuments(
         self, request: internal_pb.DeleteSourceDocumentsRequest, context: Context
     ) -> internal_pb.DeleteSourceDocumentsResponse:
-        deleted = await self._documents.delete_source(request.collection_id, request.document_ids, caller(context))
+        deleted = await self._documents.delete_source(
+            request.collection_id, request.document_ids, caller(context), filter=request.filter
+        )
         return internal_pb.DeleteSourceDocumentsResponse(deleted=deleted)
 
     async def GetTenantUsage(

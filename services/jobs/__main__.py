@@ -26,6 +26,7 @@ from services.jobs.following import Follower
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.reading import Reader
+from services.jobs.selection import Selections
 from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, UploadServicer
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
@@ -59,13 +60,14 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         reader = Reader(blobs, files, web, max_bytes=most)
         estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor, reader)
         importer = Importer(store, registry, blobs, files, estimator)
+        selections = Selections(store, registry, blobs, estimator)
         streams, log = Streams(), RedisEventLog(redis)
         events = Events(log, streams)
         outbox = OutboxClient(collections, Caller.of_service("jobs", settings.mesh.public_tenant))
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
-            add_JobServiceServicer_to_server(JobServicer(importer, Jobs(store, streams)), server)
+            add_JobServiceServicer_to_server(JobServicer(importer, selections, Jobs(store, streams)), server)
             add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
 

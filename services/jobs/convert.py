@@ -37,6 +37,7 @@ from services.jobs.job import (
     TableImport,
 )
 from services.jobs.ready import ReadyChunk, ReadyChunks, unit_vector
+from services.jobs.selection import SelectionRequest
 from services.jobs.streams import Ended
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
@@ -60,6 +61,19 @@ def import_request_from(request: pb.ImportDocumentsRequest, who: Caller) -> Impo
         validate_only=request.validate_only,
         receipt=receipt_from(request, who),
         echo=echo_of(request),
+    )
+
+
+def selection_from(request: pb.ReprocessDocumentsRequest | pb.PurgeDocumentsRequest, who: Caller) -> SelectionRequest:
+    packed = AnyMessage()
+    packed.Pack(request)
+    return SelectionRequest(
+        collection_id=request.parent.rpartition("/")[2],
+        filter=request.filter,
+        force=request.force,
+        validate_only=request.validate_only,
+        receipt=receipt_from(request, who),
+        echo=packed.SerializeToString(),
     )
 
 
@@ -227,6 +241,7 @@ def estimate_to(job: Job) -> job_pb2.Job.Estimate | None:
         chunks=estimate.chunks,
         tokens=estimate.tokens,
         duplicates=estimate.duplicates,
+        sample=[f"collections/{job.assignment.collection_id}/documents/{each}" for each in estimate.sample],
     )
 
 

@@ -18,7 +18,12 @@ _UNAVAILABLE = 14
 
 
 class JobType(StrEnum):
-    IMPORT = "IMPORT"
+    """What a job does with its documents."""
+
+    IMPORT = "IMPORT"  # brings them in
+    SYNC = "SYNC"  # brings a bound directory's in, and deletes those that vanished from it
+    REPROCESS = "REPROCESS"  # extracts, cuts and embeds them again
+    PURGE = "PURGE"  # deletes them
 
 
 class JobState(StrEnum):
@@ -250,6 +255,7 @@ class Assignment:
         web: Its documents are pages, each at its source_uri.
         source_key: Names the import source, for finding what vanished from it; "" where it has none.
         full: Documents of the source that it no longer has are deleted at the end.
+        filter: Which documents of the collection it is about, where it is about those; "" for all.
         request: The request that made the job, opaque here.
     """
 
@@ -265,6 +271,7 @@ class Assignment:
     web: bool = False
     source_key: str = ""
     full: bool = False
+    filter: str = ""
     request: bytes = b""
 
 
@@ -316,13 +323,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an import would do; `sampled` where it was inferred from a part of the documents."""
+    """What a job would do.
+
+    Attributes:
+        sampled: It was inferred from a part of the documents.
+        sample: Ids of some of the documents, where they would be deleted.
+    """
 
     documents: int
     chunks: int
     tokens: int
     duplicates: int
     sampled: bool = False
+    sample: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

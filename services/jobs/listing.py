@@ -122,7 +122,7 @@ def dead_letter_fields(letter: DeadLetter) -> Mapping[str, Any]:
         **dead_letter_place(job.id, item.number, item.end_time),
         "collection": collection,
         "job": f"jobs/{job.id}",
-        "document": f"{collection}/documents/{document_id}" if document_id else "",
+        "document": _document_names(collection, document_id),
         "source_uri": item.spec.source_uri or document_id,
         "attempts": item.attempts,
         "reason": item.error.reason if item.error else "",
@@ -134,11 +134,16 @@ def dead_letter_place(job_id: str, number: int, create_time: datetime | None) ->
     return {"name": f"{job_id}-{number:010d}", "create_time": create_time}
 
 
-def item_fields(item: Item) -> Mapping[str, Any]:
+def item_fields(collection_id: str, item: Item) -> Mapping[str, Any]:
     """An item as filters and orders see it; names order as their numbers do."""
     return {
         "name": f"{item.number:010d}",
         "state": str(item.state),
-        "document": item.spec.document_id,
+        "document": _document_names(f"collections/{collection_id}", item.spec.document_id),
         "source_uri": item.spec.source_uri,
     }
+
+
+def _document_names(collection: str, document_id: str) -> list[str]:
+    """What a filter may call a document by: its name, or its bare id."""
+    return [f"{collection}/documents/{document_id}", document_id] if document_id else []

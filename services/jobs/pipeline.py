@@ -14,6 +14,7 @@ from services.jobs.cutting import Cutting, chunk_id, fields_hash
 from services.jobs.extraction import ExtractedText
 from services.jobs.fairness import Turns
 from services.jobs.job import Assignment, Failure, ItemChange, Lease, OnDuplicate, Outcome
+from services.jobs.origin import Origin
 from services.jobs.patience import Patience
 from services.jobs.ports import (
     Collection,
@@ -119,28 +120,36 @@ class DocumentImport:
         written = self._written
         await self._locked(collection)
         if written:
-            known = await self._known()
-            if known is not None and known.active:
-                kept = known.revision_key
-                await self._write(0, lambda: tools.index.retire(collection, self._id, kept, 0, self._fence))
-            else:
-                await self._write(0, lambda: tools.index.delete(collection, [self._id], self._fence))
+            await self._take_back(collection, await self._known())
         fields = DocumentFields(
             self._spec, self._titled(""), self._spec.mime_type, self._content_hash, 0, fence=self._fence
         )
-        document = ImportedDocument(fields, self._size_bytes, source_key=self._job.source_key, failure=failure)
+        document = ImportedDocument(
+            fields, self._size_bytes, source_key=self._source_key, failure=failure, origin=self._origin
+        )
         with suppress(QuotaExceeded):  # no room to keep even that: the item says why
             await self._write(0, lambda: tools.registry.record(collection, document))
 
+    async def _take_back(self, collection: Collection, known: KnownDocument | None) -> int:
+        """Deletes the chunks of a revision that will not be; the index revision that shows it."""
+        index = self._tools.index
+        if known is not None and known.active:
+            kept = known.revision_key
+            return await self._write(0, lambda: index.retire(collection, self._id, kept, 0, self._fence))
+        return await self._write(0, lambda: index.delete(collection, [self._id], self._fence))
+
     async def _import(self) -> Outcome:
-        tools = self._tools
         refuse(self._job, self._spec)
         collection = await self._collection()
         await self._locked(collection)
         with self._timed("read"):
             content = await self._content()
+        return await self._made(collection, content, await self._known())
+
+    async def _made(self, collection: Collection, content: bytes, known: KnownDocument | None) -> Outcome:
+        """The document as its content and the collection now want it, unless it is so already."""
+        tools = self._tools
         cutting = await tools.patience(lambda: Cutting.of(collection, tools.models))
-        known = await self._known()
         if known is not None and self._unchanged(known, cutting):
             if known.fields_hash != self._fields_hash:
                 return await self._write_fields(collection, content, known)
@@ -315,7 +324,9 @@ class DocumentImport:
             token_count,
             revision_key,
             self._fields_hash,
-            self._job.source_key,
+            self._source_key,
+            origin=self._origin,
+            document_uid=self._uid,
         )
         await self._write(chunk_count, lambda: self._tools.registry.record(collection, document))
 
@@ -372,7 +383,20 @@ class DocumentImport:
 
     @property
     def _fields_hash(self) -> str:
-        return fields_hash(self._spec, self._job.source_key)
+        return fields_hash(self._spec, self._source_key)
+
+    @property
+    def _source_key(self) -> str:
+        return self._job.source_key
+
+    @property
+    def _origin(self) -> str:
+        return Origin.of(self._spec).packed()
+
+    @property
+    def _uid(self) -> str:
+        """The one document that may be written; "" where it may be any, or none yet."""
+        return ""
 
     @property
     def _text_version(self) -> str:

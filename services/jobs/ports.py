@@ -1,9 +1,9 @@
 """What importing needs of the world besides content (ports_content): where jobs rest, and the other services."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.jobs.chunker import Chunk, Strategy
 from services.jobs.job import (
@@ -286,7 +286,13 @@ class DocumentFields:
 
 @dataclass(frozen=True, slots=True)
 class KnownDocument:
-    """What the registry knows of a document."""
+    """What the registry knows of a document.
+
+    Attributes:
+        active: Searches find it.
+        pending: Its first import has not ended.
+        origin: A packed Origin; "" where its import kept none.
+    """
 
     active: bool
     content_hash: str
@@ -299,11 +305,23 @@ class KnownDocument:
     token_count: int
     size_bytes: int = 0
     create_time: datetime | None = None
+    document_id: str = ""
+    uid: str = ""
+    pending: bool = False
+    source_uri: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    principals: tuple[str, ...] = ()
+    source_key: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedDocument:
-    """What an import made of a document: its fields and counts, or why it failed."""
+    """What an import made of a document: its fields and counts, or why it failed.
+
+    Attributes:
+        document_uid: The document that was made again, whose fields stay; "" where it was imported.
+    """
 
     fields: DocumentFields
     size_bytes: int
@@ -313,6 +331,8 @@ class ImportedDocument:
     fields_hash: str = ""
     source_key: str = ""
     failure: Failure | None = None
+    origin: str = ""
+    document_uid: str = ""
 
 
 class Registry(Protocol):
@@ -330,12 +350,26 @@ class Registry(Protocol):
         """Raises QuotaExceeded where the tenant may not keep so much more; nothing is set aside for it."""
         ...
 
+    async def select(self, collection_id: str, filter: str, after: str, limit: int) -> list[KnownDocument]:
+        """Documents that match, beyond the id `after`, in order; fewer than `limit` at the end.
+
+        Raises:
+            CollectionNotFound: there is none.
+            InvalidFilter: the filter does not parse.
+        """
+        ...
+
+    async def count(self, collection_id: str, filter: str) -> int:
+        """How many documents match; raises as `select` does."""
+        ...
+
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
         """Record what an import made of a document.
 
         Raises:
             QuotaExceeded: it is new, or larger than it was, and the tenant may not keep so much.
             LeaseLost: somebody else has recorded it whose fence was higher.
+            DocumentNotFound: the document that was made again is gone.
         """
         ...
 
@@ -343,7 +377,9 @@ class Registry(Protocol):
         """Ids of the source's documents after that one, in order; fewer than `limit` at the end."""
         ...
 
-    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None: ...
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str], *, filter: str = "") -> int:
+        """Delete those of the documents that exist, and match at this moment; how many these were."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from services.jobs import convert, convert_events
 from services.jobs.erasure import Erasure
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
+from services.jobs.selection import Selections
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
 from services.mesh.calls import current_call
@@ -28,13 +29,22 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class JobServicer(pb_grpc.JobServiceServicer):
-    def __init__(self, importer: Importer, jobs: Jobs) -> None:
+    def __init__(self, importer: Importer, selections: Selections, jobs: Jobs) -> None:
         self._importer = importer
+        self._selections = selections
         self._jobs = jobs
 
     async def ImportDocuments(self, request: pb.ImportDocumentsRequest, context: Context) -> job_pb2.Job:
         who = caller(context)
         return convert.job_to(await self._importer.import_documents(convert.import_request_from(request, who), who))
+
+    async def ReprocessDocuments(self, request: pb.ReprocessDocumentsRequest, context: Context) -> job_pb2.Job:
+        who = caller(context)
+        return convert.job_to(await self._selections.reprocess(convert.selection_from(request, who), who))
+
+    async def PurgeDocuments(self, request: pb.PurgeDocumentsRequest, context: Context) -> job_pb2.Job:
+        who = caller(context)
+        return convert.job_to(await self._selections.purge(convert.selection_from(request, who), who))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:
         return convert.job_to(await self._jobs.get(caller(context).tenant, _id(request.name)))

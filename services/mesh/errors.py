@@ -171,6 +171,12 @@ class UploadNotFound(DomainError):
     reason = "UPLOAD_NOT_FOUND"
 
 
+class OriginalNotFound(DomainError):
+    """A document whose original bytes are not stored, so that it cannot be processed again."""
+
+    reason = "ORIGINAL_NOT_FOUND"
+
+
 class RevocationNotFound(DomainError):
     reason = "REVOCATION_NOT_FOUND"
 
@@ -278,6 +284,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DeadLetterNotFound: StatusCode.NOT_FOUND,
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
+    OriginalNotFound: StatusCode.NOT_FOUND,
     RevocationNotFound: StatusCode.NOT_FOUND,
     PathNotFound: StatusCode.NOT_FOUND,
     QuotaNotFound: StatusCode.NOT_FOUND,

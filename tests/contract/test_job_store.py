@@ -609,6 +609,11 @@ async def test_items_are_listed_in_the_order_found(store: RedisJobStore, queue: 
     assert ([item.number for item in failed.items], failed.total_size) == ([5, 10], 5)
     more = items(job_id, filter="state = FAILED", page_size=2, page_token=failed.next_page_token)
     assert [item.number for item in (await store.list_items("acme", job_id, more)).items] == [15, 20]
+    for name in ("doc-5", "collections/books/documents/doc-5"):
+        named = await store.list_items("acme", job_id, items(job_id, filter=f'document = "{name}"'))
+        assert [item.spec.document_id for item in named.items] == ["doc-5"]
+    elsewhere = items(job_id, filter='document = "collections/others/documents/doc-5"')
+    assert (await store.list_items("acme", job_id, elsewhere)).total_size == 0
     backwards = await store.list_items("acme", job_id, items(job_id, order_by="name desc", page_size=2))
     assert [item.number for item in backwards.items] == [25, 24]
     again = items(job_id, order_by="name desc", page_size=2, page_token=backwards.next_page_token)

@@ -32,6 +32,7 @@ from services.collections.records import (
 )
 from services.collections.registry import Registry
 from services.mesh.errors import AlreadyExists, CollectionNotFound, EtagMismatch, QuotaExceeded, RequestIdReused
+from services.mesh.filters import EVERYTHING, parse
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 from services.mesh.sql import sqlite_url
@@ -314,6 +315,21 @@ async def test_a_sources_documents_are_listed_in_order(store: RegistryStore) -> 
     await add(store, parent, document("z", source_key="directory:y"))
     assert await store.list_source_documents(parent, "directory:x", "", 2) == ["C", "a"]
     assert await store.list_source_documents(parent, "directory:x", "a", 2) == ["b"]
+
+
+async def test_documents_are_selected_by_a_filter_in_the_order_of_their_ids_and_counted(store: RegistryStore) -> None:
+    parent = await put(store, collection())
+    ids = ("b", "a", "C", "d")
+    await add(store, parent, *(document(each, metadata={"n": float(at)}) for at, each in enumerate(ids)))
+    await add(store, parent, document("e", metadata={"n": 9.0}, delete_time=LONG_AGO))
+    wanted = parse("metadata.n >= 1", DOCUMENTS.schema)
+    found = await store.select_documents(parent, wanted, "", 2)
+    assert [each.document_id for each in found] == ["C", "a"]
+    assert [each.document_id for each in await store.select_documents(parent, wanted, "a", 2)] == ["d"]
+    assert await store.count_documents(parent, wanted) == 3
+    named = parse('name = "collections/docs/documents/b"', DOCUMENTS.schema)
+    assert [each.document_id for each in await store.select_documents(parent, named, "", 2)] == ["b"]
+    assert await store.count_documents(parent, EVERYTHING) == 4
 
 
 async def test_a_receipt_gives_the_first_answer_again(store: RegistryStore) -> None:

@@ -45,7 +45,7 @@ async def test_a_database_of_a_newer_version_is_refused_by_name(url: str) -> Non
     newer = text("UPDATE alembic_version SET version_num = '9999'")
     async with SqlStore.open(url) as store:
         await store._database.run(lambda connection: connection.execute(newer), Mode.WRITE)
-    with pytest.raises(UnknownSchema, match=r"schema 9999.*up to 0002"):
+    with pytest.raises(UnknownSchema, match=r"schema 9999.*up to \d{4}"):
         async with SqlStore.open(url):
             pass
 

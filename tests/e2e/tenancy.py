@@ -136,6 +136,8 @@ class Asker:
         for name in ("filter", "page_token", "order_by"):
             if name in request.DESCRIPTOR.fields_by_name and method.name not in ("Search", "ReplayDeadLetters"):
                 request.ClearField(name)
+        if method.name == "PurgeDocuments":
+            request.filter, request.force = "*", self.made.random() < 0.1
 
     def _kept_harmless(self, method: Method, request: Any) -> Message:
         """A tenant may delete itself and lock itself out: then nothing could be asked any more."""

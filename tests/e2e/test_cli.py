@@ -62,6 +62,16 @@ def test_what_failed_is_listed_replayed_and_retried(mesh: Mesh, tmp_path: Path) 
     assert "PARTIALLY_SUCCEEDED" in mesh.ragweave("watch", job, check=False).stdout
 
 
+def test_documents_are_counted_before_they_are_purged_and_made_again_when_told(mesh: Mesh, folder: Path) -> None:
+    mesh.ragweave("import", str(folder), "--collection", "pack")
+    assert "SUCCEEDED: 0 made again, 5 unchanged" in mesh.ragweave("reprocess", "pack").stdout
+    counted = mesh.ragweave("purge", "pack", "-f", 'mime_type = "text/plain"').stdout
+    assert "1 documents match; --force deletes them" in counted
+    assert "collections/pack/documents/sub.foxes.txt" in counted
+    assert "SUCCEEDED: 5 deleted" in mesh.ragweave("purge", "pack", "-f", "*", "--force").stdout
+    assert "0 documents match" in mesh.ragweave("purge", "pack", "-f", "*").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -74,6 +84,8 @@ def test_what_failed_is_listed_replayed_and_retried(mesh: Mesh, tmp_path: Path) 
         (["retry", "nothing"], "nothing"),
         (["replay", "nothing-1"], "nothing-1"),
         (["replay"], "--filter"),
+        (["purge", "python-reference", "-f", "titel = 1"], "titel"),
+        (["reprocess", "nowhere"], "nowhere"),
         (["dead-letters", "-f", "titel = 1"], "titel"),
         (["logs", "nobody"], "nobody"),
     ],

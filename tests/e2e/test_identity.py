@@ -66,6 +66,8 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "EmbeddingService/CountTokens": {"texts": ["x"]},
     "EventService/WatchEvents": {},
     "JobService/ImportDocuments": {"parent": C, "inline": {"documents": [{"documentId": "new", "text": "x"}]}},
+    "JobService/ReprocessDocuments": {"parent": C},
+    "JobService/PurgeDocuments": {"parent": C, "filter": "*", "force": True},
     "JobService/GetJob": {"name": "{job}"},
     "JobService/ListJobs": {},
     "JobService/ListJobItems": {"parent": "{job}"},

@@ -255,6 +255,41 @@ def test_documents_are_created_uploaded_changed_and_deleted_over_rest(mesh: Mesh
     assert mesh.rest("GET", f"{base}/c").status == 404
 
 
+def test_documents_are_made_again_and_purged_over_rest(mesh: Mesh) -> None:
+    assert mesh.rest("POST", f"{PREFIX}/collections?collectionId=herd", {}).status == 200
+    base = f"{PREFIX}/collections/herd/documents"
+    created = mesh.rest(
+        "POST", base, {"documentId": "e", "text": "Eels swim to the Sargasso Sea.", "document": {"title": "Eels"}}
+    )
+    assert created.status == 200, created
+    with mesh.client() as client:
+        assert client.wait(created.body["job"]["name"]).state == job_pb2.Job.SUCCEEDED
+        again = mesh.rest("POST", f"{base}:reprocess", {"filter": 'title = "Eels"', "force": True})
+        assert again.status == 200, again
+        ended = client.wait(again.body["name"])
+        assert (ended.type, ended.state, ended.progress.succeeded) == (job_pb2.Job.REPROCESS, job_pb2.Job.SUCCEEDED, 1)
+        kept = mesh.rest("POST", f"{base}:reprocess", {"filter": 'title = "Eels"', "validateOnly": True})
+        assert kept.body["estimate"]["duplicates"] == 1, kept
+
+        counted = mesh.rest("POST", f"{base}:purge", {"filter": 'title = "Eels"'})
+        assert counted.status == 200, counted
+        assert counted.body["estimate"]["sample"] == ["collections/herd/documents/e"]
+        assert mesh.rest("GET", f"{base}/e").status == 200
+        purged = mesh.rest("POST", f"{base}:purge", {"filter": 'title = "Eels"', "force": True})
+        assert purged.status == 200, purged
+        ended = client.wait(purged.body["name"])
+        assert (ended.type, ended.state, ended.progress.succeeded) == (job_pb2.Job.PURGE, job_pb2.Job.SUCCEEDED, 1)
+        item = 'document = "collections/herd/documents/e"'
+        listed = mesh.rest("GET", f"{PREFIX}/{ended.name}/items?filter={urllib.parse.quote(item)}")
+        assert [each["state"] for each in listed.body["jobItems"]] == ["SUCCEEDED"]
+    assert mesh.rest("GET", f"{base}/e").status == 404
+    query = {"query": "eels swim", "consistencyToken": ended.consistency_token}
+    found = mesh.rest("POST", f"{PREFIX}/collections/herd:search", query)
+    assert "collections/herd/documents/e" not in {hit["document"] for hit in found.body["hits"]}
+    assert (mesh.rest("POST", f"{base}:purge", {"force": True}).status) == 400
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/herd").status == 200
+
+
 def test_collections_are_changed_with_masks_and_etags_over_rest(mesh: Mesh) -> None:
     made = mesh.rest("POST", f"{PREFIX}/collections?collectionId=masks", {"description": "one", "labels": {"a": "b"}})
     assert made.status == 200, made
@@ -405,6 +440,8 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "DocumentService/DeleteDocument",
         "DocumentService/BatchDeleteDocuments",
         "JobService/ImportDocuments",
+        "JobService/ReprocessDocuments",
+        "JobService/PurgeDocuments",
         "JobService/GetJob",
         "JobService/ListJobItems",
         "JobService/WatchJob",

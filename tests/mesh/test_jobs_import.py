@@ -13,7 +13,7 @@ from services.jobs.job import ItemState, JobState, OnDuplicate
 from services.mesh.errors import DependencyUnavailable, TextTooLong
 from services.mesh.quotas import Amounts
 from tests.jobs_fakes import Killed, Trap, collection
-from tests.jobs_rig import Rig, prose, until
+from tests.jobs_rig import Rig, killed_everywhere, prose, until
 from tests.jobs_store import Store, store_in
 
 
@@ -359,36 +359,6 @@ async def test_the_death_of_the_store_only_delays(tmp_path_factory: pytest.TempP
             assert [item.attempts for item in await rig.items(job)] == [1] * 6
 
 
-async def _kill_everywhere(server: Store, prepare, check, most: int = 400) -> None:  # type: ignore[no-untyped-def]
-    """Runs an import once for each of its steps, killed at that step, taken up by a worker of the same name."""
-    for at in range(most):
-        async with Redis.open(server.url, f"{secrets.token_hex(4)}:") as redis:
-            rig = Rig(redis, slots=1, attempts=5)
-            job_id = await prepare(rig)
-            rig.trap.seen.clear()
-            rig.trap.at = at
-            try:
-                async with rig.working() as worker:
-                    ended = asyncio.create_task(rig.ended(job_id))
-                    await asyncio.wait({worker, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    ended.cancel()
-                    await asyncio.gather(ended, return_exceptions=True)
-                where = "nowhere"
-            except (Killed, BaseExceptionGroup) as death:
-                where = repr(death)
-            rig.trap.at = -1
-            async with rig.working():
-                job = await rig.ended(job_id)
-            try:
-                await check(rig, job)
-            except AssertionError as error:
-                raise AssertionError(f"killed at step {at}, {where}: {error}") from error
-            if where == "nowhere":
-                assert at > 10
-                return
-    raise AssertionError("more steps than expected")
-
-
 async def test_a_kill_between_any_two_steps_of_an_import_loses_and_doubles_nothing(server: Store) -> None:
     async def prepare(rig: Rig) -> str:
         await rig.done(await rig.put(prose(100, "old"), "changed.txt"))
@@ -408,7 +378,7 @@ async def test_a_kill_between_any_two_steps_of_an_import_loses_and_doubles_nothi
         assert job.index_revision == rig.index.writes
         assert max(item.attempts for item in await rig.items(job)) <= 2
 
-    await _kill_everywhere(server, prepare, check)
+    await killed_everywhere(server, prepare, check)
 
 
 async def test_a_kill_between_any_two_steps_of_a_listing_or_a_sweep_does_not_either(
@@ -428,7 +398,7 @@ async def test_a_kill_between_any_two_steps_of_a_listing_or_a_sweep_does_not_eit
         assert [item.spec.path for item in await rig.items(job)] == [f"{at}.md" for at in range(3)]
         assert set(rig.registry.deleted) == {"gone.md"}
 
-    await _kill_everywhere(server, prepare, check)
+    await killed_everywhere(server, prepare, check)
 
 
 async def test_a_kill_in_a_cancelled_import_leaves_no_half_written_document(server: Store) -> None:
@@ -450,7 +420,7 @@ async def test_a_kill_in_a_cancelled_import_leaves_no_half_written_document(serv
         [item] = await rig.items(job)
         assert item.state is ItemState.SUCCEEDED
 
-    await _kill_everywhere(server, prepare, check)
+    await killed_everywhere(server, prepare, check)
 
 
 async def test_a_kill_while_a_document_is_given_up_leaves_its_older_revision(server: Store) -> None:
@@ -465,7 +435,7 @@ async def test_a_kill_while_a_document_is_given_up_leaves_its_older_revision(ser
         assert job.error.reason == "QUOTA_EXCEEDED"
         assert rig.text_of("a.txt").split() == prose(40, "old").split()
 
-    await _kill_everywhere(server, prepare, check)
+    await killed_everywhere(server, prepare, check)
 
 
 async def test_a_document_over_the_quota_fails_by_name_before_anything_is_embedded(rig: Rig) -> None:

@@ -144,6 +144,16 @@ CASES = {
         lambda request: request.inline.documents.add(document_id="d", text="three"),
         _set("parent", "nowhere"),
     ),
+    "JobService/ReprocessDocuments": Case(
+        lambda _: job_service_pb2.ReprocessDocumentsRequest(parent="books"),
+        _set("force", True),
+        _set("parent", "nowhere"),
+    ),
+    "JobService/PurgeDocuments": Case(
+        lambda _: job_service_pb2.PurgeDocumentsRequest(parent="books", filter="*", force=True),
+        _set("filter", 'title = "a"'),
+        _set("parent", "nowhere"),
+    ),
     "JobService/CancelJob": Case(
         lambda etags: job_service_pb2.CancelJobRequest(name=etags["job"], etag=etags[etags["job"]]),
         _set("etag", ""),

@@ -25,6 +25,7 @@ from services.mesh.errors import (
     EtagMismatch,
     FailedPrecondition,
     InvalidArgument,
+    InvalidFilter,
     LeaseLost,
     RequestIdReused,
 )
@@ -493,6 +494,49 @@ async def test_an_import_source_is_listed_and_cleared(documents: Documents, docs
     assert await documents.delete_source("docs", ["a"], ANN) == 0
     found = await documents.lookup("docs", ["a", "b"], ANN)
     assert [each.document_id for each in found] == ["b"]
+
+
+async def test_only_documents_that_match_at_the_moment_of_deletion_are_deleted(
+    documents: Documents, docs: Collection, index: FakeIndex
+) -> None:
+    for document_id, title in {"a": "old", "b": "new"}.items():
+        await imported(documents, docs, document_id, title=title)
+        index.chunks[docs.uid, document_id] = [chunk(0)]
+    found, total = await documents.select("docs", "title = old", "", 10, ANN, count=True)
+    assert ([each.document_id for each in found], total) == (["a"], 1)
+    assert await documents.delete_source("docs", ["a", "b"], ANN, filter="title = old") == 1
+    assert [each.document_id for each in await documents.lookup("docs", ["a", "b"], ANN)] == ["b"]
+    assert list(index.chunks) == [(docs.uid, "b")]
+    with pytest.raises(InvalidFilter):
+        await documents.delete_source("docs", ["b"], ANN, filter="colour = red")
+
+
+async def test_what_users_may_change_of_a_document_stays_when_it_is_made_again(
+    documents: Documents, docs: Collection, index: FakeIndex
+) -> None:
+    first = await imported(documents, docs, title="T", source_key="directory:x", origin="{}", fields_hash="f")
+    begun = replace(first, chunk_count=5, revision_key="k2", source_key="", origin="", fields_hash="")
+    await documents.update(A, {"title": "Mine"}, ["title"], ANN)
+    index.fields.clear()
+    made = await documents.record(begun, ANN, again=True)
+    assert (made.title, made.chunk_count, made.revision_key, made.revision) == ("Mine", 5, "k2", 2)
+    assert (made.source_key, made.origin, made.fields_hash) == ("directory:x", "{}", "f")
+    assert index.fields[docs.uid, "a"].title == "Mine"  # chunks had been written with the title of before
+    failed = await documents.record(replace(begun, state="FAILED", error=b"why"), ANN, again=True)
+    assert (failed.state, failed.error, failed.chunk_count) == ("ACTIVE", b"why", 5)
+
+
+async def test_a_document_that_is_gone_is_not_brought_back_by_being_made_again(
+    documents: Documents, docs: Collection
+) -> None:
+    first = await imported(documents, docs)
+    await documents.delete(A, ANN)
+    with pytest.raises(DocumentNotFound):
+        await documents.record(first, ANN, again=True)
+    await documents.create("docs", NewDocument("a"), "text", ANN)
+    with pytest.raises(DocumentNotFound):
+        await documents.record(first, ANN, again=True)
+    assert (await documents.get(A, ANN)).state == "PENDING"
 
 
 async def test_who_only_reads_sees_what_is_open_to_them(documents: Documents, docs: Collection) -> None:

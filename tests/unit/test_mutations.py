@@ -21,6 +21,8 @@ WITHOUT = {
     ("DocumentService/CreateDocument", "etag"): _MAKES,
     ("DocumentService/UploadDocument", "etag"): _MAKES,
     ("JobService/ImportDocuments", "etag"): _MAKES,
+    ("JobService/ReprocessDocuments", "etag"): _MAKES,
+    ("JobService/PurgeDocuments", "etag"): _MAKES,
     ("JobService/ReplayDeadLetters", "etag"): "a dead letter is there or is not: one replayed meanwhile is NOT_FOUND",
     ("SystemService/CreateRevocation", "etag"): _MAKES,
     ("SystemService/DeleteTenant", "etag"): "takes all there is, whatever it is by then; twice is as once",

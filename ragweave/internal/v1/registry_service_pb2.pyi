@@ -233,6 +233,8 @@ class DocumentRecord(_message.Message):
     FIELDS_HASH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    SOURCE_KEY_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The last part of its name."""
     state: _document_pb2.Document.State.ValueType
@@ -245,6 +247,10 @@ class DocumentRecord(_message.Message):
     """Tells whether title, source, media type, metadata and acl are unchanged; the caller's own hash."""
     revision: _builtins.int
     """Counts the imports that changed the document's content."""
+    source_key: _builtins.str
+    """The import source it belongs to; empty where it has none."""
+    origin: _builtins.str
+    """What its import knew of the original besides; the caller's own."""
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """The document itself."""
@@ -259,10 +265,12 @@ class DocumentRecord(_message.Message):
         fields_hash: _builtins.str = ...,
         revision: _builtins.int = ...,
         document: _document_pb2.Document | None = ...,
+        source_key: _builtins.str = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "document", b"document", "document_id", b"document_id", "fields_hash", b"fields_hash", "revision", b"revision", "revision_key", b"revision_key", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "document", b"document", "document_id", b"document_id", "fields_hash", b"fields_hash", "origin", b"origin", "revision", b"revision", "revision_key", b"revision_key", "source_key", b"source_key", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +329,72 @@ class LookupDocumentsResponse(_message.Message):
 Global___LookupDocumentsResponse: _TypeAlias = LookupDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class SelectDocumentsRequest(_message.Message):
+    """Selects documents of a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    AFTER_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    """The last part of the collection's name."""
+    filter: _builtins.str
+    """As ListDocuments takes it."""
+    after_document_id: _builtins.str
+    """Ids up to this one are left out."""
+    limit: _builtins.int
+    """Most documents to return."""
+    count: _builtins.bool
+    """Counts all that match, too."""
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        after_document_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        count: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_document_id", b"after_document_id", "collection_id", b"collection_id", "count", b"count", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectDocumentsRequest: _TypeAlias = SelectDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class SelectDocumentsResponse(_message.Message):
+    """The documents selected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    total_size: _builtins.int
+    """How many match in all, where that was asked for."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentRecord]:
+        """In the order of their ids; fewer than asked for at the end."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___DocumentRecord] | None = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectDocumentsResponse: _TypeAlias = SelectDocumentsResponse  # noqa: Y015
+
+@_typing.final
 class RecordDocumentRequest(_message.Message):
     """What an import made of a document."""
 
@@ -334,6 +408,8 @@ class RecordDocumentRequest(_message.Message):
     FIELDS_HASH_FIELD_NUMBER: _builtins.int
     SOURCE_KEY_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    DOCUMENT_UID_FIELD_NUMBER: _builtins.int
     collection_id: _builtins.str
     """The last part of the collection's name."""
     collection_uid: _builtins.str
@@ -349,6 +425,12 @@ class RecordDocumentRequest(_message.Message):
     fence: _builtins.int
     """Orders those who work on the document one after the other: ABORTED, with reason LEASE_LOST, where somebody with a
     higher one has recorded it before. 0 takes no part in that.
+    """
+    origin: _builtins.str
+    """As in DocumentRecord."""
+    document_uid: _builtins.str
+    """Set where the document was made again from its stored original: the only document that may be recorded, by its uid,
+    else NOT_FOUND. What users may change of it, and where it came from, stays as recorded.
     """
     @_builtins.property
     def document(self) -> _document_pb2.Document:
@@ -368,10 +450,12 @@ class RecordDocumentRequest(_message.Message):
         fields_hash: _builtins.str = ...,
         source_key: _builtins.str = ...,
         fence: _builtins.int = ...,
+        origin: _builtins.str = ...,
+        document_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "collection_uid", b"collection_uid", "document", b"document", "document_id", b"document_id", "fence", b"fence", "fields_hash", b"fields_hash", "revision_key", b"revision_key", "source_key", b"source_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "collection_uid", b"collection_uid", "document", b"document", "document_id", b"document_id", "document_uid", b"document_uid", "fence", b"fence", "fields_hash", b"fields_hash", "origin", b"origin", "revision_key", b"revision_key", "source_key", b"source_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,8 +551,11 @@ class DeleteSourceDocumentsRequest(_message.Message):
 
     COLLECTION_ID_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     collection_id: _builtins.str
     """The last part of the collection's name."""
+    filter: _builtins.str
+    """Only those that match it at this moment; as ListDocuments takes it, all where empty."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The last parts of their names."""
@@ -478,10 +565,11 @@ class DeleteSourceDocumentsRequest(_message.Message):
         *,
         collection_id: _builtins.str = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "document_ids", b"document_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "document_ids", b"document_ids", "filter", b"filter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

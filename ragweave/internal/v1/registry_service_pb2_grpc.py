@@ -55,6 +55,11 @@ class RegistryServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.FromString,
                 _registered_method=True)
+        self.SelectDocuments = channel.unary_unary(
+                '/ragweave.internal.v1.RegistryService/SelectDocuments',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsResponse.FromString,
+                _registered_method=True)
         self.RecordDocument = channel.unary_unary(
                 '/ragweave.internal.v1.RegistryService/RecordDocument',
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.RecordDocumentRequest.SerializeToString,
@@ -110,6 +115,13 @@ class RegistryServiceServicer:
 
     def LookupDocuments(self, request, context):
         """Reads what importing needs to know of documents; those that do not exist are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SelectDocuments(self, request, context):
+        """Reads documents that a filter selects, by id, as LookupDocuments does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +184,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.LookupDocuments,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.SerializeToString,
+            ),
+            'SelectDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.SelectDocuments,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsResponse.SerializeToString,
             ),
             'RecordDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordDocument,
@@ -308,6 +325,33 @@ class RegistryService:
             '/ragweave.internal.v1.RegistryService/LookupDocuments',
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SelectDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.RegistryService/SelectDocuments',
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class RegistryServiceStub:
     """
     LookupDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
+    SelectDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SelectDocumentsRequest, _registry_service_pb2.SelectDocumentsResponse]
+    """Reads documents that a filter selects, by id, as LookupDocuments does."""
     RecordDocument: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]
     """Records what an import made of a document. Repeating a call changes nothing."""
     ListSourceDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListSourceDocumentsRequest, _registry_service_pb2.ListSourceDocumentsResponse]
@@ -69,6 +71,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     LookupDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]  # type: ignore[assignment]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
+    SelectDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SelectDocumentsRequest, _registry_service_pb2.SelectDocumentsResponse]  # type: ignore[assignment]
+    """Reads documents that a filter selects, by id, as LookupDocuments does."""
     RecordDocument: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]  # type: ignore[assignment]
     """Records what an import made of a document. Repeating a call changes nothing."""
     ListSourceDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListSourceDocumentsRequest, _registry_service_pb2.ListSourceDocumentsResponse]  # type: ignore[assignment]
@@ -116,6 +120,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.LookupDocumentsResponse, _abc.Awaitable[_registry_service_pb2.LookupDocumentsResponse]]:
         """Reads what importing needs to know of documents; those that do not exist are left out."""
+
+    @_abc_1.abstractmethod
+    def SelectDocuments(
+        self,
+        request: _registry_service_pb2.SelectDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SelectDocumentsResponse, _abc.Awaitable[_registry_service_pb2.SelectDocumentsResponse]]:
+        """Reads documents that a filter selects, by id, as LookupDocuments does."""
 
     @_abc_1.abstractmethod
     def RecordDocument(

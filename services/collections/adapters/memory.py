@@ -20,6 +20,7 @@ from services.collections.records import (
     now,
 )
 from services.mesh.errors import CollectionNotFound
+from services.mesh.filters import Filter, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.quotas import Amounts, check_quota
 from services.mesh.receipts import REQUEST_TTL, Receipt
@@ -144,6 +145,16 @@ class MemoryStore:
             for each in self._live_documents(collection)
             if each.source_key == source_key and each.document_id > after
         )[:limit]
+
+    async def select_documents(self, collection: Collection, filter: Filter, after: str, limit: int) -> list[Document]:
+        found = [each for each in self._matching(collection, filter) if each.document_id > after]
+        return sorted(found, key=lambda each: each.document_id)[:limit]
+
+    async def count_documents(self, collection: Collection, filter: Filter) -> int:
+        return len(self._matching(collection, filter))
+
+    def _matching(self, collection: Collection, filter: Filter) -> list[Document]:
+        return [each for each in self._live_documents(collection) if evaluate(filter, document_fields(each))]
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         return [

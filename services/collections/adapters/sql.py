@@ -42,7 +42,7 @@ from services.collections.records import (
     encode,
 )
 from services.mesh.errors import CollectionNotFound
-from services.mesh.filters import EVERYTHING
+from services.mesh.filters import EVERYTHING, Filter
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import COUNTED, Amounts, check_quota
 from services.mesh.receipts import Receipt
@@ -170,8 +170,7 @@ class SqlStore:
         return [document_from(row, collection) for row in rows]
 
     async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
-        columns = _columns(DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._dialect)
-        found = _live_documents(collection).where(columns.where(query.filter))
+        found = self._matching(collection, query.filter)
         counted = _counted(found)
         if query.filter == EVERYTHING:
             counted = select(COLLECTIONS.c.document_count).where(COLLECTIONS.c.uid == collection.uid)
@@ -221,6 +220,19 @@ class SqlStore:
         )
         ids = beyond.with_only_columns(DOCUMENTS.c.document_id).order_by(DOCUMENTS.c.document_id).limit(limit)
         return [row.document_id for row in await self._database.read(ids)]
+
+    async def select_documents(self, collection: Collection, filter: Filter, after: str, limit: int) -> list[Document]:
+        beyond = self._matching(collection, filter).where(DOCUMENTS.c.document_id > after)
+        rows = await self._database.read(beyond.order_by(DOCUMENTS.c.document_id).limit(limit))
+        return [document_from(row, collection) for row in rows]
+
+    async def count_documents(self, collection: Collection, filter: Filter) -> int:
+        (row,) = await self._database.read(_counted(self._matching(collection, filter)))
+        return int(row[0])
+
+    def _matching(self, collection: Collection, filter: Filter) -> Select[Any]:
+        columns = _columns(DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._dialect)
+        return _live_documents(collection).where(columns.where(filter))
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         since = func.coalesce(DOCUMENTS.c.delete_time, DOCUMENTS.c.unsettled_time)

@@ -80,6 +80,7 @@ def document_values(document: Document) -> dict[str, Any]:
         "unsettled_time": document.unsettled_time,
         "patched": document.patched,
         "fence": document.fence,
+        "origin": document.origin,
     }
 
 

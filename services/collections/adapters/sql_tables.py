@@ -82,6 +82,7 @@ DOCUMENTS = Table(
     Column("unsettled_time", Instant),
     Column("patched", Boolean, nullable=False),
     Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("origin", TEXT, nullable=False, server_default=""),
 )
 Index("documents_by_id", DOCUMENTS.c.collection_uid, DOCUMENTS.c.document_id, unique=True)
 Index("documents_by_source", DOCUMENTS.c.collection_uid, DOCUMENTS.c.source_key, DOCUMENTS.c.document_id)

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -152,20 +153,21 @@ class RedisJobStore:
         total = job.progress.total
         descending = query.order[0].descending
         numbers = range(total, 0, -1) if descending else range(1, total + 1)
+        fields = partial(item_fields, job.assignment.collection_id)
         if query.filter == EVERYTHING:
             skip = query.offset
             if query.cursor is not None:
                 last = int(str(query.cursor[0]))
                 skip = total - last + 1 if descending else last
             rows = await self._items(job, numbers[skip : skip + query.page_size + 1])
-            return query.page([seen(item) for item in rows], total, item_fields)
+            return query.page([seen(item) for item in rows], total, fields)
         found = [
             item
             for start in range(0, total, _ITEMS_AT_ONCE)
             for item in map(seen, await self._items(job, numbers[start : start + _ITEMS_AT_ONCE]))
-            if evaluate(query.filter, item_fields(item))
+            if evaluate(query.filter, fields(item))
         ]
-        return paginate(found, query, item_fields)
+        return paginate(found, query, fields)
 
     async def cancel(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
         answer = await self._change("cancel", tenant, job_id, etag, receipt)

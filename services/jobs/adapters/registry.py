@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from ragweave.internal.v1 import registry_service_pb2 as pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
@@ -14,7 +15,7 @@ from services.jobs.adapters.lateness import held_to_turn
 from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
 from services.jobs.chunker import Strategy
 from services.jobs.ports import Collection, ImportedDocument, KnownDocument
-from services.mesh.errors import CollectionNotFound, QuotaExceeded
+from services.mesh.errors import CollectionNotFound, DocumentNotFound, QuotaExceeded
 from services.mesh.identity import caller
 from services.mesh.quotas import Amounts, amounts_to
 from services.mesh.status import reason_of, status_of
@@ -55,8 +56,18 @@ class RegistryClient:
         found = await self._stub.LookupDocuments(request)
         return {record.document_id: _known_from(record) for record in found.documents}
 
+    async def select(self, collection_id: str, filter: str, after: str, limit: int) -> list[KnownDocument]:
+        request = pb.SelectDocumentsRequest(
+            collection_id=collection_id, filter=filter, after_document_id=after, limit=limit
+        )
+        return [_known_from(record) for record in (await self._stub.SelectDocuments(request)).documents]
+
+    async def count(self, collection_id: str, filter: str) -> int:
+        request = pb.SelectDocumentsRequest(collection_id=collection_id, filter=filter, limit=1, count=True)
+        return int((await self._stub.SelectDocuments(request)).total_size)
+
     async def check_quota(self, more: Amounts) -> None:
-        with _held_to_quota():
+        with _refused():
             await self._stub.CheckQuota(pb.CheckQuotaRequest(more=amounts_to(more)))
 
     async def record(self, collection: Collection, document: ImportedDocument) -> None:
@@ -69,8 +80,10 @@ class RegistryClient:
             fields_hash=document.fields_hash,
             source_key=document.source_key,
             fence=document.fields.fence,
+            origin=document.origin,
+            document_uid=document.document_uid,
         )
-        with _held_to_quota(), held_to_turn():
+        with _refused(), held_to_turn():
             await self._stub.RecordDocument(request)
 
     async def source_documents(self, collection_id: str, source_key: str, after: str, limit: int) -> list[str]:
@@ -79,22 +92,24 @@ class RegistryClient:
         )
         return list((await self._stub.ListSourceDocuments(request)).document_ids)
 
-    async def delete_documents(self, collection_id: str, document_ids: Sequence[str]) -> None:
-        await self._stub.DeleteSourceDocuments(
-            pb.DeleteSourceDocumentsRequest(collection_id=collection_id, document_ids=document_ids)
-        )
+    async def delete_documents(self, collection_id: str, document_ids: Sequence[str], *, filter: str = "") -> int:
+        request = pb.DeleteSourceDocumentsRequest(collection_id=collection_id, document_ids=document_ids, filter=filter)
+        return int((await self._stub.DeleteSourceDocuments(request)).deleted)
 
 
 @contextmanager
-def _held_to_quota() -> Iterator[None]:
-    """Tells a quota that is used up, which lasts, from a service that is full, which does not."""
+def _refused() -> Iterator[None]:
+    """Tells a quota that is used up, which lasts, from a service that is full, which does not; and what is gone."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         status = status_of(error)
-        if reason_of(status) != QuotaExceeded.reason:
-            raise
-        raise QuotaExceeded(status.message, subject=f"tenants/{caller().tenant}") from None
+        match reason_of(status):
+            case QuotaExceeded.reason:
+                raise QuotaExceeded(status.message, subject=f"tenants/{caller().tenant}") from None
+            case DocumentNotFound.reason:
+                raise DocumentNotFound(status.message) from None
+        raise
 
 
 def _collection_from(record: pb.CollectionRecord) -> Collection:
@@ -127,6 +142,14 @@ def _known_from(record: pb.DocumentRecord) -> KnownDocument:
         token_count=document.token_count,
         size_bytes=document.size_bytes,
         create_time=time_from(document.create_time) if document.HasField("create_time") else None,
+        document_id=record.document_id,
+        uid=document.uid,
+        pending=record.state == Document.PENDING,
+        source_uri=document.source_uri,
+        metadata=MessageToDict(document.metadata),
+        principals=tuple(document.acl.principals),
+        source_key=record.source_key,
+        origin=record.origin,
     )
 
 
