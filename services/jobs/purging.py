@@ -26,7 +26,7 @@ class DocumentPurge:
         self._id = lease.spec.document_id
 
     async def run(self) -> Outcome:
-        job, again = self._job, self.committing
+        job, again = self._job, self._lease.committing or self._lease.torn
         collection = await self._patience(lambda: self._registry.collection(job.collection_id))
         if collection.uid != job.collection_uid:
             raise CollectionNotFound(f"collections/{job.collection_id} was deleted after the purge began")

@@ -10,6 +10,7 @@ import pytest
 
 from services.jobs import expansion
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.estimator import Estimator
 from services.jobs.job import Item, ItemState, Job, JobState, JobType, OnDuplicate
 from services.jobs.listing import jobs_query
@@ -227,6 +228,9 @@ async def test_a_purge_deletes_what_matches_and_nothing_else(rig: Rig, monkeypat
     assert (job.state, job.progress.total, job.progress.succeeded) == (JobState.SUCCEEDED, 5, 5)
     assert [id for _, id in rig.registry.documents] == ["doc-0"]
     assert job.index_revision == rig.index.writes
+    log = await RedisEventLog(rig.redis).read("acme", 0, 1000)
+    told = [event.topic for event in log if event.assignment and event.assignment.job_id == job.id]
+    assert not [topic for topic in told if topic.startswith("document.")], "what is deleted is not indexed"
 
 
 async def test_a_document_that_does_not_match_any_more_when_its_turn_comes_stays(rig: Rig) -> None:
