@@ -25,6 +25,8 @@ from ragweave.v1 import (
     document_service_pb2,
     document_service_pb2_grpc,
     embedding_service_pb2_grpc,
+    event_pb2,
+    event_service_pb2,
     event_service_pb2_grpc,
     job_pb2,
     job_service_pb2,
@@ -35,6 +37,7 @@ from ragweave.v1 import (
     system_service_pb2,
     system_service_pb2_grpc,
 )
+from ragweave.watching import watched, watched_async
 
 Token = str | Callable[[], str]
 ENDED = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.PARTIALLY_SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED})
@@ -278,23 +281,23 @@ class Client(_Stubs):
 
     def watch(self, job: str, after_sequence: int = 0) -> Iterator[job_service_pb2.WatchJobResponse]:
         """A job's events to its end; goes on after a broken connection where it was."""
-        failures = 0
-        while True:
-            try:
-                request = job_service_pb2.WatchJobRequest(name=job, after_sequence=after_sequence)
-                for event in self.jobs.WatchJob(request):
-                    failures, after_sequence = 0, max(after_sequence, event.sequence)
-                    if event.HasField("final_status"):
-                        if event.final_status.code == grpc.StatusCode.UNAVAILABLE.value[0]:
-                            break
-                        yield event
-                        return
-                    yield event
-            except grpc.RpcError as error:
-                failures += 1
-                if not _broke_off(error) or failures == _WATCH_FAILURES:
-                    raise RagweaveError.of(error) from error
-            time.sleep(_WATCH_PAUSE_S)
+        return watched(lambda after: self.jobs.WatchJob(_job_watch(job, after)), after_sequence)
+
+    def watch_events(
+        self, topics: Iterable[str] = (), *, collection: str = "", after_sequence: int = 0
+    ) -> Iterator[event_pb2.Event]:
+        """What happens in the tenant, without end; goes on after a broken connection where it was.
+
+        Args:
+            topics: Such as "ingestion.completed" or "document.*"; all where empty.
+            collection: Of which collection; of all where empty.
+            after_sequence: The last one seen: 0 for all events kept, -1 for none of them.
+        """
+        wanted = list(topics)
+        ask = lambda after: self.events.WatchEvents(_event_watch(wanted, collection, after))  # noqa: E731
+        for each in watched(ask, after_sequence):
+            if (event := _event(each)) is not None:
+                yield event
 
     def export_tenant(
         self, tenant: str, *, without_originals: bool = False
@@ -430,25 +433,19 @@ class AsyncClient(_Stubs):
                     await asyncio.sleep(attempt.pause_s)
         raise AssertionError("the last attempt answers or raises")
 
-    async def watch(self, job: str, after_sequence: int = 0) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
+    def watch(self, job: str, after_sequence: int = 0) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
         """As Client.watch."""
-        failures = 0
-        while True:
-            try:
-                request = job_service_pb2.WatchJobRequest(name=job, after_sequence=after_sequence)
-                async for event in self.jobs.WatchJob(request):
-                    failures, after_sequence = 0, max(after_sequence, event.sequence)
-                    if event.HasField("final_status"):
-                        if event.final_status.code == grpc.StatusCode.UNAVAILABLE.value[0]:
-                            break
-                        yield event
-                        return
-                    yield event
-            except grpc.RpcError as error:
-                failures += 1
-                if not _broke_off(error) or failures == _WATCH_FAILURES:
-                    raise RagweaveError.of(error) from error
-            await asyncio.sleep(_WATCH_PAUSE_S)
+        return watched_async(lambda after: self.jobs.WatchJob(_job_watch(job, after)), after_sequence)
+
+    async def watch_events(
+        self, topics: Iterable[str] = (), *, collection: str = "", after_sequence: int = 0
+    ) -> AsyncIterator[event_pb2.Event]:
+        """As Client.watch_events."""
+        wanted = list(topics)
+        ask = lambda after: self.events.WatchEvents(_event_watch(wanted, collection, after))  # noqa: E731
+        async for each in watched_async(ask, after_sequence):
+            if (event := _event(each)) is not None:
+                yield event
 
     async def export_tenant(
         self, tenant: str, *, without_originals: bool = False
@@ -514,9 +511,6 @@ class AsyncClient(_Stubs):
             return replayed
 
 
-# A watch outlives a restart of what it watches: this many failed attempts in a row, this far apart.
-_WATCH_FAILURES = 60
-_WATCH_PAUSE_S = 0.5
 # Entries asked for at a time where all are wanted: the most one answer holds.
 _PAGE = 100
 
@@ -540,13 +534,19 @@ def _collection(collection_id: str, fields: dict[str, Any]) -> collection_servic
     return collection_service_pb2.CreateCollectionRequest(collection_id=collection_id, collection=collection)
 
 
-def _broke_off(error: grpc.RpcError) -> bool:
-    """Whether the connection ended and not the call. A proxy resets the stream where the server behind it died, which
-    reads as INTERNAL; a server's own INTERNAL says its reason.
-    """
-    if error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
-        return not RagweaveError.of(error).reason
-    return error.code() is grpc.StatusCode.UNAVAILABLE
+def _job_watch(job: str, after: int) -> job_service_pb2.WatchJobRequest:
+    return job_service_pb2.WatchJobRequest(name=job, after_sequence=after)
+
+
+def _event_watch(topics: Sequence[str], collection: str, after: int) -> event_service_pb2.WatchEventsRequest:
+    return event_service_pb2.WatchEventsRequest(topics=topics, collection=collection, after_sequence=after)
+
+
+def _event(message: event_service_pb2.WatchEventsResponse) -> event_pb2.Event | None:
+    """The event, where the message holds one. Raises RagweaveError where it says that there will be no more."""
+    if message.HasField("final_status"):
+        raise RagweaveError.of_status(message.final_status)
+    return message.event if message.HasField("event") else None
 
 
 def _inline(

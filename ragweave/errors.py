@@ -4,7 +4,10 @@ from typing import Self
 
 import grpc
 from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class RagweaveError(Exception):
@@ -36,17 +39,28 @@ class RagweaveError(Exception):
             status = rpc_status.from_call(error)  # type: ignore[arg-type]
         except (ValueError, TypeError):  # details that contradict the status: keep what the status says
             return made
-        for detail in status.details if status else ():
+        if status is not None:
+            made._take(status)
+        return made
+
+    @classmethod
+    def of_status(cls, status: Status) -> Self:
+        """Reads the status that a stream ended with."""
+        made = cls(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message)
+        made._take(status)
+        return made
+
+    def _take(self, status: Status) -> None:
+        for detail in status.details:
             if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
                 info = error_details_pb2.ErrorInfo()
                 detail.Unpack(info)
-                made.reason, made.metadata = info.reason, dict(info.metadata)
+                self.reason, self.metadata = info.reason, dict(info.metadata)
             elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
                 bad = error_details_pb2.BadRequest()
                 detail.Unpack(bad)
-                made.violations = {each.field: each.description for each in bad.field_violations}
+                self.violations = {each.field: each.description for each in bad.field_violations}
             elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
                 retry = error_details_pb2.RetryInfo()
                 detail.Unpack(retry)
-                made.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-        return made
+                self.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9

@@ -1,4 +1,4 @@
-"""Commands that call the mesh: token, import, search, dirs, jobs, watch, retry, dead-letters, replay."""
+"""Commands that call the mesh: token, import, search, dirs, jobs, watch, events, retry, dead-letters, replay."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ from ragweave.client import Client
 from ragweave.errors import RagweaveError
 from ragweave.local.keys import sign_token
 from ragweave.names import collection_name, document_id_from, last_id
-from ragweave.v1 import directory_pb2, directory_service_pb2, job_pb2, job_service_pb2, search_pb2
+from ragweave.v1 import directory_pb2, directory_service_pb2, event_pb2, job_pb2, job_service_pb2, search_pb2
 
 # Files of one import request: as many as fit into this, so that a request stays far below the edge's limit.
 _BATCH_BYTES = 4 * 2**20
@@ -143,6 +143,34 @@ def watch(job: Annotated[str, typer.Argument(help="The job: `jobs/...` or its ba
     """Follow a job to its end. Ends with 1 unless it succeeded."""
     with connect() as client:
         watched(client, _job_name(job))
+
+
+@command()
+def events(
+    topics: Annotated[list[str] | None, typer.Argument(help="Such as ingestion.completed or 'document.*'.")] = None,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Of which collection.")] = "",
+    after: Annotated[int, typer.Option(help="The last sequence seen: 0 for all kept, -1 for new ones.", min=-1)] = -1,
+    most: Annotated[int | None, typer.Option("-n", help="Events after which to end.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each as JSON on a line.")] = False,
+) -> None:
+    """Follow what happens in the tenant, until interrupted."""
+    with connect() as client:
+        watched = client.watch_events(topics or (), collection=collection, after_sequence=after)
+        for event in islice(watched, most):
+            told = json_format.MessageToJson(event, indent=None) if as_json else _told(event)
+            out.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def _told(event: event_pb2.Event) -> str:
+    """An event in a line."""
+    job, item = event.job, event.item
+    what = event.collection
+    if event.HasField("job"):
+        done = job.progress
+        what = f"{what} {job.name} {job_pb2.Job.State.Name(job.state)}: {done.processed}/{done.total} done"
+    elif event.HasField("item"):
+        what = f"{item.document or what} {item.name}" + (f": {item.error.message}" if item.error.message else "")
+    return f"{event.event_time.ToJsonString()}  {event.sequence}  {event.topic}  {what}"
 
 
 @command()

@@ -62,8 +62,8 @@ class WatchEventsResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     FINAL_STATUS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Resume with it: up to here, all that was asked for has been sent. Sent without an event where there was nothing to send for
-    many.
+    """Resume with it: up to here, all that was asked for has been sent. Comes without an event where there was nothing to send
+    for many, and first where only what is new was asked for.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:

@@ -42,6 +42,8 @@ def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Pat
     (job,) = re.findall(r"jobs/\w+", done)
     assert job in mesh.ragweave("jobs", "-f", 'collection = "collections/bears"').stdout
     assert "SUCCEEDED: 1 imported" in mesh.ragweave("watch", job).stdout
+    told = mesh.ragweave("events", "ingestion.completed", "-c", "bears", "--after", "0", "-n", "1").stdout
+    assert f"ingestion.completed  collections/bears {job} SUCCEEDED: 1/1 done" in told
 
 
 def test_what_failed_is_listed_replayed_and_retried(mesh: Mesh, tmp_path: Path) -> None:
