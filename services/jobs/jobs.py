@@ -1,6 +1,7 @@
 """Jobs as callers ask for them: read, listed, followed, cancelled, retried, forgotten; and their dead letters."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -172,5 +173,6 @@ class Jobs:
         """
         await self._store.get(who.tenant, job_id)
         events = self._store.events(who.tenant, job_id, after)
-        async for each in self._streams.told(events, after, timeout_s):
-            yield event_for(who, each) if isinstance(each, Event) else each
+        async with aclosing(self._streams.told(events, after, timeout_s)) as told:
+            async for each in told:
+                yield event_for(who, each) if isinstance(each, Event) else each

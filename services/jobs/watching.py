@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -78,8 +79,9 @@ class Events:
         if after < 0:
             yield Passed(start)  # to go on from there, should the stream be cut before anything happens
         events = self._events(who, wanted, collection_id, start)
-        async for each in self._streams.told(events, start, timeout_s):
-            yield each
+        async with aclosing(self._streams.told(events, start, timeout_s)) as told:
+            async for each in told:
+                yield each
 
     async def _events(
         self, who: Caller, wanted: Topics, collection_id: str, after: int

@@ -193,6 +193,19 @@ async def test_a_watcher_cut_many_times_loses_and_repeats_nothing() -> None:
         assert seen == list(range(1, 401))
 
 
+async def test_a_watcher_that_went_away_leaves_nothing() -> None:
+    async with watched() as rig:
+        await fill(rig.log, "ingestion.started")
+        gone = [rig.watch() for _ in range(3)]
+        for stream in gone:
+            await anext(stream)
+        assert list(rig.events._tenants) == ["acme"]
+        for stream in gone:
+            await stream.aclose()
+        assert not rig.events._tenants
+        assert not rig.events._pages
+
+
 async def test_a_long_time_without_anything_wanted_is_told_of() -> None:
     async with watched() as rig:
         await fill(rig.log, *["ingestion.progress"] * 450, "document.failed")
