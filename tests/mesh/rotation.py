@@ -123,7 +123,7 @@ class Load:
     edge: Edge
     port: int
     signer: Key
-    answered: int = 0
+    answered: list[int] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     @asynccontextmanager
@@ -131,7 +131,8 @@ class Load:
         async with self.edge.world.channel(self.port) as direct:
             stubs = [collection_service_pb2_grpc.CollectionServiceStub(each) for each in (self.edge.channel, direct)]
             calls = [self._rest, *(self._over(stub) for stub in stubs)]
-            callers = [asyncio.create_task(self._call(each)) for each in calls]
+            self.answered = [0] * len(calls)
+            callers = [asyncio.create_task(self._call(*each)) for each in enumerate(calls)]
             try:
                 yield
             finally:
@@ -139,16 +140,16 @@ class Load:
                     caller.cancel()
                 await asyncio.gather(*callers, return_exceptions=True)
 
-    async def some_more(self, calls: int = 60) -> None:
-        """Returns after so many further answers."""
-        wanted = self.answered + calls
-        while self.answered < wanted:
+    async def some_more(self, calls: int = 20) -> None:
+        """Returns when each caller has so many further answers: none is still at a call it began before."""
+        wanted = [before + calls for before in self.answered]
+        while any(now < then for now, then in zip(self.answered, wanted, strict=True)):
             await asyncio.sleep(0.01)
 
-    async def _call(self, call: Callable[[dict[str, str]], Awaitable[str]]) -> None:
+    async def _call(self, caller: int, call: Callable[[dict[str, str]], Awaitable[str]]) -> None:
         while True:
             problem = await call(self.edge.bearer(key=self.signer))
-            self.answered += 1
+            self.answered[caller] += 1
             if problem:
                 self.failed.append(problem)
 
@@ -197,7 +198,7 @@ async def rotate(edge: Edge, port: int, publish: Publish) -> Rotation:
         await load.some_more()
     went_on = not watch.done()
     watch.cancel()
-    return Rotation(accepted_s, refused_s, load.answered, load.failed, went_on)
+    return Rotation(accepted_s, refused_s, sum(load.answered), load.failed, went_on)
 
 
 async def _until(edge: Edge, port: int, key: Key, *, accepted: bool) -> float:
