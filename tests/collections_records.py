@@ -2,16 +2,26 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from services.collections.ports import Content, EmbeddingModel, IndexStats, RegistryStore, Upload
+from services.collections.collection_deletions import CollectionDeletions
+from services.collections.document_deletions import DocumentDeletions
+from services.collections.document_writer import DocumentWriter
+from services.collections.imports import Imports
+from services.collections.ports import Content, EmbeddingModel, Index, IndexStats, Jobs, RegistryStore, Upload
 from services.collections.quotas import Quotas
 from services.collections.records import Chunk, Collection, Document, new_etag
-from services.mesh.errors import DependencyUnavailable, ModelNotFound
+from services.collections.registry import Registry
+from services.collections.upkeep import Upkeep
+from services.mesh.audit import Trail
+from services.mesh.errors import DependencyUnavailable, ModelNotFound, UploadNotFound
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
+from tests.audit_fakes import FakeTrail
 
+AT_ONCE = timedelta(0)
+WEEK = timedelta(days=7)
 PLENTY = Amounts(1_000, 1_000, 1_000, 10**12)
 LONG_AGO = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -56,9 +66,12 @@ class FakeIndex:
     def __init__(self) -> None:
         self.applied: dict[str, Collection] = {}
         self.fields: dict[tuple[str, str], Document] = {}
+        self.hidden: set[tuple[str, str]] = set()
         self.chunks: dict[tuple[str, str], list[Chunk]] = {}
         self.dropped: list[str] = []
+        self.retired: list[tuple[str, str]] = []
         self.calls: list[str] = []
+        self._generations: dict[tuple[str, str], int] = {}
         self.down = False
         self.fails_at = ""
 
@@ -84,10 +97,30 @@ class FakeIndex:
         self._answer("delete_documents")
         for document_id in document_ids:
             self.chunks.pop((collection.uid, document_id), None)
+            self.hidden.discard((collection.uid, document_id))
+            self._generations.pop((collection.uid, document_id), None)
+
+    async def retire(self, document: Document, keep_revision_key: str) -> None:
+        self._answer("retire")
+        self.retired.append((document.document_id, keep_revision_key))
+
+    async def hide(self, collection: Collection, documents: Sequence[Document]) -> None:
+        self._answer("hide")
+        for document in documents:
+            if self._takes(document):
+                self.hidden.add((collection.uid, document.document_id))
 
     async def update_fields(self, document: Document) -> None:
         self._answer("update_fields")
-        self.fields[document.collection_uid, document.document_id] = document
+        if self._takes(document):
+            self.fields[document.collection_uid, document.document_id] = document
+            self.hidden.discard((document.collection_uid, document.document_id))
+
+    def _takes(self, document: Document) -> bool:
+        """Whether it is of the latest generation."""
+        key = document.collection_uid, document.document_id
+        self._generations[key] = max(self._generations.get(key, 0), document.generation)
+        return document.generation == self._generations[key]
 
     async def list_chunks(self, document: Document, from_ordinal: int, limit: int) -> tuple[list[Chunk], int]:
         self._answer("list_chunks")
@@ -127,17 +160,20 @@ class FakeModels:
 
 
 class FakeJobs:
-    """Jobs by document uid, and uploads by content; may be down."""
+    """Jobs by document uid, and uploads by content; may be down, or have lost what was uploaded."""
 
     def __init__(self) -> None:
         self.imports: dict[str, tuple[Document, Content]] = {}
         self.uploads: list[bytes] = []
         self.parts_seen: list[int] = []
         self.down = False
+        self.lost = False
 
     async def import_document(self, document: Document, content: Content, *, validate_only: bool = False) -> bytes:
         if self.down:
             raise DependencyUnavailable("jobs is unavailable")
+        if self.lost and isinstance(content, Upload):
+            raise UploadNotFound("nothing with this hash was uploaded")
         if not validate_only:
             self.imports[document.uid] = (document, content)
         return f"job of {document.uid}".encode()
@@ -150,3 +186,21 @@ class FakeJobs:
         if not validate_only:
             self.uploads.append(content)
         return Upload(f"hash of {content[:20]!r}", len(content))
+
+
+def document_deletions(
+    store: RegistryStore, index: Index, jobs: Jobs, limits: Quotas | None = None, *, retention: timedelta = WEEK
+) -> DocumentDeletions:
+    imports = Imports(DocumentWriter(store, index), jobs)
+    return DocumentDeletions(store, index, imports, limits or quotas(store), retention=retention)
+
+
+def collection_deletions(
+    store: RegistryStore, index: Index, registry: Registry, limits: Quotas | None = None, *, retention: timedelta = WEEK
+) -> CollectionDeletions:
+    return CollectionDeletions(store, index, limits or quotas(store), registry.announce, retention=retention)
+
+
+def upkeep_of(store: RegistryStore, index: Index, registry: Registry, trail: Trail | None = None) -> Upkeep:
+    whole = collection_deletions(store, index, registry, retention=AT_ONCE)
+    return Upkeep(store, whole, DocumentWriter(store, index), trail or FakeTrail())

@@ -61,11 +61,14 @@ class MemoryVectorStore:
             lambda each: each.chunk.document.document_id != document_id or each.chunk.revision_key == keep_revision_key,
         )
 
-    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
+    async def set_fields(
+        self, index: IndexId, document_ids: Sequence[str], fields: Mapping[str, Any], *, generation: int = 0
+    ) -> None:
         for key, each in self._chunks(index).items():
-            if each.chunk.document.document_id == document_id:
+            held = each.chunk.document
+            if held.document_id in document_ids and held.generation <= generation:
                 given = {**fields, **({"principals": tuple(fields["principals"])} if "principals" in fields else {})}
-                document = replace(each.chunk.document, **given)
+                document = replace(held, **given, generation=generation)
                 self._chunks(index)[key] = replace(each, chunk=replace(each.chunk, document=document))
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:

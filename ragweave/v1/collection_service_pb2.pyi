@@ -70,6 +70,7 @@ class ListCollectionsRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Items of one answer. Defaults to 20; more than 100 reads as 100."""
     page_token: _builtins.str
@@ -80,6 +81,8 @@ class ListCollectionsRequest(_message.Message):
     """AIP-160 filter over name, description, labels, embedding_model, language, visibility, disabled, create_time and update_time."""
     order_by: _builtins.str
     """Fields to order by, such as "update_time desc". Fields: name, create_time, update_time."""
+    show_deleted: _builtins.bool
+    """Lists deleted collections too, until they are purged; needs the scope collections.write. One id may come several times."""
     def __init__(
         self,
         *,
@@ -88,10 +91,11 @@ class ListCollectionsRequest(_message.Message):
         page: _builtins.int = ...,
         filter: _builtins.str = ...,
         order_by: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page", b"page", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "show_deleted", b"show_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,3 +258,40 @@ class DeleteCollectionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteCollectionRequest(_message.Message):
+    """Asks for a deletion to be taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`collections/{collection}` or the bare id."""
+    etag: _builtins.str
+    """Refuses with ABORTED when the resource has changed since this etag was read."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteCollectionRequest: _TypeAlias = UndeleteCollectionRequest  # noqa: Y015

@@ -61,6 +61,11 @@ class CollectionServiceStub:
                 request_serializer=ragweave_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_collection__pb2.Collection.FromString,
                 _registered_method=True)
+        self.UndeleteCollection = channel.unary_unary(
+                '/ragweave.v1.CollectionService/UndeleteCollection',
+                request_serializer=ragweave_dot_v1_dot_collection__service__pb2.UndeleteCollectionRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_collection__pb2.Collection.FromString,
+                _registered_method=True)
         self.GetCollectionStats = channel.unary_unary(
                 '/ragweave.v1.CollectionService/GetCollectionStats',
                 request_serializer=ragweave_dot_v1_dot_collection__service__pb2.GetCollectionStatsRequest.SerializeToString,
@@ -87,7 +92,8 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """Reads a collection.
+        """Reads a collection. Callers who may delete read a deleted one too, until it is purged or its id is taken again; of
+        several the one deleted last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,8 +107,19 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """Deletes a collection with everything in it. Without `force`, one that holds documents is refused with
-        FAILED_PRECONDITION.
+        """Deletes a collection with everything in it: no search or import that begins after the answer finds it. Its id is
+        free again. UndeleteCollection brings it back until purge_time. Without `force`, one that holds documents is refused
+        with FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteCollection(self, request, context):
+        """Takes back a deletion until purge_time, with the documents there were: searches that begin after the answer find
+        them. Of several deleted collections of one id, the one deleted last comes back. Fails with ALREADY_EXISTS when it is
+        not deleted or its id is taken again, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the tenant may
+        not keep so much. One whose expire_time has passed comes back without.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +158,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
             'DeleteCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCollection,
                     request_deserializer=ragweave_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_collection__pb2.Collection.SerializeToString,
+            ),
+            'UndeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteCollection,
+                    request_deserializer=ragweave_dot_v1_dot_collection__service__pb2.UndeleteCollectionRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_collection__pb2.Collection.SerializeToString,
             ),
             'GetCollectionStats': grpc.unary_unary_rpc_method_handler(
@@ -284,6 +306,33 @@ class CollectionService:
             target,
             '/ragweave.v1.CollectionService/DeleteCollection',
             ragweave_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
+            ragweave_dot_v1_dot_collection__pb2.Collection.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.CollectionService/UndeleteCollection',
+            ragweave_dot_v1_dot_collection__service__pb2.UndeleteCollectionRequest.SerializeToString,
             ragweave_dot_v1_dot_collection__pb2.Collection.FromString,
             options,
             channel_credentials,

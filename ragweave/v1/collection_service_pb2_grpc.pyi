@@ -39,12 +39,21 @@ class CollectionServiceStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.ListCollectionsRequest, _collection_service_pb2.ListCollectionsResponse]
     """Lists the collections of the tenant."""
     GetCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_pb2.Collection]
-    """Reads a collection."""
+    """Reads a collection. Callers who may delete read a deleted one too, until it is purged or its id is taken again; of
+    several the one deleted last.
+    """
     UpdateCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_pb2.Collection]
     """Changes fields of a collection. What takes rights away holds in every search that begins after the answer."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_pb2.Collection]
-    """Deletes a collection with everything in it. Without `force`, one that holds documents is refused with
-    FAILED_PRECONDITION.
+    """Deletes a collection with everything in it: no search or import that begins after the answer finds it. Its id is
+    free again. UndeleteCollection brings it back until purge_time. Without `force`, one that holds documents is refused
+    with FAILED_PRECONDITION.
+    """
+    UndeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.UndeleteCollectionRequest, _collection_pb2.Collection]
+    """Takes back a deletion until purge_time, with the documents there were: searches that begin after the answer find
+    them. Of several deleted collections of one id, the one deleted last comes back. Fails with ALREADY_EXISTS when it is
+    not deleted or its id is taken again, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the tenant may
+    not keep so much. One whose expire_time has passed comes back without.
     """
     GetCollectionStats: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionStatsRequest, _collection_pb2.CollectionStats]
     """Counts what a collection holds."""
@@ -59,12 +68,21 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.ListCollectionsRequest, _collection_service_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists the collections of the tenant."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_pb2.Collection]  # type: ignore[assignment]
-    """Reads a collection."""
+    """Reads a collection. Callers who may delete read a deleted one too, until it is purged or its id is taken again; of
+    several the one deleted last.
+    """
     UpdateCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_pb2.Collection]  # type: ignore[assignment]
     """Changes fields of a collection. What takes rights away holds in every search that begins after the answer."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.DeleteCollectionRequest, _collection_pb2.Collection]  # type: ignore[assignment]
-    """Deletes a collection with everything in it. Without `force`, one that holds documents is refused with
-    FAILED_PRECONDITION.
+    """Deletes a collection with everything in it: no search or import that begins after the answer finds it. Its id is
+    free again. UndeleteCollection brings it back until purge_time. Without `force`, one that holds documents is refused
+    with FAILED_PRECONDITION.
+    """
+    UndeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.UndeleteCollectionRequest, _collection_pb2.Collection]  # type: ignore[assignment]
+    """Takes back a deletion until purge_time, with the documents there were: searches that begin after the answer find
+    them. Of several deleted collections of one id, the one deleted last comes back. Fails with ALREADY_EXISTS when it is
+    not deleted or its id is taken again, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the tenant may
+    not keep so much. One whose expire_time has passed comes back without.
     """
     GetCollectionStats: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionStatsRequest, _collection_pb2.CollectionStats]  # type: ignore[assignment]
     """Counts what a collection holds."""
@@ -94,7 +112,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_service_pb2.GetCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.Collection, _abc.Awaitable[_collection_pb2.Collection]]:
-        """Reads a collection."""
+        """Reads a collection. Callers who may delete read a deleted one too, until it is purged or its id is taken again; of
+        several the one deleted last.
+        """
 
     @_abc_1.abstractmethod
     def UpdateCollection(
@@ -110,8 +130,21 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_service_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.Collection, _abc.Awaitable[_collection_pb2.Collection]]:
-        """Deletes a collection with everything in it. Without `force`, one that holds documents is refused with
-        FAILED_PRECONDITION.
+        """Deletes a collection with everything in it: no search or import that begins after the answer finds it. Its id is
+        free again. UndeleteCollection brings it back until purge_time. Without `force`, one that holds documents is refused
+        with FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteCollection(
+        self,
+        request: _collection_service_pb2.UndeleteCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.Collection, _abc.Awaitable[_collection_pb2.Collection]]:
+        """Takes back a deletion until purge_time, with the documents there were: searches that begin after the answer find
+        them. Of several deleted collections of one id, the one deleted last comes back. Fails with ALREADY_EXISTS when it is
+        not deleted or its id is taken again, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the tenant may
+        not keep so much. One whose expire_time has passed comes back without.
         """
 
     @_abc_1.abstractmethod

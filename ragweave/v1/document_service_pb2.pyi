@@ -211,6 +211,7 @@ class ListDocumentsRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The collection: `collections/{collection}` or the bare id."""
     page_size: _builtins.int
@@ -223,6 +224,8 @@ class ListDocumentsRequest(_message.Message):
     """AIP-160 filter over name, title, source_uri, mime_type, content_hash, state, metadata, size_bytes, chunk_count, create_time and update_time."""
     order_by: _builtins.str
     """Fields to order by, such as "update_time desc". Fields: name, title, size_bytes, chunk_count, create_time, update_time."""
+    show_deleted: _builtins.bool
+    """Lists deleted documents too, as DELETED, until they are purged; needs the scope documents.write."""
     def __init__(
         self,
         *,
@@ -232,10 +235,11 @@ class ListDocumentsRequest(_message.Message):
         page: _builtins.int = ...,
         filter: _builtins.str = ...,
         order_by: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "show_deleted", b"show_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -561,3 +565,40 @@ class ListChunksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChunksResponse: _TypeAlias = ListChunksResponse  # noqa: Y015
+
+@_typing.final
+class UndeleteDocumentRequest(_message.Message):
+    """Asks for a deletion to be taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`collections/{collection}/documents/{document}`."""
+    etag: _builtins.str
+    """Refuses with ABORTED when the resource has changed since this etag was read."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
+    body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
+    ids of its own, for each method.
+    """
+    validate_only: _builtins.bool
+    """Checks everything and changes nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteDocumentRequest: _TypeAlias = UndeleteDocumentRequest  # noqa: Y015

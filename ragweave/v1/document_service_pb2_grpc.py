@@ -76,6 +76,11 @@ class DocumentServiceStub:
                 request_serializer=ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsResponse.FromString,
                 _registered_method=True)
+        self.UndeleteDocument = channel.unary_unary(
+                '/ragweave.v1.DocumentService/UndeleteDocument',
+                request_serializer=ragweave_dot_v1_dot_document__service__pb2.UndeleteDocumentRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_document__pb2.Document.FromString,
+                _registered_method=True)
         self.ListChunks = channel.unary_unary(
                 '/ragweave.v1.DocumentService/ListChunks',
                 request_serializer=ragweave_dot_v1_dot_document__service__pb2.ListChunksRequest.SerializeToString,
@@ -110,14 +115,15 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDocument(self, request, context):
-        """Reads a document.
+        """Reads a document. Callers with the scope documents.write read a deleted one too, as DELETED, until it is purged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetDocuments(self, request, context):
-        """Reads documents by name, all or none: a name that does not exist fails the call and is named.
+        """Reads documents by name, all or none: a name that does not exist, or is of a deleted document, fails the call and is
+        named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +137,8 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocument(self, request, context):
-        """Deletes a document. No search that begins after the answer finds it.
+        """Deletes a document: no search that begins after the answer finds it, no list shows it and no quota counts it.
+        UndeleteDocument brings it back until purge_time, unless another document has taken its id meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +146,16 @@ class DocumentServiceServicer:
 
     def BatchDeleteDocuments(self, request, context):
         """Deletes documents by name, all or none: a name that does not exist fails the call and is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteDocument(self, request, context):
+        """Takes back a deletion until purge_time, without a new upload: searches that begin after the answer find the document.
+        One whose chunks are gone from the index comes back PENDING, with an import of its stored bytes queued. Fails with
+        ALREADY_EXISTS when the document is not deleted, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the
+        tenant may not keep so much.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +210,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.BatchDeleteDocuments,
                     request_deserializer=ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsResponse.SerializeToString,
+            ),
+            'UndeleteDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteDocument,
+                    request_deserializer=ragweave_dot_v1_dot_document__service__pb2.UndeleteDocumentRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_document__pb2.Document.SerializeToString,
             ),
             'ListChunks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChunks,
@@ -417,6 +439,33 @@ class DocumentService:
             '/ragweave.v1.DocumentService/BatchDeleteDocuments',
             ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsRequest.SerializeToString,
             ragweave_dot_v1_dot_document__service__pb2.BatchDeleteDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.DocumentService/UndeleteDocument',
+            ragweave_dot_v1_dot_document__service__pb2.UndeleteDocumentRequest.SerializeToString,
+            ragweave_dot_v1_dot_document__pb2.Document.FromString,
             options,
             channel_credentials,
             insecure,

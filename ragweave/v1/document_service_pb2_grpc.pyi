@@ -43,15 +43,25 @@ class DocumentServiceStub:
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]
     """Lists the documents of a collection."""
     GetDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_pb2.Document]
-    """Reads a document."""
+    """Reads a document. Callers with the scope documents.write read a deleted one too, as DELETED, until it is purged."""
     BatchGetDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.BatchGetDocumentsRequest, _document_service_pb2.BatchGetDocumentsResponse]
-    """Reads documents by name, all or none: a name that does not exist fails the call and is named."""
+    """Reads documents by name, all or none: a name that does not exist, or is of a deleted document, fails the call and is
+    named.
+    """
     UpdateDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.UpdateDocumentRequest, _document_pb2.Document]
     """Changes title, source_uri, metadata or acl of a document, in the index too, without importing it again."""
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.DeleteDocumentRequest, _document_pb2.Document]
-    """Deletes a document. No search that begins after the answer finds it."""
+    """Deletes a document: no search that begins after the answer finds it, no list shows it and no quota counts it.
+    UndeleteDocument brings it back until purge_time, unless another document has taken its id meanwhile.
+    """
     BatchDeleteDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.BatchDeleteDocumentsRequest, _document_service_pb2.BatchDeleteDocumentsResponse]
     """Deletes documents by name, all or none: a name that does not exist fails the call and is named."""
+    UndeleteDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.UndeleteDocumentRequest, _document_pb2.Document]
+    """Takes back a deletion until purge_time, without a new upload: searches that begin after the answer find the document.
+    One whose chunks are gone from the index comes back PENDING, with an import of its stored bytes queued. Fails with
+    ALREADY_EXISTS when the document is not deleted, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the
+    tenant may not keep so much.
+    """
     ListChunks: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ListChunksRequest, _document_service_pb2.ListChunksResponse]
     """Lists the chunks of a document in their order."""
 
@@ -69,15 +79,25 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     ListDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
     """Lists the documents of a collection."""
     GetDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
-    """Reads a document."""
+    """Reads a document. Callers with the scope documents.write read a deleted one too, as DELETED, until it is purged."""
     BatchGetDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.BatchGetDocumentsRequest, _document_service_pb2.BatchGetDocumentsResponse]  # type: ignore[assignment]
-    """Reads documents by name, all or none: a name that does not exist fails the call and is named."""
+    """Reads documents by name, all or none: a name that does not exist, or is of a deleted document, fails the call and is
+    named.
+    """
     UpdateDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.UpdateDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
     """Changes title, source_uri, metadata or acl of a document, in the index too, without importing it again."""
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.DeleteDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
-    """Deletes a document. No search that begins after the answer finds it."""
+    """Deletes a document: no search that begins after the answer finds it, no list shows it and no quota counts it.
+    UndeleteDocument brings it back until purge_time, unless another document has taken its id meanwhile.
+    """
     BatchDeleteDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.BatchDeleteDocumentsRequest, _document_service_pb2.BatchDeleteDocumentsResponse]  # type: ignore[assignment]
     """Deletes documents by name, all or none: a name that does not exist fails the call and is named."""
+    UndeleteDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.UndeleteDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
+    """Takes back a deletion until purge_time, without a new upload: searches that begin after the answer find the document.
+    One whose chunks are gone from the index comes back PENDING, with an import of its stored bytes queued. Fails with
+    ALREADY_EXISTS when the document is not deleted, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the
+    tenant may not keep so much.
+    """
     ListChunks: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ListChunksRequest, _document_service_pb2.ListChunksResponse]  # type: ignore[assignment]
     """Lists the chunks of a document in their order."""
 
@@ -116,7 +136,7 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.GetDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
-        """Reads a document."""
+        """Reads a document. Callers with the scope documents.write read a deleted one too, as DELETED, until it is purged."""
 
     @_abc_1.abstractmethod
     def BatchGetDocuments(
@@ -124,7 +144,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.BatchGetDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.BatchGetDocumentsResponse, _abc.Awaitable[_document_service_pb2.BatchGetDocumentsResponse]]:
-        """Reads documents by name, all or none: a name that does not exist fails the call and is named."""
+        """Reads documents by name, all or none: a name that does not exist, or is of a deleted document, fails the call and is
+        named.
+        """
 
     @_abc_1.abstractmethod
     def UpdateDocument(
@@ -140,7 +162,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
-        """Deletes a document. No search that begins after the answer finds it."""
+        """Deletes a document: no search that begins after the answer finds it, no list shows it and no quota counts it.
+        UndeleteDocument brings it back until purge_time, unless another document has taken its id meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def BatchDeleteDocuments(
@@ -149,6 +173,18 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.BatchDeleteDocumentsResponse, _abc.Awaitable[_document_service_pb2.BatchDeleteDocumentsResponse]]:
         """Deletes documents by name, all or none: a name that does not exist fails the call and is named."""
+
+    @_abc_1.abstractmethod
+    def UndeleteDocument(
+        self,
+        request: _document_service_pb2.UndeleteDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
+        """Takes back a deletion until purge_time, without a new upload: searches that begin after the answer find the document.
+        One whose chunks are gone from the index comes back PENDING, with an import of its stored bytes queued. Fails with
+        ALREADY_EXISTS when the document is not deleted, with NOT_FOUND once it is purged, with RESOURCE_EXHAUSTED when the
+        tenant may not keep so much.
+        """
 
     @_abc_1.abstractmethod
     def ListChunks(

@@ -18,9 +18,13 @@ from services.collections.adapters.jobs import GrpcJobs
 from services.collections.adapters.retrieval import RetrievalIndex
 from services.collections.adapters.sql import SqlStore
 from services.collections.adapters.system import SystemLimits
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.directories import Directories
+from services.collections.document_deletions import DocumentDeletions
+from services.collections.document_writer import DocumentWriter
 from services.collections.documents import Documents
 from services.collections.erasure import Erasure
+from services.collections.imports import Imports
 from services.collections.quotas import Quotas
 from services.collections.registry import Registry
 from services.collections.servicer import (
@@ -57,18 +61,21 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         index = RetrievalIndex(retrieval)
         quotas = Quotas(store, SystemLimits(system), defaults=settings.quota.limits, fresh_s=settings.limits_fresh_s)
         registry = Registry(store, index, EmbeddingModels(embedding), quotas, poll_s=settings.follow_poll_s)
-        documents = Documents(store, index, GrpcJobs(jobs), quotas, max_upload_bytes=settings.max_upload_bytes)
-
-        erasure = Erasure(store, registry, heard=timedelta(seconds=settings.events_heard_s))
+        queue, retention = GrpcJobs(jobs), timedelta(seconds=settings.retention_s)
+        documents = Documents(store, index, queue, quotas, max_upload_bytes=settings.max_upload_bytes)
+        writer = DocumentWriter(store, index)
+        deletions = DocumentDeletions(store, index, Imports(writer, queue), quotas, retention=retention)
+        whole = CollectionDeletions(store, index, quotas, registry.announce, retention=retention)
+        erasure = Erasure(store, whole, heard=timedelta(seconds=settings.events_heard_s))
 
         def register(server: grpc.aio.Server) -> None:
-            add_CollectionServiceServicer_to_server(CollectionServicer(registry), server)
-            add_DocumentServiceServicer_to_server(DocumentServicer(documents), server)
+            add_CollectionServiceServicer_to_server(CollectionServicer(registry, whole), server)
+            add_DocumentServiceServicer_to_server(DocumentServicer(documents, deletions), server)
             add_DirectoryServiceServicer_to_server(DirectoryServicer(Directories(folders)), server)
             add_TenantServiceServicer_to_server(TenantServicer(erasure), server)
-            add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, quotas), server)
+            add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, deletions, quotas), server)
 
-        upkeep = Upkeep(store, registry, documents, trail)
+        upkeep = Upkeep(store, whole, writer, trail)
         async with Maintenance("collections", upkeep.steps, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 

@@ -49,7 +49,7 @@ def asked_from(request: Any) -> Mapping[str, Any]:
     """The paging fields of a List request, as `Listing.query` takes them."""
     return {
         name: getattr(request, name)
-        for name in ("page_size", "page_token", "page", "filter", "order_by")
+        for name in ("page_size", "page_token", "page", "filter", "order_by", "show_deleted")
         if name in request.DESCRIPTOR.fields_by_name
     }
 
@@ -85,8 +85,8 @@ def stats_to(collection: Collection, totals: DocumentTotals, index: IndexStats) 
         active_documents=totals.active,
         pending_documents=totals.pending,
         failed_documents=totals.failed,
-        chunks=index.chunks,
-        indexed_chunks=index.indexed_chunks,
+        chunks=(found := max(0, index.chunks - totals.hidden_chunks)),
+        indexed_chunks=min(index.indexed_chunks, found),
         tokens=totals.tokens,
         size_bytes=totals.size_bytes,
         revision=collection.revision,
@@ -186,7 +186,7 @@ def document_to(document: Document) -> document_pb2.Document:
         create_time=_timestamp(document.create_time),
         update_time=_timestamp(document.update_time),
         delete_time=_timestamp(document.delete_time),
-        purge_time=_timestamp(document.delete_time),
+        purge_time=_timestamp(document.purge_time),
         etag=document.etag,
     )
     _describe(message, document)
@@ -232,6 +232,7 @@ def document_record_to(document: Document) -> registry_service_pb2.DocumentRecor
         document=document_to(document),
         source_key=document.source_key,
         origin=document.origin,
+        generation=document.generation,
     )
 
 
@@ -276,6 +277,7 @@ def fields_to(document: Document) -> index_service_pb2.DocumentFields:
         content_hash=document.content_hash,
         revision=document.revision,
         create_time=_timestamp(document.create_time),
+        generation=document.generation,
     )
     message.metadata.update(document.metadata)
     return message
@@ -351,7 +353,7 @@ def _without_counts(collection: Collection) -> collection_pb2.Collection:
         create_time=_timestamp(collection.create_time),
         update_time=_timestamp(collection.update_time),
         delete_time=_timestamp(collection.delete_time),
-        purge_time=_timestamp(collection.delete_time),
+        purge_time=_timestamp(collection.purge_time),
         expire_time=_timestamp(collection.expire_time),
         etag=collection.etag,
     )

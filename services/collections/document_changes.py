@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -122,15 +123,69 @@ def unsettled(document: Document) -> Document:
     return replace(document, unsettled=document.unsettled + 1, unsettled_time=now())
 
 
-def as_deleted(found: Sequence[Document], etags: Mapping[str, str]) -> dict[str, Document]:
-    """The documents as their deletion leaves them, by id. Raises EtagMismatch where the etag of an id is another."""
+def as_deleted(found: Sequence[Document], etags: Mapping[str, str], retention: timedelta) -> dict[str, Document]:
+    """The documents as their deletion leaves them, by id; for good at once where nothing is retained.
+
+    Raises:
+        EtagMismatch: The etag of an id is another.
+    """
     deleted_at = now()
     for document in found:
         _check_etag(document, etags.get(document.document_id, ""))
     return {
-        each.document_id: replace(each, delete_time=deleted_at, update_time=deleted_at, etag=new_etag())
+        each.document_id: replace(
+            unsettled(each),
+            delete_time=deleted_at,
+            purge_time=deleted_at + retention,
+            purging=not retention,
+            generation=each.generation + 1,
+            update_time=deleted_at,
+            etag=new_etag(),
+        )
         for each in found
     }
+
+
+def as_undeleted(deleted: Document, etag: str, *, whole: bool) -> Document:
+    """The document as it comes back: as it was, or to be imported anew where the index lost its chunks.
+
+    Raises:
+        EtagMismatch: `etag` is given and is not the current one.
+    """
+    _check_etag(deleted, etag)
+    back = replace(
+        unsettled(deleted),
+        delete_time=None,
+        purge_time=None,
+        generation=deleted.generation + 1,
+        update_time=now(),
+        etag=new_etag(),
+    )
+    return back if whole else replace(back, state="PENDING", chunk_count=0, token_count=0, revision_key="")
+
+
+def purging(found: Iterable[Document], uids: Mapping[str, str]) -> dict[str, Document]:
+    """Those of the documents that are deleted and have these uids, going for good, by id."""
+    gone_at = now()
+    return {
+        each.document_id: replace(each, purging=True, purge_time=min(each.purge_time or gone_at, gone_at))
+        for each in found
+        if each.delete_time and each.uid == uids[each.document_id]
+    }
+
+
+def can_come_back(document: Document) -> bool:
+    return not document.purging and document.purge_time is not None and document.purge_time > now()
+
+
+def in_place_of(deleted: Document, given: Document) -> Document:
+    """The document that an import makes under the id of a deleted one: a new one, which the index shows from now on.
+
+    Raises:
+        LeaseLost: Somebody else has recorded it whose turn was later.
+    """
+    _check_turn(given, deleted)
+    return unsettled(replace(after_import(given, None), generation=deleted.generation + 1))
 
 
 def after_import(given: Document, current: Document | None, *, again: bool = False) -> Document:
@@ -165,8 +220,7 @@ def after_import(given: Document, current: Document | None, *, again: bool = Fal
             update_time=recorded_at,
             etag=new_etag(),
         )
-    if given.fence and given.fence < current.fence:
-        raise LeaseLost(f"{current.name} has been recorded by somebody whose turn was later")
+    _check_turn(given, current)
     match given.state:
         case "ACTIVE":
             changed = _imported(given, current)
@@ -207,6 +261,11 @@ def _with_fields_of(current: Document, made: Document) -> Document:
     )
 
 
+def _check_turn(given: Document, current: Document) -> None:
+    if given.fence and given.fence < current.fence:
+        raise LeaseLost(f"{current.name} has been recorded by somebody whose turn was later")
+
+
 def _imported(given: Document, current: Document) -> Document:
     same = (given.content_hash, given.revision_key) == (current.content_hash, current.revision_key)
     changed = replace(
@@ -220,6 +279,7 @@ def _imported(given: Document, current: Document) -> Document:
         unsettled=current.unsettled,
         unsettled_time=current.unsettled_time,
         fence=given.fence or current.fence,
+        generation=current.generation,
     )
     # Who changed the fields since may have done so while the import wrote its own: the index then holds either.
     return unsettled(changed) if current.patched and changed.unlike(current) else changed

@@ -3,9 +3,9 @@
 from datetime import timedelta
 from typing import Final
 
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.ports import RegistryStore
 from services.collections.records import COLLECTIONS, now
-from services.collections.registry import Registry
 from services.mesh.identity import Caller, acting_for
 
 # Collections, and rows, that one call sees to.
@@ -14,15 +14,18 @@ _ROWS_AT_ONCE: Final = 5_000
 
 
 class Erasure:
-    """Collections go as when they are deleted one by one: from searches first. Then answers and events of the past.
+    """Collections go as when they are deleted one by one, from searches first, and cannot come back. Then answers and
+    events of the past.
 
     Args:
         heard: Whoever follows the registry has heard of a deletion after this; until then its event stays.
     """
 
-    def __init__(self, store: RegistryStore, registry: Registry, *, heard: timedelta = timedelta(seconds=60)) -> None:
+    def __init__(
+        self, store: RegistryStore, deletions: CollectionDeletions, *, heard: timedelta = timedelta(seconds=60)
+    ) -> None:
         self._store = store
-        self._registry = registry
+        self._deletions = deletions
         self._heard = heard
 
     async def erase(self, tenant: str) -> tuple[int, bool]:
@@ -48,9 +51,9 @@ class Erasure:
         query = COLLECTIONS.query(parent=who.tenant, page_size=_COLLECTIONS_AT_ONCE)
         page = await self._store.list_collections(who.tenant, query)
         for each in page.items:
-            await self._registry.delete(each.collection_id, who, force=True)
-        interrupted = await self._store.deleted_collections(tenant=who.tenant)
-        for each in interrupted[:_COLLECTIONS_AT_ONCE]:
-            await self._registry.finish_deletion(each)
-        erased = len(page.items) + len(interrupted)
-        return erased, page.total_size > len(page.items) or len(interrupted) > _COLLECTIONS_AT_ONCE
+            await self._deletions.delete(each.collection_id, who, force=True)
+        deleted = await self._store.deleted_collections(who.tenant)
+        for each in deleted[:_COLLECTIONS_AT_ONCE]:
+            await self._deletions.purge(each)
+        purged = min(len(deleted), _COLLECTIONS_AT_ONCE)
+        return purged, page.total_size > len(page.items) or len(deleted) > purged

@@ -14,17 +14,19 @@ from services.mesh.receipts import Receipt
 
 T = TypeVar("T")
 
-# Given what there is (deleted documents whose chunks may still be in the index among it), what there shall be, by id:
+# Given what there is (deleted documents among it), what there shall be, by id:
 # None removes; what is left out stays. May raise, and then nothing changes.
 ChangeDocuments: TypeAlias = Callable[[Mapping[str, Document]], Mapping[str, Document | None]]
 ChangeCollection: TypeAlias = Callable[[Collection | None], Collection]
+# Given the collection that has the id now, and the deleted ones that had it, the latest first, the one that comes back.
+RestoreCollection: TypeAlias = Callable[[Collection | None, Sequence[Collection]], Collection]
 
 
 class RegistryStore(Protocol):
     """Collections and documents, their changes and the answers given, in one database.
 
     Every method is one transaction. A change is durable when it returns, and is seen whole or not at all. Deleted
-    collections and documents, whose rows wait for the index, are not found unless a method says so.
+    collections and documents, whose rows stay until they are purged, are not found unless a method says so.
 
     Raises:
         DependencyUnavailable: The database does not answer.
@@ -32,7 +34,9 @@ class RegistryStore(Protocol):
 
     async def find_collection(self, tenant: str, collection_id: str) -> Collection | None: ...
 
-    async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]: ...
+    async def list_collections(self, tenant: str, query: ListQuery, *, deleted: bool = False) -> Page[Collection]:
+        """A page of collections; with `deleted`, of those too that can come back."""
+        ...
 
     async def write_collection(
         self,
@@ -59,14 +63,40 @@ class RegistryStore(Protocol):
         """
         ...
 
-    async def purge_collection(self, uid: str) -> None:
-        """Removes a deleted collection and its documents; nothing happens where there is none."""
+    async def restore_collection(
+        self,
+        tenant: str,
+        collection_id: str,
+        change: RestoreCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
+    ) -> Collection:
+        """As `write_collection`, of a collection that was deleted."""
         ...
 
-    async def deleted_collections(
-        self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
-    ) -> list[Collection]:
-        """Collections deleted (before a time, of a name) whose rows are still here."""
+    async def settle_collection(self, collection: Collection) -> None:
+        """Notes that the index holds this state of the collection; nothing happens where it has another by now."""
+        ...
+
+    async def begin_purge(self, uid: str) -> bool:
+        """Decides that a deleted collection never comes back; whether it is one that is deleted."""
+        ...
+
+    async def purge_collection(self, uid: str) -> None:
+        """Removes a collection and its documents, once its purge has begun."""
+        ...
+
+    async def deleted_collections(self, tenant: str, collection_id: str | None = None) -> list[Collection]:
+        """Deleted collections (of an id) whose rows are still here, those deleted last first."""
+        ...
+
+    async def collections_to_purge(self, before: datetime) -> list[Collection]:
+        """Deleted collections whose purge_time came before."""
+        ...
+
+    async def unsettled_collections(self, before: datetime) -> list[Collection]:
+        """Collections whose deletion, or what took it back, was decided before, and may not hold in the index."""
         ...
 
     async def expired_collections(self, at: datetime) -> list[Collection]:
@@ -91,7 +121,11 @@ class RegistryStore(Protocol):
         """Those of the documents that exist, in no order; with `deleted`, deleted ones instead."""
         ...
 
-    async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]: ...
+    async def list_documents(
+        self, collection: Collection, query: ListQuery, *, deleted: bool = False
+    ) -> Page[Document]:
+        """A page of documents; with `deleted`, of those too that can come back."""
+        ...
 
     async def write_documents(
         self,
@@ -133,7 +167,11 @@ class RegistryStore(Protocol):
         ...
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
-        """Documents deleted or unsettled since before a time, of collections that exist."""
+        """Documents, deleted ones too, that are unsettled since before a time, of collections that exist."""
+        ...
+
+    async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
+        """Deleted documents whose purge_time came before, of collections that exist."""
         ...
 
     async def totals(self, collection: Collection) -> DocumentTotals: ...
@@ -208,12 +246,22 @@ class Index(Protocol):
         """Sizes; zeros where nothing was ever written."""
         ...
 
+    async def hide(self, collection: Collection, documents: Sequence[Document]) -> None:
+        """No search that begins afterwards finds them, until `update_fields` of a later generation."""
+        ...
+
     async def delete_documents(self, collection: Collection, document_ids: Sequence[str]) -> None:
-        """No search that begins afterwards finds them."""
+        """Their chunks go for good."""
+        ...
+
+    async def retire(self, document: Document, keep_revision_key: str) -> None:
+        """The document's chunks of every other revision go for good."""
         ...
 
     async def update_fields(self, document: Document) -> None:
-        """Makes title, source_uri, metadata and principals of the document hold for its chunks."""
+        """Makes title, source_uri, metadata and principals of the document hold for its chunks, unless these are of a
+        later generation.
+        """
         ...
 
     async def list_chunks(self, document: Document, from_ordinal: int, limit: int) -> tuple[list[Chunk], int]:
@@ -271,10 +319,13 @@ class Jobs(Protocol):
     """
 
     async def import_document(self, document: Document, content: Content, *, validate_only: bool = False) -> bytes:
-        """Queues the import of a document; asked again for the same document uid, it answers with the same job.
+        """Queues the import of a document; asked again for the same uid and generation, it answers with the same job.
 
         Returns:
             The job, a serialised ragweave.v1.Job: it is passed on unread.
+
+        Raises:
+            UploadNotFound: The upload is gone.
         """
         ...
 

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 VISIBILITIES: Final = ("PRIVATE", "PUBLIC")
 STATES: Final = ("PENDING", "ACTIVE", "FAILED")
+DELETED: Final = "DELETED"
 
 # No vowels and nothing that looks like something else: short, easy to read out, spells nothing.
 _ID_ALPHABET: Final = "23456789bcdfghjkmnpqrstvwxz"
@@ -70,7 +71,10 @@ class Collection:
         dimension: Length of the model's vectors.
         revision: Counts the writes that searches can see, as the registry recorded them.
         size_bytes: Bytes of the originals of its documents.
-        delete_time: Deletion was decided then; the row stays until the index is gone, and nobody sees it.
+        delete_time: Deletion was decided then; searches find nothing of it.
+        purge_time: When a deleted one goes for good; until then it can come back.
+        purging: It is going, and cannot come back.
+        unsettled: Its deletion, or what took that back, may not have reached the index yet.
         etag: Changes with every change but of counts.
         sequence: The registry's own count of changes at the last one of this collection.
     """
@@ -98,6 +102,9 @@ class Collection:
     delete_time: datetime | None = None
     expire_time: datetime | None = None
     sequence: int = 0
+    purge_time: datetime | None = None
+    purging: bool = False
+    unsettled: bool = False
 
     @property
     def name(self) -> str:
@@ -138,8 +145,11 @@ class Document:
         fields_hash: Tells whether an import would change the fields; the importer's.
         source_key: The import source it belongs to.
         origin: What its import knew of the original besides; the importer's.
-        delete_time: Deletion was decided then; the row stays until the index is rid of it, and nobody sees it.
-        unsettled: Pushes of fields to the index that were begun and not ended; above 0, the index may differ.
+        delete_time: Deletion was decided then; the index hides its chunks.
+        purge_time: When a deleted one goes for good; until then it can come back.
+        purging: It is going, and cannot come back.
+        generation: Counts its deletions and what brought it back: an older push to the index is passed over there.
+        unsettled: Pushes to the index that were begun and not ended; above 0, the index may differ.
         unsettled_time: When the last of them was begun.
         patched: Its fields were changed since its last import.
         fence: Orders those who import it, one after the other; of the last one.
@@ -175,6 +185,9 @@ class Document:
     patched: bool = False
     fence: int = 0
     origin: str = ""
+    purge_time: datetime | None = None
+    purging: bool = False
+    generation: int = 0
 
     @property
     def name(self) -> str:
@@ -207,7 +220,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class DocumentTotals:
-    """What the documents of a collection add up to."""
+    """What the documents of a collection add up to; `hidden_chunks` are those of deleted ones, which can come back."""
 
     active: int = 0
     pending: int = 0
@@ -215,6 +228,7 @@ class DocumentTotals:
     tokens: int = 0
     size_bytes: int = 0
     last_write_time: datetime | None = None
+    hidden_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,22 +287,26 @@ def _searchable(old: Document | None, new: Document | None) -> bool:
     return old.unlike(new) or (old.content_hash, old.revision_key) != (new.content_hash, new.revision_key)
 
 
-COLLECTIONS: Final = Listing(
-    Schema(
-        {
-            "name": Field(FieldType.STRING, ordered=True),
-            "description": Field(FieldType.STRING, ordered=True),
-            "labels": Field(FieldType.MAP),
-            "embedding_model": Field(FieldType.STRING, ordered=True),
-            "language": Field(FieldType.STRING, ordered=True),
-            "visibility": Field(FieldType.ENUM, values=VISIBILITIES),
-            "disabled": Field(FieldType.BOOL),
-            "create_time": Field(FieldType.TIMESTAMP),
-            "update_time": Field(FieldType.TIMESTAMP),
-        }
-    ),
-    sortable=("name", "create_time", "update_time"),
-    key="name",
+_COLLECTION_FIELDS: Final = {
+    "name": Field(FieldType.STRING, ordered=True),
+    "description": Field(FieldType.STRING, ordered=True),
+    "labels": Field(FieldType.MAP),
+    "embedding_model": Field(FieldType.STRING, ordered=True),
+    "language": Field(FieldType.STRING, ordered=True),
+    "visibility": Field(FieldType.ENUM, values=VISIBILITIES),
+    "disabled": Field(FieldType.BOOL),
+    "create_time": Field(FieldType.TIMESTAMP),
+    "update_time": Field(FieldType.TIMESTAMP),
+}
+
+COLLECTIONS: Final = Listing(Schema(_COLLECTION_FIELDS), sortable=("name", "create_time", "update_time"), key="name")
+
+# Among deleted ones a name may come several times.
+COLLECTIONS_AND_DELETED: Final = Listing(
+    Schema({**_COLLECTION_FIELDS, "uid": Field(FieldType.STRING), "delete_time": Field(FieldType.TIMESTAMP)}),
+    sortable=(*COLLECTIONS.sortable, "uid"),
+    key="uid",
+    default_order="name",
 )
 
 DOCUMENTS: Final = Listing(
@@ -299,7 +317,7 @@ DOCUMENTS: Final = Listing(
             "source_uri": Field(FieldType.STRING, ordered=True),
             "mime_type": Field(FieldType.STRING, ordered=True),
             "content_hash": Field(FieldType.STRING, ordered=True),
-            "state": Field(FieldType.ENUM, values=STATES),
+            "state": Field(FieldType.ENUM, values=(*STATES, DELETED)),
             "metadata": Field(FieldType.STRUCT),
             "size_bytes": Field(FieldType.NUMBER),
             "chunk_count": Field(FieldType.NUMBER),
@@ -326,6 +344,8 @@ def collection_fields(collection: Collection) -> Mapping[str, Any]:
         "disabled": collection.disabled,
         "create_time": collection.create_time,
         "update_time": collection.update_time,
+        "uid": collection.uid,
+        "delete_time": collection.delete_time,
     }
 
 
@@ -337,7 +357,7 @@ def document_fields(document: Document) -> Mapping[str, Any]:
         "source_uri": document.source_uri,
         "mime_type": document.mime_type,
         "content_hash": document.content_hash,
-        "state": document.state,
+        "state": DELETED if document.delete_time else document.state,
         "metadata": document.metadata,
         "size_bytes": document.size_bytes,
         "chunk_count": document.chunk_count,

@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
+from services.collections.collection_deletions import can_come_back, check_etag, may_undelete
 from services.collections.ports import EmbeddingModel, Index, IndexStats, Models, RegistryStore
 from services.collections.quotas import Quotas
 from services.collections.records import (
     COLLECTIONS,
+    COLLECTIONS_AND_DELETED,
     Change,
     Chunking,
     Collection,
@@ -23,15 +25,14 @@ from services.collections.records import (
     new_id,
     now,
 )
-from services.collections.text import checked, collection_id_of, same_etag
+from services.collections.text import checked, collection_id_of
 from services.mesh.errors import (
     AlreadyExists,
-    CollectionNotEmpty,
     CollectionNotFound,
     DependencyUnavailable,
-    EtagMismatch,
     InvalidArgument,
     ModelNotFound,
+    PermissionDenied,
 )
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
@@ -138,7 +139,7 @@ class Registry:
                     who.tenant, made.collection_id, lambda current: _unless_taken(made, current), receipt, limits=limits
                 ),
             )
-            self._announce()
+            self.announce()
             # An index that is down learns of it from the stream when it comes back, before it answers.
             with suppress(DependencyUnavailable):
                 await self._index.apply(created)
@@ -147,8 +148,20 @@ class Registry:
         return await once(receipt, self._recall, work)
 
     async def get(self, name: str, who: Caller) -> Collection:
-        """The collection of a name or bare id. Raises CollectionNotFound, also for another tenant's."""
-        return await self.find(collection_id_of(name), who.tenant)
+        """The collection of a name or bare id, a deleted one too where the caller may bring it back.
+
+        Raises:
+            CollectionNotFound: There is none, or it is another tenant's.
+        """
+        collection_id = collection_id_of(name)
+        try:
+            return await self.find(collection_id, who.tenant)
+        except CollectionNotFound:
+            if may_undelete(who):
+                for deleted in await self._store.deleted_collections(who.tenant, collection_id):
+                    if can_come_back(deleted):
+                        return deleted
+            raise
 
     async def find(self, collection_id: str, tenant: str) -> Collection:
         """The collection of a bare id. Raises CollectionNotFound."""
@@ -157,9 +170,17 @@ class Registry:
             raise CollectionNotFound(f"no collection {collection_id!r}", collection=collection_id)
         return found
 
-    async def list(self, who: Caller, **asked: Any) -> Page[Collection]:
-        """A page of the tenant's collections; `asked` as `Listing.query` takes it."""
-        return await self._store.list_collections(who.tenant, COLLECTIONS.query(parent=who.tenant, **asked))
+    async def list(self, who: Caller, *, show_deleted: bool = False, **asked: Any) -> Page[Collection]:
+        """A page of the tenant's collections; `asked` as `Listing.query` takes it.
+
+        Raises:
+            PermissionDenied: With `show_deleted`, for who may not bring collections back.
+        """
+        if show_deleted and not may_undelete(who):
+            raise PermissionDenied("show_deleted: deleted collections are for callers with the scope collections.write")
+        listing = COLLECTIONS_AND_DELETED if show_deleted else COLLECTIONS
+        query = listing.query(parent=who.tenant, **asked)
+        return await self._store.list_collections(who.tenant, query, deleted=show_deleted)
 
     async def update(
         self,
@@ -198,75 +219,18 @@ class Registry:
             written = await self._store.write_collection(
                 who.tenant, collection_id, lambda latest: _changed(latest, current.uid, dated, named, etag), receipt
             )
-            self._announce()
+            self.announce()
             await self._index.apply(written)
             return written
 
         return await once(receipt, recall, work)
 
-    async def delete(
-        self,
-        name: str,
-        who: Caller,
-        *,
-        etag: str = "",
-        force: bool = False,
-        receipt: Receipt | None = None,
-        validate_only: bool = False,
-    ) -> Collection:
-        """Deletes a collection with all it holds; no search that begins afterwards finds it.
-
-        Raises:
-            CollectionNotFound: There is none of that name.
-            CollectionNotEmpty: It holds documents, and `force` is not set.
-            EtagMismatch: `etag` is given and is not the current one.
-            DependencyUnavailable: The index does not answer; nothing has changed, or the deletion ends by itself.
-        """
-        collection_id = collection_id_of(name)
-
-        async def recall(receipt: Receipt) -> Collection | None:
-            answered = await self._recall(receipt)
-            if answered:
-                await self._finish_deletions(collection_id, who.tenant)
-            return answered
-
-        async def work() -> Collection:
-            current = await self._store.find_collection(who.tenant, collection_id)
-            gone = current is None and not validate_only
-            if gone and (ended := await self._finish_deletions(collection_id, who.tenant)):
-                return await self._store.remember(receipt, ended[-1], Collection) if receipt else ended[-1]
-            deleted = _deleted(current, collection_id, etag, force)
-            if validate_only:
-                return deleted
-            await self._index.stats(deleted)  # refuses now what could not be made to hold
-            written = await self._store.write_collection(
-                who.tenant, collection_id, lambda latest: _deleted(latest, collection_id, etag, force), receipt
-            )
-            self._announce()
-            await self.finish_deletion(written)
-            return written
-
-        return await once(receipt, recall, work)
-
-    async def finish_deletion(self, deleted: Collection) -> None:
-        """Brings a decided deletion to its end: searches, index, rows. May be repeated."""
-        await self._index.apply(deleted)
-        await self._index.drop(deleted)
-        await self._store.purge_collection(deleted.uid)
-
     async def _recall(self, receipt: Receipt) -> Collection | None:
         return await self._store.recall(receipt, Collection)
 
-    async def _finish_deletions(self, collection_id: str, tenant: str) -> Sequence[Collection]:
-        """Brings interrupted deletions of the id to their end; returns them."""
-        interrupted = await self._store.deleted_collections(tenant=tenant, collection_id=collection_id)
-        for each in interrupted:
-            await self.finish_deletion(each)
-        return interrupted
-
     async def stats(self, name: str, who: Caller) -> tuple[Collection, DocumentTotals, IndexStats]:
         """What a collection holds, counted now. Raises CollectionNotFound."""
-        collection = await self.get(name, who)
+        collection = await self.find(collection_id_of(name), who.tenant)
         return collection, await self._store.totals(collection), await self._index.stats(collection)
 
     async def follow(self, after: int) -> AsyncIterator[Followed]:
@@ -320,9 +284,9 @@ class Registry:
     def stop_following(self) -> None:
         """Ends every follower's stream, which would otherwise outlast the process's grace."""
         self._stopping = True
-        self._announce()
+        self.announce()
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
         """Wakes the followers in this process."""
         self._changed.set()
         self._changed = asyncio.Event()
@@ -381,7 +345,7 @@ def _changed(
 ) -> Collection:
     if current is None or current.uid != uid:
         raise CollectionNotFound("the collection was deleted meanwhile")
-    _check_etag(current, etag)
+    check_etag(current, etag)
     if "embedding_model" in given:
         given = {**given, "embedding_model": f"models/{given['embedding_model'].removeprefix('models/')}"}
     held = {name: getattr(current, name) for name in (*COLLECTION_MASK.mutable, *COLLECTION_MASK.fixed)}
@@ -389,24 +353,6 @@ def _changed(
     _check(changes)
     changed = replace(current, **changes)
     return current if changed == current else replace(changed, update_time=now(), etag=new_etag())
-
-
-def _deleted(current: Collection | None, collection_id: str, etag: str, force: bool) -> Collection:
-    if current is None:
-        raise CollectionNotFound(f"no collection {collection_id!r}", collection=collection_id)
-    _check_etag(current, etag)
-    if current.document_count and not force:
-        raise CollectionNotEmpty(
-            f"{current.name} holds {current.document_count} documents; set force to delete them too",
-            collection=current.name,
-        )
-    deleted_at = now()
-    return replace(current, delete_time=deleted_at, update_time=deleted_at, etag=new_etag())
-
-
-def _check_etag(current: Collection, etag: str) -> None:
-    if etag and not same_etag(etag, current.etag):
-        raise EtagMismatch(f"{current.name} has changed since this etag was read; read it again")
 
 
 def _with_expiry(given: Mapping[str, Any], paths: Sequence[str]) -> tuple[Mapping[str, Any], Sequence[str]]:

@@ -17,7 +17,9 @@ from ragweave.v1.collection_service_pb2_grpc import CollectionServiceServicer
 from ragweave.v1.directory_service_pb2_grpc import DirectoryServiceServicer
 from ragweave.v1.document_service_pb2_grpc import DocumentServiceServicer
 from services.collections import convert, convert_directories
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.directories import Directories
+from services.collections.document_deletions import DocumentDeletions
 from services.collections.documents import Documents
 from services.collections.erasure import Erasure
 from services.collections.quotas import Quotas
@@ -30,8 +32,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CollectionServicer(CollectionServiceServicer):
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, deletions: CollectionDeletions) -> None:
         self._registry = registry
+        self._deletions = deletions
 
     async def CreateCollection(
         self, request: collections_pb.CreateCollectionRequest, context: Context
@@ -72,7 +75,7 @@ class CollectionServicer(CollectionServiceServicer):
     async def DeleteCollection(
         self, request: collections_pb.DeleteCollectionRequest, context: Context
     ) -> collection_pb2.Collection:
-        deleted = await self._registry.delete(
+        deleted = await self._deletions.delete(
             request.name,
             caller(context),
             etag=request.etag,
@@ -82,6 +85,18 @@ class CollectionServicer(CollectionServiceServicer):
         )
         return convert.collection_to(deleted)
 
+    async def UndeleteCollection(
+        self, request: collections_pb.UndeleteCollectionRequest, context: Context
+    ) -> collection_pb2.Collection:
+        back = await self._deletions.undelete(
+            request.name,
+            caller(context),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.collection_to(back)
+
     async def GetCollectionStats(
         self, request: collections_pb.GetCollectionStatsRequest, context: Context
     ) -> collection_pb2.CollectionStats:
@@ -89,8 +104,9 @@ class CollectionServicer(CollectionServiceServicer):
 
 
 class DocumentServicer(DocumentServiceServicer):
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, deletions: DocumentDeletions) -> None:
         self._documents = documents
+        self._deletions = deletions
 
     async def CreateDocument(
         self, request: documents_pb.CreateDocumentRequest, context: Context
@@ -149,7 +165,7 @@ class DocumentServicer(DocumentServiceServicer):
     async def DeleteDocument(
         self, request: documents_pb.DeleteDocumentRequest, context: Context
     ) -> document_pb2.Document:
-        deleted = await self._documents.delete(
+        deleted = await self._deletions.delete(
             request.name,
             caller(context),
             etag=request.etag,
@@ -161,7 +177,7 @@ class DocumentServicer(DocumentServiceServicer):
     async def BatchDeleteDocuments(
         self, request: documents_pb.BatchDeleteDocumentsRequest, context: Context
     ) -> documents_pb.BatchDeleteDocumentsResponse:
-        deleted = await self._documents.batch_delete(
+        deleted = await self._deletions.batch_delete(
             request.parent,
             request.names,
             caller(context),
@@ -170,6 +186,18 @@ class DocumentServicer(DocumentServiceServicer):
             validate_only=request.validate_only,
         )
         return documents_pb.BatchDeleteDocumentsResponse(documents=map(convert.document_to, deleted))
+
+    async def UndeleteDocument(
+        self, request: documents_pb.UndeleteDocumentRequest, context: Context
+    ) -> document_pb2.Document:
+        back = await self._deletions.undelete(
+            request.name,
+            caller(context),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert.document_to(back)
 
     async def ListChunks(
         self, request: documents_pb.ListChunksRequest, context: Context
@@ -203,9 +231,10 @@ class DirectoryServicer(DirectoryServiceServicer):
 
 
 class RegistryServicer(RegistryServiceServicer):
-    def __init__(self, registry: Registry, documents: Documents, quotas: Quotas) -> None:
+    def __init__(self, registry: Registry, documents: Documents, deletions: DocumentDeletions, quotas: Quotas) -> None:
         self._registry = registry
         self._documents = documents
+        self._deletions = deletions
         self._quotas = quotas
 
     async def GetCollectionRecord(
@@ -263,7 +292,7 @@ class RegistryServicer(RegistryServiceServicer):
     async def DeleteSourceDocuments(
         self, request: internal_pb.DeleteSourceDocumentsRequest, context: Context
     ) -> internal_pb.DeleteSourceDocumentsResponse:
-        deleted = await self._documents.delete_source(
+        deleted = await self._deletions.delete_source(
             request.collection_id, request.document_ids, caller(context), filter=request.filter
         )
         return internal_pb.DeleteSourceDocumentsResponse(deleted=deleted)

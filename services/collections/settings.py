@@ -31,6 +31,12 @@ class Settings(ServiceSettings):
     upkeep_interval_s: float = Field(
         15.0, gt=0, le=3600, description="Seconds between sweeps for expired collections and interrupted work."
     )
+    retention_s: float = Field(
+        7 * 24 * 3600,
+        ge=0,
+        le=10**8,
+        description="Seconds a deleted collection or document can be undeleted; 0 purges at once.",
+    )
     quota: QuotaSettings = Field(
         default_factory=QuotaSettings, description="Limits while the system service has not told others."
     )

@@ -1,4 +1,4 @@
-"""What the registry does by itself: ends what was interrupted, deletes what has expired."""
+"""What the registry does by itself: ends what was interrupted, deletes what has expired, purges what was deleted."""
 
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
@@ -6,10 +6,10 @@ from typing import Final
 
 import structlog
 
-from services.collections.documents import Documents
+from services.collections.collection_deletions import CollectionDeletions
+from services.collections.document_writer import DocumentWriter
 from services.collections.ports import RegistryStore
 from services.collections.records import Collection, Document, now
-from services.collections.registry import Registry
 from services.mesh.audit import Trail, audited
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentNotFound, EtagMismatch
 from services.mesh.identity import Caller, acting_for
@@ -24,19 +24,23 @@ _DELETE: Final = "/ragweave.v1.CollectionService/DeleteCollection"
 class Upkeep:
     """The registry's steps of maintenance."""
 
-    def __init__(self, store: RegistryStore, registry: Registry, documents: Documents, trail: Trail) -> None:
+    def __init__(
+        self, store: RegistryStore, deletions: CollectionDeletions, writer: DocumentWriter, trail: Trail
+    ) -> None:
         self._trail = trail
         self._store = store
-        self._registry = registry
-        self._documents = documents
+        self._deletions = deletions
+        self._writer = writer
         self._log = structlog.get_logger("collections.upkeep")
 
     @property
     def steps(self) -> Sequence[Step]:
         return (
             Step("expire collections", self._expire_all),
-            Step("finish deleted collections", self._finish_collections),
-            Step("finish documents", self._finish_documents),
+            Step("settle collections", self._settle_collections),
+            Step("purge collections", self._purge_collections),
+            Step("settle documents", self._settle_documents),
+            Step("purge documents", self._purge_documents),
             Step("forget answers", self._forget_answers),
         )
 
@@ -44,13 +48,28 @@ class Upkeep:
         expired = await self._store.expired_collections(now())
         return sum([await self._try("expire", each, self._expire(each)) for each in expired])
 
-    async def _finish_collections(self) -> int:
-        deleted = await self._store.deleted_collections(before=now() - _INTERRUPTED)
-        return sum([await self._try("delete", each, self._registry.finish_deletion(each)) for each in deleted])
+    async def _settle_collections(self) -> int:
+        unsettled = await self._store.unsettled_collections(now() - _INTERRUPTED)
+        return sum([await self._try("settle", each, self._deletions.finish(each)) for each in unsettled])
 
-    async def _finish_documents(self) -> int:
-        unfinished = await self._store.unfinished_documents(now() - _INTERRUPTED, _BATCH)
-        return sum([await self._try("finish", parent, self._finish(parent, each)) for parent, each in unfinished])
+    async def _purge_collections(self) -> int:
+        due = await self._store.collections_to_purge(now() - _INTERRUPTED)
+        return sum([await self._try("purge", each, self._deletions.purge(each)) for each in due])
+
+    async def _settle_documents(self) -> int:
+        settled = 0
+        for parent, each in await self._store.unfinished_documents(now() - _INTERRUPTED, _BATCH):
+            settled += await self._try("settle", parent, self._writer.settle(parent, each, each.unsettled))
+        return settled
+
+    async def _purge_documents(self) -> int:
+        due: dict[str, tuple[Collection, list[Document]]] = {}
+        for parent, each in await self._store.documents_to_purge(now() - _INTERRUPTED, _BATCH):
+            due.setdefault(parent.uid, (parent, []))[1].append(each)
+        purged = 0
+        for parent, documents in due.values():
+            purged += len(documents) * await self._try("purge", parent, self._writer.purge(parent, documents))
+        return purged
 
     async def _forget_answers(self) -> int:
         return await self._store.prune_receipts(now())
@@ -58,13 +77,7 @@ class Upkeep:
     async def _expire(self, collection: Collection) -> None:
         who = _acting(collection)
         async with audited(self._trail, who, _DELETE, collection.name):
-            await self._registry.delete(collection.collection_id, who, etag=collection.etag, force=True)
-
-    async def _finish(self, collection: Collection, document: Document) -> None:
-        if document.delete_time:
-            await self._documents.finish_deletion(collection, [document])
-        else:
-            await self._documents.settle(collection, document, document.unsettled)
+            await self._deletions.delete(collection.collection_id, who, etag=collection.etag, force=True)
 
     async def _try(self, step: str, collection: Collection, work: Awaitable[None]) -> bool:
         """Does the work for the collection's tenant, since nobody calls; whether it was done."""

@@ -420,6 +420,7 @@ class DocumentImport:
             revision=before + 1 if changed else before,
             create_time=known.create_time if known is not None else None,
             fence=self._fence,
+            generation=known.generation if known is not None else 0,
         )
 
     def _outcome(

@@ -273,6 +273,7 @@ class DocumentFields:
         revision: Counts the imports that changed its content.
         create_time: When it was first recorded; None for now.
         fence: Whose turn it is to write; writes with a lower one than the last are refused.
+        generation: Counts its deletions and what brought it back: what was known before one does not undo it.
     """
 
     spec: DocumentSpec
@@ -282,6 +283,7 @@ class DocumentFields:
     revision: int
     create_time: datetime | None = None
     fence: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,7 @@ class KnownDocument:
     principals: tuple[str, ...] = ()
     source_key: str = ""
     origin: str = ""
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

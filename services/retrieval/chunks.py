@@ -35,6 +35,7 @@ class DocumentFields:
         content_hash: SHA-256 of the original bytes, lower-case hex.
         revision: Counts the imports that changed the document's content.
         fence: Orders those who work on the document one after the other; 0 takes no part in that.
+        generation: Counts its deletions and what brought it back; of two writes of its fields the later one's holds.
     """
 
     document_id: str
@@ -47,6 +48,7 @@ class DocumentFields:
     revision: int = 0
     create_time: datetime | None = None
     fence: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

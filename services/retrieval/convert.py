@@ -171,6 +171,7 @@ def document_from(fields: index_pb.DocumentFields) -> DocumentFields:
         revision=fields.revision,
         create_time=fields.create_time.ToDatetime(UTC) if fields.HasField("create_time") else None,
         fence=fields.fence,
+        generation=fields.generation,
     )
 
 

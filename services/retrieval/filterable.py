@@ -30,6 +30,9 @@ SCHEMA: Final = Schema(
     }
 )
 
+NOBODY: Final = "nobody:"
+"""In an ACL: a principal no caller has, since those are `user:` and `group:`."""
+
 
 def visible_to(who: Caller) -> Filter:
     """Chunks of documents that name nobody, or one of the caller's principals."""

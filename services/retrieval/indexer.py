@@ -3,7 +3,7 @@
 import asyncio
 import math
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ from services.mesh.errors import CollectionNotFound, FailedPrecondition, Invalid
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk, IndexId, IndexStats
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.filterable import NOBODY
 from services.retrieval.ports import IndexRevisions, VectorStore
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import document_vector, encoder_for
@@ -110,7 +111,17 @@ class Indexer:
         if document.fence:
             fields["fence"] = document.fence
         async with self._turn(index, document.document_id, document.fence):
-            await self._store.set_fields(index, document.document_id, fields)
+            await self._store.set_fields(index, [document.document_id], fields, generation=document.generation)
+        return await self._revisions.bump(index)
+
+    async def hide(self, index: IndexId, generations: Mapping[str, int]) -> int:
+        """Hides documents, by id with their generation, from every search until `update_fields` of a later one.
+
+        Their chunks stay as they are but for who may find them: nobody. So hiding costs searches nothing.
+        """
+        for generation in sorted(set(generations.values())):
+            ids = [document_id for document_id, each in generations.items() if each == generation]
+            await self._store.set_fields(index, ids, {"principals": [NOBODY]}, generation=generation)
         return await self._revisions.bump(index)
 
     async def list_chunks(

@@ -69,8 +69,14 @@ class VectorStore(Protocol):
         """Deletes the document's chunks of every other revision."""
         ...
 
-    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
-        """Replaces fields of all chunks of a document: title, source_uri, metadata, principals, fence, each whole."""
+    async def set_fields(
+        self, index: IndexId, document_ids: Sequence[str], fields: Mapping[str, Any], *, generation: int = 0
+    ) -> None:
+        """Replaces fields of all chunks of documents: title, source_uri, metadata, principals, fence, each whole.
+
+        Args:
+            generation: Noted with the chunks; those of a later one stay as they are.
+        """
         ...
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:

@@ -58,6 +58,13 @@ class IndexServicer(IndexServiceServicer):
         revision = await self._indexer.delete(self._index(request), request.document_ids, request.fence)
         return index_pb.DeleteDocumentsResponse(index_revision=revision)
 
+    async def HideDocuments(
+        self, request: index_pb.HideDocumentsRequest, context: Context
+    ) -> index_pb.HideDocumentsResponse:
+        generations = {each.document_id: each.generation for each in request.documents}
+        revision = await self._indexer.hide(self._index(request), generations)
+        return index_pb.HideDocumentsResponse(index_revision=revision)
+
     async def UpdateDocumentFields(
         self, request: index_pb.UpdateDocumentFieldsRequest, context: Context
     ) -> index_pb.UpdateDocumentFieldsResponse:

@@ -1,7 +1,7 @@
 """Every store of the registry keeps the same promises."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +19,7 @@ from services.collections.documents import Documents
 from services.collections.ports import RegistryStore
 from services.collections.records import (
     COLLECTIONS,
+    COLLECTIONS_AND_DELETED,
     DOCUMENTS,
     Chunking,
     Collection,
@@ -36,7 +37,18 @@ from services.mesh.filters import EVERYTHING, parse
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 from services.mesh.sql import sqlite_url
-from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, collection, document, quotas, receipt
+from tests.collections_records import (
+    LONG_AGO,
+    FakeIndex,
+    FakeJobs,
+    FakeModels,
+    collection,
+    collection_deletions,
+    document,
+    document_deletions,
+    quotas,
+    receipt,
+)
 from tests.mesh.harness import caller_of
 
 _numbers = count()
@@ -186,23 +198,105 @@ async def test_a_change_tells_what_it_was_and_when(store: RegistryStore) -> None
 async def test_a_deleted_collection_is_gone_but_for_who_must_finish_it(store: RegistryStore) -> None:
     made = await put(store, collection())
     await add(store, made, document())
-    deleted = await store.write_collection("acme", "docs", lambda found: replace(made, delete_time=now()))
+    gone = replace(made, delete_time=now(), purge_time=now() + timedelta(7))
+    deleted = await store.write_collection("acme", "docs", lambda found: gone)
     assert await store.find_collection("acme", "docs") is None
     assert (await store.list_collections("acme", COLLECTIONS.query())).items == ()
     assert await store.latest(0, 10) == []
     assert [each.delete_time is not None for each in await told(store, 0, 10)] == [False, True]
-    assert [each.uid for each in await store.deleted_collections(tenant="acme", collection_id="docs")] == [made.uid]
-    assert await store.deleted_collections(tenant="globex") == []
-    assert await store.deleted_collections(before=LONG_AGO) == []
+    assert [each.uid for each in await store.deleted_collections("acme", "docs")] == [made.uid]
+    assert await store.deleted_collections("globex") == []
     with pytest.raises(CollectionNotFound):
         await add(store, made, document("b"))
     anew = await put(store, collection(uid="anew"))
     await store.purge_collection(deleted.uid)
+    assert await store.deleted_collections("acme") == [deleted], "it may come back until its purge has begun"
+    assert await store.begin_purge(deleted.uid)
     await store.purge_collection(deleted.uid)
-    assert await store.deleted_collections() == []
+    await store.purge_collection(deleted.uid)
+    assert await store.deleted_collections("acme") == []
+    assert not await store.begin_purge(deleted.uid)
     assert await current(store, made) == anew
+    assert not await store.begin_purge(anew.uid)
     await store.purge_collection(anew.uid)
     assert await current(store, made) == anew, "one that is not deleted stays"
+
+
+async def test_a_deleted_collection_comes_back_with_what_it_held(store: RegistryStore) -> None:
+    made = await put(store, collection())
+    await add(store, made, document(state="ACTIVE", chunk_count=2))
+    first = await put(store, replace(await current(store, made), delete_time=now(), purge_time=now() + timedelta(7)))
+    anew = await put(store, collection(uid="anew"))
+    second = await put(store, replace(anew, delete_time=now(), purge_time=now() + timedelta(7)))
+    assert [each.uid for each in await store.deleted_collections("acme", "docs")] == ["anew", first.uid]
+
+    def bring_back(live: Collection | None, deleted: Sequence[Collection]) -> Collection:
+        assert live is None
+        assert list(deleted) == [second, first]
+        return replace(deleted[1], delete_time=None, purge_time=None)
+
+    with pytest.raises(QuotaExceeded):
+        await store.restore_collection("acme", "docs", bring_back, limits=Amounts(9, 9, 1, 9))
+    for _ in range(2):
+        back = await store.restore_collection("acme", "docs", bring_back, receipt(), limits=Amounts(9, 9, 2, 9))
+    assert back == await current(store, made)
+    assert (back.uid, back.document_count, back.chunk_count, back.sequence) == (first.uid, 1, 2, second.sequence + 1)
+    assert await store.usage("acme") == Amounts(1, 1, 2, 0)
+    assert await told(store, second.sequence, 10) == [back]
+    assert [each.document_id for each in await store.find_documents(back, ["a"])] == ["a"]
+
+
+async def test_deleted_collections_are_purged_when_due_and_settled_when_left(store: RegistryStore) -> None:
+    live = await put(store, collection("live", unsettled=True))
+    await put(store, collection("late", unsettled=True, update_time=now()))
+    gone = {"delete_time": LONG_AGO, "purge_time": LONG_AGO + timedelta(1)}
+    due = await put(store, collection("due", **gone))
+    await put(store, collection("kept", **{**gone, "purge_time": now()}))
+    assert await store.collections_to_purge(LONG_AGO + timedelta(2)) == [due]
+    assert await store.unsettled_collections(LONG_AGO + timedelta(2)) == [live]
+    await store.settle_collection(replace(live, sequence=live.sequence - 1))
+    assert await store.unsettled_collections(LONG_AGO + timedelta(2)) == [live], "it has changed since"
+    await store.settle_collection(live)
+    assert await store.unsettled_collections(LONG_AGO + timedelta(2)) == []
+    assert await current(store, live) == replace(live, unsettled=False)
+
+
+async def test_what_can_come_back_is_listed_on_demand(store: RegistryStore) -> None:
+    gone = {"delete_time": LONG_AGO, "purge_time": now() + timedelta(7)}
+    parent = await put(store, collection("live"))
+    for uid in ("one", "two"):
+        await put(store, collection("gone", uid=uid, **gone))
+    await put(store, collection("going", purging=True, **gone))
+    await put(store, collection("late", **{**gone, "purge_time": now()}))
+    found: list[str] = []
+    token = ""
+    while True:
+        query = COLLECTIONS_AND_DELETED.query(page_size=1, page_token=token)
+        page = await store.list_collections("acme", query, deleted=True)
+        found += [each.uid for each in page.items]
+        assert page.total_size == 3
+        if not (token := page.next_page_token):
+            break
+    assert found == ["one", "two", parent.uid]
+    assert (await store.list_collections("acme", COLLECTIONS.query())).total_size == 1
+    for name, fields in {"a": {}, "b": gone, "c": {**gone, "purging": True}}.items():
+        await add(store, parent, document(name, of=parent, state="ACTIVE", **fields))  # type: ignore[arg-type]
+    for filter, names in {"": ["a", "b"], "state = DELETED": ["b"], "state = ACTIVE": ["a"]}.items():
+        listed = await store.list_documents(parent, DOCUMENTS.query(filter=filter), deleted=True)
+        assert ([each.document_id for each in listed.items], listed.total_size) == (names, len(names))
+    listed = await store.list_documents(parent, DOCUMENTS.query(filter="state = DELETED"))
+    assert listed.total_size == 0
+
+
+async def test_deleted_documents_are_purged_when_due(store: RegistryStore) -> None:
+    parent, other = await put(store, collection()), await put(store, collection("other"))
+    due = {"delete_time": LONG_AGO, "purge_time": LONG_AGO + timedelta(1)}
+    await add(store, parent, document("due", **due), document("kept", **{**due, "purge_time": now()}), document("a"))
+    await add(store, other, document("gone with it", of=other, **due))
+    await put(store, replace(await current(store, other), **due))
+    found = await store.documents_to_purge(LONG_AGO + timedelta(2), 10)
+    assert [(of.uid, each.document_id) for of, each in found] == [(parent.uid, "due")]
+    assert await store.documents_to_purge(LONG_AGO, 10) == []
 
 
 async def test_collections_expire_when_their_time_has_come(store: RegistryStore) -> None:
@@ -300,12 +394,13 @@ async def test_totals_of_nothing_are_zero(store: RegistryStore) -> None:
 async def test_documents_that_wait_for_the_index_are_known_by_their_age(store: RegistryStore) -> None:
     parent = await put(store, collection())
     other = await put(store, collection("other"))
-    leaving = document("leaving", delete_time=LONG_AGO)
-    unsettled = document("unsettled", unsettled=1, unsettled_time=LONG_AGO + timedelta(1))
-    await add(store, parent, leaving, unsettled, document("settled"))
-    await add(store, other, document("late", of=other, delete_time=now()))
+    since = LONG_AGO + timedelta(1)
+    hidden = document("hidden", delete_time=LONG_AGO, purge_time=now(), unsettled=1, unsettled_time=since)
+    unsettled = document("unsettled", unsettled=1, unsettled_time=since)
+    await add(store, parent, hidden, unsettled, document("settled"), document("gone", delete_time=LONG_AGO))
+    await add(store, other, document("late", of=other, unsettled=1, unsettled_time=now()))
     found = await store.unfinished_documents(LONG_AGO + timedelta(2), 10)
-    assert {each.document_id: of.uid for of, each in found} == {"leaving": parent.uid, "unsettled": parent.uid}
+    assert {each.document_id: of.uid for of, each in found} == {"hidden": parent.uid, "unsettled": parent.uid}
     assert len(await store.unfinished_documents(LONG_AGO + timedelta(2), 1)) == 1
 
 
@@ -517,6 +612,8 @@ async def test_sequences_go_on_where_the_last_events_were_erased(store: Registry
 async def test_of_equal_requests_at_once_one_is_done_and_all_are_answered_alike(store: RegistryStore) -> None:
     registry = Registry(store, FakeIndex(), FakeModels(), quotas(store))
     documents = Documents(store, FakeIndex(), FakeJobs(), quotas(store), max_upload_bytes=100)
+    deletions = document_deletions(store, FakeIndex(), FakeJobs())
+    whole = collection_deletions(store, FakeIndex(), registry)
     new = NewDocument(document_id="a")
     who = caller_of("ann")
 
@@ -543,5 +640,9 @@ async def test_of_equal_requests_at_once_one_is_done_and_all_are_answered_alike(
             f"UpdateDocument {made}",
             lambda key, name=name: documents.update(name, {"title": "x"}, ["title"], who, receipt=key),
         )
-        await at_once(f"DeleteDocument {made}", lambda key, name=name: documents.delete(name, who, receipt=key))
-        await at_once(f"DeleteCollection {made}", lambda key, made=made: registry.delete(made, who, receipt=key))
+        await at_once(f"DeleteDocument {made}", lambda key, name=name: deletions.delete(name, who, receipt=key))
+        await at_once(f"UndeleteDocument {made}", lambda key, name=name: deletions.undelete(name, who, receipt=key))
+        await at_once(
+            f"DeleteCollection {made}", lambda key, made=made: whole.delete(made, who, force=True, receipt=key)
+        )
+        await at_once(f"UndeleteCollection {made}", lambda key, made=made: whole.undelete(made, who, receipt=key))

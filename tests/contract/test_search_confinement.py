@@ -224,11 +224,11 @@ async def test_random_filters_find_exactly_what_they_choose_of_what_the_caller_m
 async def test_a_change_of_an_acl_holds_in_the_next_search(searching: Searching, mode: Mode) -> None:
     ann, index = CALLERS["ann"], IndexId("uid-acme")
     for _ in range(5):
-        await searching.store.set_fields(index, "open", {"principals": ["user:bob"]})
+        await searching.store.set_fields(index, ["open"], {"principals": ["user:bob"]})
         assert "open" not in (await searching.found(ann, mode))[0]
-        await searching.store.set_fields(index, "open", {"principals": ["user:bob", "user:ann"]})
+        await searching.store.set_fields(index, ["open"], {"principals": ["user:bob", "user:ann"]})
         assert "open" in (await searching.found(ann, mode))[0]
-        await searching.store.set_fields(index, "open", {"principals": []})
+        await searching.store.set_fields(index, ["open"], {"principals": []})
         assert "open" in (await searching.found(CALLERS["eve"], mode))[0]
 
 

@@ -213,7 +213,7 @@ async def test_chunks_are_counted_above_a_fence_and_take_a_new_one(store: Vector
     await store.upsert(INDEX, [encoded(each) for each in [*kept, unfenced]])
     assert [await store.count(INDEX, "d1", above=FENCE + n) for n in (-1, 0, 1, 2)] == [3, 2, 1, 0]
     assert await store.count(INDEX, "d2", above=0) == 0
-    await store.set_fields(INDEX, "d1", {"fence": FENCE + 9})
+    await store.set_fields(INDEX, ["d1"], {"fence": FENCE + 9})
     assert [await store.count(INDEX, "d1", above=FENCE + n) for n in (8, 9)] == [3, 0]
 
 
@@ -228,7 +228,7 @@ async def test_deleting_documents_leaves_the_others(store: VectorStore) -> None:
 async def test_replaced_fields_hold_in_hits_and_filters(store: VectorStore) -> None:
     await filled(store)
     fields = {"title": "New", "source_uri": "x:y", "metadata": {"z": 1.0}, "principals": ["user:ann"]}
-    await store.set_fields(INDEX, "a", fields)
+    await store.set_fields(INDEX, ["a"], fields)
     chosen = asking(text=None, filter=Comparison(("metadata", "z"), Operator.EQ, 1.0))
     (hit,) = (await store.search(INDEX, chosen)).hits
     document = hit.chunk.document
@@ -266,10 +266,27 @@ async def test_metadata_of_every_kind_is_filtered_as_the_reference_says(store: V
 
 async def test_the_acl_is_a_filter_like_any_other(store: VectorStore) -> None:
     await filled(store)
-    await store.set_fields(INDEX, "a", {"principals": ["user:ann", "group:staff"]})
-    await store.set_fields(INDEX, "b", {"principals": ["user:bob"]})
+    await store.set_fields(INDEX, ["a"], {"principals": ["user:ann", "group:staff"]})
+    await store.set_fields(INDEX, ["b"], {"principals": ["user:bob"]})
     visible = AnyOf((Not(Has(("acl",))), Comparison(("acl",), Operator.EQ, "group:staff")))
     found = await store.search(INDEX, asking(text=None, filter=AllOf((visible,))))
+    assert sorted(found_ids(found)) == ["a", "c", "d", "e"]
+
+
+async def test_of_two_writes_of_fields_the_later_generation_holds(store: VectorStore) -> None:
+    await filled(store)
+    await store.set_fields(INDEX, ["a", "b"], {"title": "second", "principals": ["nobody:"]}, generation=2)
+    await store.set_fields(INDEX, ["a"], {"title": "late", "principals": []}, generation=1)
+    await store.set_fields(INDEX, ["a", "c"], {"title": "first"})
+    await store.set_fields(INDEX, ["b"], {"title": "again", "principals": ["user:ann"]}, generation=2)
+    held = {each: (await store.list_chunks(INDEX, each, 0, 1))[0].document for each in "abc"}
+    assert {name: (each.title, each.principals, each.generation) for name, each in held.items()} == {
+        "a": ("second", ("nobody:",), 2),
+        "b": ("again", ("user:ann",), 2),
+        "c": ("first", (), 0),
+    }
+    await store.set_fields(INDEX, ["a"], {"principals": []}, generation=3)
+    found = await store.search(INDEX, asking(text=None, filter=Not(Has(("acl",)))))
     assert sorted(found_ids(found)) == ["a", "c", "d", "e"]
 
 
@@ -332,7 +349,7 @@ async def test_an_index_that_is_not_there_has_nothing(store: VectorStore) -> Non
     assert list(await store.unscaled(OTHER, 1, 10)) == []
     await store.delete_documents(OTHER, ["d1"])
     await store.retire(OTHER, "d1", "r1")
-    await store.set_fields(OTHER, "d1", {"title": "t"})
+    await store.set_fields(OTHER, ["d1"], {"title": "t"})
     await store.rescale(OTHER, 1, {})
     await store.drop(OTHER)
     with pytest.raises(LookupError):

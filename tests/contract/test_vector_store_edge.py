@@ -62,7 +62,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         for first in range(0, 500, 100):
             await store.upsert(INDEX, some(100, first))
         await store.delete_documents(INDEX, ["d7"])
-        await store.set_fields(INDEX, "d8", {"title": "T"})
+        await store.set_fields(INDEX, ["d8"], {"title": "T"})
         kill(store)
         assert await store.count(INDEX) == 490
         assert {each.document.title for each in await store.list_chunks(INDEX, "d8", 0, 1000)} == {"T"}

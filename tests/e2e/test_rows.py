@@ -246,13 +246,24 @@ def test_documents_are_created_uploaded_changed_and_deleted_over_rest(mesh: Mesh
     assert found.body["hits"]
 
     deleted = mesh.rest("DELETE", f"{base}/d")
-    assert deleted.status == 200, deleted
-    assert mesh.rest("GET", f"{base}/d").status == 404
-    gone = mesh.rest("POST", f"{PREFIX}/collections/{C}:search", {"query": "what do whales eat krill"})
-    assert f"collections/{C}/documents/d" not in {hit["document"] for hit in gone.body["hits"]}
+    assert (deleted.status, deleted.body["state"]) == (200, "DELETED"), deleted
+    assert mesh.rest("GET", f"{base}/d").body == deleted.body
+    assert mesh.rest("GET", f"{base}/d/chunks").status == 404
+    listed = mesh.rest("GET", f"{base}?showDeleted=true&filter=state%3DDELETED")
+    assert listed.body["documents"] == [deleted.body]
+    whale = f"collections/{C}/documents/d"
+    krill = {"query": "what do whales eat krill"}
+    gone = mesh.rest("POST", f"{PREFIX}/collections/{C}:search", krill)
+    assert whale not in {hit["document"] for hit in gone.body["hits"]}
+    back = mesh.rest("POST", f"{base}/d:undelete", {"etag": deleted.body["etag"]})
+    assert (back.status, back.body["state"], back.body["title"]) == (200, "ACTIVE", "Big"), back
+    again = mesh.rest("POST", f"{PREFIX}/collections/{C}:search", krill)
+    assert again.body["hits"][0]["document"] == whale
+    assert mesh.rest("POST", f"{base}/d:undelete", {}).body["code"] == 6
+    assert mesh.rest("DELETE", f"{base}/d").status == 200
     batch = mesh.rest("POST", f"{base}:batchDelete", {"names": [f"collections/{C}/documents/c"]})
     assert batch.status == 200, batch
-    assert mesh.rest("GET", f"{base}/c").status == 404
+    assert mesh.rest("GET", f"{base}:batchGet?names=collections/{C}/documents/c").status == 404
 
 
 def test_documents_are_made_again_and_purged_over_rest(mesh: Mesh) -> None:
@@ -282,7 +293,7 @@ def test_documents_are_made_again_and_purged_over_rest(mesh: Mesh) -> None:
         item = 'document = "collections/herd/documents/e"'
         listed = mesh.rest("GET", f"{PREFIX}/{ended.name}/items?filter={urllib.parse.quote(item)}")
         assert [each["state"] for each in listed.body["jobItems"]] == ["SUCCEEDED"]
-    assert mesh.rest("GET", f"{base}/e").status == 404
+    assert mesh.rest("GET", f"{base}/e").body["state"] == "DELETED"
     query = {"query": "eels swim", "consistencyToken": ended.consistency_token}
     found = mesh.rest("POST", f"{PREFIX}/collections/herd:search", query)
     assert "collections/herd/documents/e" not in {hit["document"] for hit in found.body["hits"]}
@@ -307,7 +318,15 @@ def test_collections_are_changed_with_masks_and_etags_over_rest(mesh: Mesh) -> N
     assert (
         mesh.rest("DELETE", f"{PREFIX}/collections/masks?etag={urllib.parse.quote(changed.body['etag'])}").status == 200
     )
-    assert mesh.rest("GET", f"{PREFIX}/collections/masks").status == 404
+    gone = mesh.rest("GET", f"{PREFIX}/collections/masks")
+    assert gone.body["purgeTime"] > gone.body["deleteTime"]
+    assert mesh.rest("GET", f"{PREFIX}/collections/masks/stats").status == 404
+    listed = mesh.rest("GET", f"{PREFIX}/collections?showDeleted=true&filter=name%3D%22collections/masks%22")
+    assert listed.body["collections"] == [gone.body]
+    back = mesh.rest("POST", f"{PREFIX}/collections/masks:undelete", {"etag": gone.body["etag"]})
+    assert (back.status, back.body["uid"], back.body["labels"]) == (200, made.body["uid"], {"a": "b"}), back
+    assert mesh.rest("POST", f"{PREFIX}/collections/masks:undelete", {}).body["code"] == 6
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/masks").status == 200
 
 
 def test_revocations_are_made_listed_and_ended_over_rest(mesh: Mesh) -> None:
@@ -434,10 +453,12 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "CollectionService/CreateCollection",
         "CollectionService/UpdateCollection",
         "CollectionService/DeleteCollection",
+        "CollectionService/UndeleteCollection",
         "DocumentService/CreateDocument",
         "DocumentService/UploadDocument",
         "DocumentService/UpdateDocument",
         "DocumentService/DeleteDocument",
+        "DocumentService/UndeleteDocument",
         "DocumentService/BatchDeleteDocuments",
         "JobService/ImportDocuments",
         "JobService/ReprocessDocuments",

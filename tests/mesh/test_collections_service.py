@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ class Scripted(
     ) -> index_service_pb2.DropIndexResponse:
         self._answer(request)
         return index_service_pb2.DropIndexResponse()
+
+    async def HideDocuments(
+        self, request: index_service_pb2.HideDocumentsRequest, context: Context
+    ) -> index_service_pb2.HideDocumentsResponse:
+        self._answer(request)
+        return index_service_pb2.HideDocumentsResponse()
 
     async def DeleteDocuments(
         self, request: index_service_pb2.DeleteDocumentsRequest, context: Context
@@ -365,11 +372,27 @@ async def test_a_collection_is_changed_and_deleted(mesh: Mesh) -> None:
     delete = collections_pb.DeleteCollectionRequest(name="collections/docs", force=True)
     deleted = await mesh.collections.DeleteCollection(delete, metadata=mesh.as_())
     assert deleted.HasField("delete_time")
-    assert deleted.purge_time == deleted.delete_time
+    assert deleted.purge_time.ToDatetime() - deleted.delete_time.ToDatetime() == timedelta(days=7)
     assert mesh.others.last(index_service_pb2.ApplyCollectionRequest).record.deleted
-    assert mesh.others.last(index_service_pb2.DropIndexRequest).collection_uid == made.uid
     code, _, _ = await refused(mesh.collections.DeleteCollection(delete, metadata=mesh.as_()))
     assert code is grpc.StatusCode.NOT_FOUND
+    get = collections_pb.GetCollectionRequest(name="docs")
+    assert await mesh.collections.GetCollection(get, metadata=mesh.as_()) == deleted
+    code, _, _ = await refused(mesh.collections.GetCollection(get, metadata=mesh.as_(role="reader")))
+    assert code is grpc.StatusCode.NOT_FOUND
+    shown = collections_pb.ListCollectionsRequest(show_deleted=True)
+    assert list((await mesh.collections.ListCollections(shown, metadata=mesh.as_())).collections) == [deleted]
+    code, _, _ = await refused(mesh.collections.ListCollections(shown, metadata=mesh.as_(role="reader")))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    undelete = collections_pb.UndeleteCollectionRequest(name="docs", etag=deleted.etag, request_id="u1")
+    back = await mesh.collections.UndeleteCollection(undelete, metadata=mesh.as_())
+    assert (back.uid, back.document_count, back.HasField("delete_time")) == (made.uid, 1, False)
+    assert await mesh.collections.UndeleteCollection(undelete, metadata=mesh.as_()) == back
+    assert not mesh.others.last(index_service_pb2.ApplyCollectionRequest).record.deleted
+    assert not [each for each in mesh.others.asked if isinstance(each, index_service_pb2.DropIndexRequest)]
+    undelete.request_id = undelete.etag = ""
+    code, _, _ = await refused(mesh.collections.UndeleteCollection(undelete, metadata=mesh.as_()))
+    assert code is grpc.StatusCode.ALREADY_EXISTS
 
 
 async def test_while_retrieval_does_not_answer_nothing_is_half_done(mesh: Mesh) -> None:
@@ -510,7 +533,30 @@ async def test_documents_are_read_changed_and_deleted(mesh: Mesh) -> None:
         documents_pb.DeleteDocumentRequest(name=A, etag=changed.etag), metadata=mesh.as_()
     )
     assert deleted.state == document_pb2.Document.DELETED
-    assert mesh.others.last(index_service_pb2.DeleteDocumentsRequest).document_ids == ["a"]
+    assert deleted.purge_time.ToDatetime() - deleted.delete_time.ToDatetime() == timedelta(days=7)
+    (hidden,) = mesh.others.last(index_service_pb2.HideDocumentsRequest).documents
+    assert (hidden.document_id, hidden.generation) == ("a", 1)
+    get = documents_pb.GetDocumentRequest(name=A)
+    assert await mesh.documents.GetDocument(get, metadata=mesh.as_()) == deleted
+    shown = documents_pb.ListDocumentsRequest(parent="docs", show_deleted=True, filter="state = DELETED")
+    assert list((await mesh.documents.ListDocuments(shown, metadata=mesh.as_())).documents) == [deleted]
+    for attempt in (
+        mesh.documents.BatchGetDocuments(batch, metadata=mesh.as_()),
+        mesh.documents.ListChunks(documents_pb.ListChunksRequest(parent=A), metadata=mesh.as_()),
+        mesh.documents.GetDocument(get, metadata=mesh.as_(role="reader")),
+    ):
+        assert (await refused(attempt))[0] is grpc.StatusCode.NOT_FOUND
+    code, _, _ = await refused(mesh.documents.ListDocuments(shown, metadata=mesh.as_(role="reader")))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    undelete = documents_pb.UndeleteDocumentRequest(name=A, etag=deleted.etag, request_id="u1")
+    back = await mesh.documents.UndeleteDocument(undelete, metadata=mesh.as_())
+    assert (back.uid, back.state, back.title) == (deleted.uid, document_pb2.Document.ACTIVE, "new")
+    assert await mesh.documents.UndeleteDocument(undelete, metadata=mesh.as_()) == back
+    pushed = mesh.others.last(index_service_pb2.UpdateDocumentFieldsRequest).document
+    assert (pushed.document_id, pushed.generation, list(pushed.principals)) == ("a", 2, ["group:crew"])
+    undelete.request_id = undelete.etag = ""
+    code, _, _ = await refused(mesh.documents.UndeleteDocument(undelete, metadata=mesh.as_()))
+    assert code is grpc.StatusCode.ALREADY_EXISTS
     gone = documents_pb.BatchDeleteDocumentsRequest(parent="docs", names=[f"{A[:-1]}b"])
     assert len((await mesh.documents.BatchDeleteDocuments(gone, metadata=mesh.as_())).documents) == 1
     code, _, _ = await refused(mesh.documents.BatchDeleteDocuments(gone, metadata=mesh.as_()))

@@ -29,7 +29,7 @@ from tests.mesh.test_collections_service import collections_service, create, rec
 from tests.mesh.test_jobs_service import inline, jobs_service
 from tests.unit.test_mutations import MUTATIONS, WITHOUT
 
-A, B = "collections/docs/documents/a", "collections/docs/documents/b"
+A, B, GONE = (f"collections/docs/documents/{each}" for each in ("a", "b", "gone"))
 
 
 @dataclass
@@ -107,6 +107,12 @@ CASES = {
         _set("force", False),
         _set("etag", '"stale"'),
     ),
+    "CollectionService/UndeleteCollection": Case(
+        lambda etags: collection_service_pb2.UndeleteCollectionRequest(name="old", etag=etags["old"]),
+        _set("etag", ""),
+        _set("name", "nowhere"),
+        _set("etag", '"stale"'),
+    ),
     "DocumentService/CreateDocument": Case(
         lambda _: document_service_pb2.CreateDocumentRequest(parent="docs", document_id="c", text="one two"),
         _set("text", "three"),
@@ -129,6 +135,12 @@ CASES = {
     ),
     "DocumentService/DeleteDocument": Case(
         lambda etags: document_service_pb2.DeleteDocumentRequest(name=A, etag=etags["a"]),
+        _set("etag", ""),
+        _set("name", "collections/docs/documents/nowhere"),
+        _set("etag", '"stale"'),
+    ),
+    "DocumentService/UndeleteDocument": Case(
+        lambda etags: document_service_pb2.UndeleteDocumentRequest(name=GONE, etag=etags["gone"]),
         _set("etag", ""),
         _set("name", "collections/docs/documents/nowhere"),
         _set("etag", '"stale"'),
@@ -238,6 +250,12 @@ async def collections_door(folder: Path) -> AsyncIterator[Door]:
         etags = {"docs": made.etag}
         for document_id in ("a", "b"):
             etags[document_id] = (await record(mesh, made, document_id)).etag
+        await record(mesh, made, "gone")
+        gone = document_service_pb2.DeleteDocumentRequest(name=GONE)
+        etags["gone"] = (await mesh.documents.DeleteDocument(gone, metadata=mesh.as_())).etag
+        await create(mesh, "old")
+        old = collection_service_pb2.DeleteCollectionRequest(name="old")
+        etags["old"] = (await mesh.collections.DeleteCollection(old, metadata=mesh.as_())).etag
         request = collection_service_pb2.CreateCollectionRequest(collection_id="docs", collection={"description": "x"})
         await mesh.collections.CreateCollection(request, metadata=mesh.as_(tenant="globex"))
         yield Door(call, look, etags)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from services.collections.adapters.memory import MemoryStore
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.document_changes import NewDocument, NewFile
+from services.collections.document_deletions import DocumentDeletions
 from services.collections.documents import Documents
 from services.collections.ports import Content, Upload
 from services.collections.records import Chunk, Collection, Document
 from services.collections.registry import Registry
-from services.collections.upkeep import Upkeep
 from services.mesh.errors import (
     AlreadyExists,
     CollectionDisabled,
@@ -30,8 +31,19 @@ from services.mesh.errors import (
     RequestIdReused,
 )
 from services.mesh.identity import Caller
-from tests.audit_fakes import FakeTrail
-from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
+from tests.collections_records import (
+    AT_ONCE,
+    LONG_AGO,
+    FakeIndex,
+    FakeJobs,
+    FakeModels,
+    collection_deletions,
+    document,
+    document_deletions,
+    quotas,
+    receipt,
+    upkeep_of,
+)
 from tests.sweeping import sweep
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.read", "documents.write"}))
@@ -63,6 +75,16 @@ def documents(store: MemoryStore, index: FakeIndex, jobs: FakeJobs) -> Documents
 @pytest.fixture
 def registry(store: MemoryStore, index: FakeIndex) -> Registry:
     return Registry(store, index, FakeModels(), quotas(store))
+
+
+@pytest.fixture
+def deletions(store: MemoryStore, index: FakeIndex, jobs: FakeJobs) -> DocumentDeletions:
+    return document_deletions(store, index, jobs, retention=AT_ONCE)
+
+
+@pytest.fixture
+def whole(store: MemoryStore, index: FakeIndex, registry: Registry) -> CollectionDeletions:
+    return collection_deletions(store, index, registry, retention=AT_ONCE)
 
 
 @pytest.fixture
@@ -284,9 +306,9 @@ async def test_a_failed_import_leaves_an_active_document_searchable(documents: D
 
 
 async def test_an_import_of_a_collection_made_anew_is_refused(
-    documents: Documents, docs: Collection, registry: Registry
+    documents: Documents, docs: Collection, registry: Registry, whole: CollectionDeletions
 ) -> None:
-    await registry.delete("docs", ANN)
+    await whole.delete("docs", ANN)
     with pytest.raises(CollectionNotFound):
         await imported(documents, docs)
     await registry.create("docs", {}, ANN)
@@ -345,7 +367,7 @@ async def test_a_change_the_index_may_not_have_got_is_taken_back_there(
     assert (await documents.get(A, ANN)).etag == first.etag
     index.down = False
     age(store, docs, "a", unsettled_time=LONG_AGO)
-    await sweep(Upkeep(store, registry, documents, FakeTrail()))
+    await sweep(upkeep_of(store, index, registry))
     assert index.fields[docs.uid, "a"].title == "old"
     assert (await documents.get(A, ANN)).unsettled == 0
 
@@ -398,117 +420,136 @@ async def test_an_import_that_races_a_change_leaves_index_and_registry_the_same(
 
 
 async def test_a_deleted_document_is_gone_everywhere(
-    documents: Documents, docs: Collection, registry: Registry, index: FakeIndex, store: MemoryStore
+    documents: Documents,
+    docs: Collection,
+    registry: Registry,
+    index: FakeIndex,
+    store: MemoryStore,
+    deletions: DocumentDeletions,
 ) -> None:
     await imported(documents, docs)
     index.chunks[docs.uid, "a"] = [chunk(0)]
-    deleted = await documents.delete(A, ANN)
+    deleted = await deletions.delete(A, ANN)
     assert deleted.delete_time is not None
     assert index.chunks == {}
     assert store._documents[docs.uid] == {}
     assert (await registry.get("docs", ANN)).document_count == 0
-    for attempt in (documents.get(A, ANN), documents.delete(A, ANN)):
+    for attempt in (documents.get(A, ANN), deletions.delete(A, ANN)):
         with pytest.raises(DocumentNotFound):
             await attempt
 
 
-async def test_deletions_are_refused_whole(documents: Documents, docs: Collection, index: FakeIndex) -> None:
+async def test_deletions_are_refused_whole(
+    documents: Documents, docs: Collection, index: FakeIndex, deletions: DocumentDeletions
+) -> None:
     first = await imported(documents, docs)
     with pytest.raises(EtagMismatch):
-        await documents.delete(A, ANN, etag='"stale"')
+        await deletions.delete(A, ANN, etag='"stale"')
     with pytest.raises(DocumentNotFound, match="documents/b, collections/docs/documents/c"):
-        await documents.batch_delete("docs", [A, f"{A[:-1]}b", f"{A[:-1]}c"], ANN)
+        await deletions.batch_delete("docs", [A, f"{A[:-1]}b", f"{A[:-1]}c"], ANN)
     with pytest.raises(InvalidArgument, match=r"names\[1\]"):
-        await documents.batch_delete("docs", [A, "collections/other/documents/a"], ANN)
-    (checked,) = await documents.batch_delete("docs", [A], ANN, validate_only=True)
+        await deletions.batch_delete("docs", [A, "collections/other/documents/a"], ANN)
+    (checked,) = await deletions.batch_delete("docs", [A], ANN, validate_only=True)
     assert checked.delete_time
     index.down = True
     with pytest.raises(DependencyUnavailable):
-        await documents.delete(A, ANN)
+        await deletions.delete(A, ANN)
     assert await documents.get(A, ANN) == first
 
 
-async def test_a_batch_is_deleted_in_the_order_asked_for(documents: Documents, docs: Collection) -> None:
+async def test_a_batch_is_deleted_in_the_order_asked_for(
+    documents: Documents, docs: Collection, deletions: DocumentDeletions
+) -> None:
     for document_id in ("a", "b", "c"):
         await imported(documents, docs, document_id)
     names = [f"collections/docs/documents/{each}" for each in ("c", "a")]
-    deleted = await documents.batch_delete("collections/docs", names, ANN, receipt=receipt())
+    deleted = await deletions.batch_delete("collections/docs", names, ANN, receipt=receipt())
     assert [each.name for each in deleted] == names
-    assert await documents.batch_delete("collections/docs", names, ANN, receipt=receipt()) == deleted
+    assert await deletions.batch_delete("collections/docs", names, ANN, receipt=receipt()) == deleted
     assert [each.document_id for each in (await documents.list("docs", ANN)).items] == ["b"]
 
 
-async def interrupted(documents: Documents, index: FakeIndex) -> None:
+async def interrupted(deletions: DocumentDeletions, index: FakeIndex) -> None:
     index.fails_at = "delete_documents"
     with pytest.raises(DependencyUnavailable):
-        await documents.delete(A, ANN, receipt=receipt())
+        await deletions.delete(A, ANN, receipt=receipt())
     index.fails_at = ""
 
 
 async def test_an_interrupted_deletion_is_ended_by_asking_again(
-    documents: Documents, docs: Collection, index: FakeIndex, store: MemoryStore
+    documents: Documents, docs: Collection, index: FakeIndex, store: MemoryStore, deletions: DocumentDeletions
 ) -> None:
     await imported(documents, docs)
-    await interrupted(documents, index)
+    await interrupted(deletions, index)
     with pytest.raises(DocumentNotFound):
         await documents.get(A, ANN)
-    assert (await documents.delete(A, ANN)).document_id == "a"
+    assert (await deletions.delete(A, ANN)).document_id == "a"
     assert store._documents[docs.uid] == {}
 
 
 async def test_an_interrupted_deletion_is_ended_by_the_same_request(
-    documents: Documents, docs: Collection, index: FakeIndex, store: MemoryStore
+    documents: Documents, docs: Collection, index: FakeIndex, store: MemoryStore, deletions: DocumentDeletions
 ) -> None:
     await imported(documents, docs)
-    await interrupted(documents, index)
-    assert (await documents.delete(A, ANN, receipt=receipt())).document_id == "a"
+    await interrupted(deletions, index)
+    assert (await deletions.delete(A, ANN, receipt=receipt())).document_id == "a"
     assert store._documents[docs.uid] == {}
 
 
 async def test_an_interrupted_deletion_is_ended_by_upkeep(
-    documents: Documents, docs: Collection, index: FakeIndex, store: MemoryStore, registry: Registry
+    documents: Documents,
+    docs: Collection,
+    index: FakeIndex,
+    store: MemoryStore,
+    registry: Registry,
+    deletions: DocumentDeletions,
 ) -> None:
     await imported(documents, docs)
-    await interrupted(documents, index)
-    age(store, docs, "a", delete_time=LONG_AGO)
-    await sweep(Upkeep(store, registry, documents, FakeTrail()))
+    await interrupted(deletions, index)
+    age(store, docs, "a", purge_time=LONG_AGO)
+    await sweep(upkeep_of(store, index, registry))
     assert store._documents[docs.uid] == {}
 
 
 async def test_an_interrupted_deletion_is_ended_before_its_id_is_used_again(
-    documents: Documents, docs: Collection, index: FakeIndex
+    documents: Documents,
+    docs: Collection,
+    index: FakeIndex,
+    deletions: DocumentDeletions,
 ) -> None:
     await imported(documents, docs)
-    await interrupted(documents, index)
+    await interrupted(deletions, index)
     index.chunks[docs.uid, "a"] = [chunk(0)]
     made, _ = await documents.create("docs", NewDocument("a"), "text", ANN)
     assert index.chunks == {}
     assert await documents.get(A, ANN) == made
 
 
-async def test_an_import_source_is_listed_and_cleared(documents: Documents, docs: Collection) -> None:
+async def test_an_import_source_is_listed_and_cleared(
+    documents: Documents, docs: Collection, deletions: DocumentDeletions
+) -> None:
     for document_id in ("a", "b", "c"):
         await imported(documents, docs, document_id, source_key="directory:x")
     assert await documents.list_source("docs", "directory:x", "a", 10, ANN) == ["b", "c"]
-    assert await documents.delete_source("docs", ["a", "z", "c"], ANN) == 2
-    assert await documents.delete_source("docs", ["a"], ANN) == 0
+    assert await deletions.delete_source("docs", ["a", "z", "c"], ANN) == 2
+    assert await deletions.delete_source("docs", ["a"], ANN) == 0
     found = await documents.lookup("docs", ["a", "b"], ANN)
     assert [each.document_id for each in found] == ["b"]
 
 
 async def test_only_documents_that_match_at_the_moment_of_deletion_are_deleted(
-    documents: Documents, docs: Collection, index: FakeIndex
+    documents: Documents, docs: Collection, index: FakeIndex, deletions: DocumentDeletions
 ) -> None:
     for document_id, title in {"a": "old", "b": "new"}.items():
         await imported(documents, docs, document_id, title=title)
         index.chunks[docs.uid, document_id] = [chunk(0)]
     found, total = await documents.select("docs", "title = old", "", 10, ANN, count=True)
     assert ([each.document_id for each in found], total) == (["a"], 1)
-    assert await documents.delete_source("docs", ["a", "b"], ANN, filter="title = old") == 1
+    assert await deletions.delete_source("docs", ["a", "b"], ANN, filter="title = old") == 1
     assert [each.document_id for each in await documents.lookup("docs", ["a", "b"], ANN)] == ["b"]
     assert list(index.chunks) == [(docs.uid, "b")]
     with pytest.raises(InvalidFilter):
-        await documents.delete_source("docs", ["b"], ANN, filter="colour = red")
+        await deletions.delete_source("docs", ["b"], ANN, filter="colour = red")
 
 
 async def test_what_users_may_change_of_a_document_stays_when_it_is_made_again(
@@ -527,10 +568,10 @@ async def test_what_users_may_change_of_a_document_stays_when_it_is_made_again(
 
 
 async def test_a_document_that_is_gone_is_not_brought_back_by_being_made_again(
-    documents: Documents, docs: Collection
+    documents: Documents, docs: Collection, deletions: DocumentDeletions
 ) -> None:
     first = await imported(documents, docs)
-    await documents.delete(A, ANN)
+    await deletions.delete(A, ANN)
     with pytest.raises(DocumentNotFound):
         await documents.record(first, ANN, again=True)
     await documents.create("docs", NewDocument("a"), "text", ANN)

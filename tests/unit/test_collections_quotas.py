@@ -7,13 +7,26 @@ from dataclasses import replace
 import pytest
 
 from services.collections.adapters.memory import MemoryStore
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.document_changes import NewDocument, NewFile
+from services.collections.document_deletions import DocumentDeletions
 from services.collections.documents import Documents
 from services.collections.registry import Registry
 from services.mesh.errors import QuotaExceeded
 from services.mesh.identity import Caller
 from services.mesh.quotas import Amounts, check_quota
-from tests.collections_records import PLENTY, FakeIndex, FakeJobs, FakeLimits, FakeModels, document, quotas, receipt
+from tests.collections_records import (
+    PLENTY,
+    FakeIndex,
+    FakeJobs,
+    FakeLimits,
+    FakeModels,
+    collection_deletions,
+    document,
+    document_deletions,
+    quotas,
+    receipt,
+)
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
 EVE = Caller(tenant="globex", subject="eve", scopes=ANN.scopes)
@@ -44,6 +57,16 @@ def documents(store: MemoryStore, jobs: FakeJobs, limits: FakeLimits) -> Documen
     return Documents(store, FakeIndex(), jobs, quotas(store, limits, fresh_s=0), max_upload_bytes=10**6)
 
 
+@pytest.fixture
+def deletions(store: MemoryStore, jobs: FakeJobs, limits: FakeLimits) -> DocumentDeletions:
+    return document_deletions(store, FakeIndex(), jobs, quotas(store, limits, fresh_s=0))
+
+
+@pytest.fixture
+def whole(store: MemoryStore, registry: Registry, limits: FakeLimits) -> CollectionDeletions:
+    return collection_deletions(store, FakeIndex(), registry, quotas(store, limits, fresh_s=0))
+
+
 async def parts(*sizes: int) -> AsyncIterator[bytes]:
     for size in sizes:
         yield b"x" * size
@@ -69,7 +92,7 @@ def test_what_is_over_its_limit_may_stay_and_shrink() -> None:
 
 
 async def test_a_collection_beyond_the_limit_is_refused_and_one_less_makes_room(
-    registry: Registry, limits: FakeLimits
+    registry: Registry, limits: FakeLimits, whole: CollectionDeletions
 ) -> None:
     limits.amounts = replace(PLENTY, collections=1)
     await registry.create("one", {}, ANN)
@@ -77,12 +100,12 @@ async def test_a_collection_beyond_the_limit_is_refused_and_one_less_makes_room(
         with pytest.raises(QuotaExceeded, match="collections: 1 of 1 are used"):
             await registry.create("two", {}, ANN, validate_only=validate_only)
     await registry.create("one", {}, EVE)
-    await registry.delete("one", ANN)
+    await whole.delete("one", ANN)
     await registry.create("two", {}, ANN)
 
 
 async def test_documents_count_from_when_they_are_recorded_until_they_are_deleted(
-    registry: Registry, documents: Documents, limits: FakeLimits, store: MemoryStore
+    registry: Registry, documents: Documents, limits: FakeLimits, store: MemoryStore, deletions: DocumentDeletions
 ) -> None:
     limits.amounts = replace(PLENTY, documents=1)
     docs = await registry.create("docs", {}, ANN)
@@ -96,7 +119,7 @@ async def test_documents_count_from_when_they_are_recorded_until_they_are_delete
     with pytest.raises(QuotaExceeded):
         await documents.record(document("b", of=docs, state="ACTIVE", chunk_count=3), ANN)
     assert await store.usage("acme") == Amounts(2, 1, 3, 4)
-    await documents.delete("collections/docs/documents/a", ANN)
+    await deletions.delete("collections/docs/documents/a", ANN)
     assert await store.usage("acme") == Amounts(2, 0, 0, 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.collections.adapters.memory import MemoryStore
-from services.collections.documents import Documents
+from services.collections.collection_deletions import CollectionDeletions
 from services.collections.records import Chunking, Collection, Fusion, SearchDefaults, Source, now
 from services.collections.registry import Followed, Registry
 from services.collections.upkeep import Upkeep
@@ -24,7 +24,17 @@ from services.mesh.errors import (
 )
 from services.mesh.identity import Caller
 from tests.audit_fakes import FakeTrail
-from tests.collections_records import LONG_AGO, FakeIndex, FakeJobs, FakeModels, document, quotas, receipt
+from tests.collections_records import (
+    AT_ONCE,
+    LONG_AGO,
+    FakeIndex,
+    FakeModels,
+    collection_deletions,
+    document,
+    quotas,
+    receipt,
+    upkeep_of,
+)
 from tests.sweeping import sweep
 
 ANN = Caller(tenant="acme", subject="ann", scopes=frozenset({"collections.write", "documents.write"}))
@@ -52,9 +62,13 @@ def trail() -> FakeTrail:
 
 
 @pytest.fixture
+def deletions(store: MemoryStore, index: FakeIndex, registry: Registry) -> CollectionDeletions:
+    return collection_deletions(store, index, registry, retention=AT_ONCE)
+
+
+@pytest.fixture
 def upkeep(store: MemoryStore, index: FakeIndex, registry: Registry, trail: FakeTrail) -> Upkeep:
-    documents = Documents(store, index, FakeJobs(), quotas(store), max_upload_bytes=10)
-    return Upkeep(store, registry, documents, trail)
+    return upkeep_of(store, index, registry, trail)
 
 
 async def fill(store: MemoryStore, collection: Collection) -> None:
@@ -95,12 +109,14 @@ async def test_a_taken_id_is_refused_but_only_within_the_tenant(registry: Regist
     assert await registry.create("docs", {}, EVE)
 
 
-async def test_another_tenants_collection_is_not_found_by_any_method(registry: Registry) -> None:
+async def test_another_tenants_collection_is_not_found_by_any_method(
+    registry: Registry, deletions: CollectionDeletions
+) -> None:
     await registry.create("docs", {}, ANN)
     for attempt in (
         registry.get("docs", EVE),
         registry.update("docs", {"description": "x"}, [], EVE),
-        registry.delete("docs", EVE, force=True),
+        deletions.delete("docs", EVE, force=True),
         registry.stats("docs", EVE),
     ):
         with pytest.raises(CollectionNotFound):
@@ -136,12 +152,14 @@ async def test_what_cannot_be_is_refused_by_field_on_creation_and_on_change(
     assert refused.value.violations[0].field == field
 
 
-async def test_checking_only_changes_nothing(registry: Registry, store: MemoryStore, index: FakeIndex) -> None:
+async def test_checking_only_changes_nothing(
+    registry: Registry, store: MemoryStore, index: FakeIndex, deletions: CollectionDeletions
+) -> None:
     made = await registry.create("docs", {}, ANN)
     index.calls.clear()
     assert (await registry.create("new", {}, ANN, validate_only=True)).collection_id == "new"
     assert (await registry.update("docs", {"description": "x"}, [], ANN, validate_only=True)).description == "x"
-    assert (await registry.delete("docs", ANN, validate_only=True)).delete_time is not None
+    assert (await deletions.delete("docs", ANN, validate_only=True)).delete_time is not None
     assert index.calls == []
     assert [each.collection for each in await store.changes(0, 10)] == [made]
 
@@ -161,24 +179,24 @@ async def test_a_change_that_changes_nothing_keeps_the_etag(registry: Registry) 
     assert await registry.update("docs", {"description": "same", "embedding_model": "mini"}, [], ANN) == made
 
 
-async def test_a_stale_etag_is_refused(registry: Registry) -> None:
+async def test_a_stale_etag_is_refused(registry: Registry, deletions: CollectionDeletions) -> None:
     made = await registry.create("docs", {}, ANN)
     await registry.update("docs", {"description": "x"}, [], ANN, etag=made.etag.strip('"'))
     with pytest.raises(EtagMismatch):
         await registry.update("docs", {"description": "y"}, [], ANN, etag=made.etag)
     with pytest.raises(EtagMismatch):
-        await registry.delete("docs", ANN, etag=made.etag)
+        await deletions.delete("docs", ANN, etag=made.etag)
 
 
 async def test_while_the_index_is_down_changes_and_deletions_are_refused_whole(
-    registry: Registry, index: FakeIndex, store: MemoryStore
+    registry: Registry, index: FakeIndex, store: MemoryStore, deletions: CollectionDeletions
 ) -> None:
     made = await registry.create("docs", {}, ANN)
     index.down = True
     with pytest.raises(DependencyUnavailable, match="retrieval"):
         await registry.update("docs", {"description": "x"}, [], ANN)
     with pytest.raises(DependencyUnavailable, match="retrieval"):
-        await registry.delete("docs", ANN)
+        await deletions.delete("docs", ANN)
     assert await registry.get("docs", ANN) == made
     assert [each.collection for each in await store.changes(0, 10)] == [made]
 
@@ -195,51 +213,51 @@ async def test_a_ttl_reads_back_as_the_time_it_ends(registry: Registry) -> None:
 
 
 async def test_a_collection_with_documents_is_deleted_by_force_only(
-    registry: Registry, store: MemoryStore, index: FakeIndex
+    registry: Registry, store: MemoryStore, index: FakeIndex, deletions: CollectionDeletions
 ) -> None:
     made = await registry.create("docs", {}, ANN)
     await fill(store, made)
     with pytest.raises(CollectionNotEmpty, match="1 documents"):
-        await registry.delete("docs", ANN)
-    deleted = await registry.delete("docs", ANN, force=True)
+        await deletions.delete("docs", ANN)
+    deleted = await deletions.delete("docs", ANN, force=True)
     assert deleted.delete_time is not None
     assert index.applied[made.uid].delete_time == deleted.delete_time
     assert index.dropped == [made.uid]
-    assert await store.deleted_collections() == []
+    assert await store.deleted_collections("acme") == []
     with pytest.raises(CollectionNotFound):
         await registry.get("docs", ANN)
     with pytest.raises(CollectionNotFound):
-        await registry.delete("docs", ANN)
+        await deletions.delete("docs", ANN)
 
 
 @pytest.mark.parametrize("interrupted_at", ["apply", "drop"])
 async def test_an_interrupted_deletion_is_ended_by_asking_again(
-    registry: Registry, store: MemoryStore, index: FakeIndex, interrupted_at: str
+    registry: Registry, store: MemoryStore, index: FakeIndex, interrupted_at: str, deletions: CollectionDeletions
 ) -> None:
     made = await registry.create("docs", {}, ANN)
     index.fails_at = interrupted_at
     with pytest.raises(DependencyUnavailable):
-        await registry.delete("docs", ANN)
+        await deletions.delete("docs", ANN)
     with pytest.raises(CollectionNotFound):
         await registry.get("docs", ANN)
     index.fails_at = ""
-    assert (await registry.delete("docs", ANN)).uid == made.uid
+    assert (await deletions.delete("docs", ANN)).uid == made.uid
     assert index.dropped == [made.uid]
-    assert await store.deleted_collections() == []
+    assert await store.deleted_collections("acme") == []
 
 
 async def test_an_interrupted_deletion_is_ended_by_upkeep_and_leaves_a_namesake_alone(
-    registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep
+    registry: Registry, store: MemoryStore, index: FakeIndex, upkeep: Upkeep, deletions: CollectionDeletions
 ) -> None:
     made = await registry.create("docs", {}, ANN)
     index.fails_at = "drop"
     with pytest.raises(DependencyUnavailable):
-        await registry.delete("docs", ANN)
+        await deletions.delete("docs", ANN)
     anew = await registry.create("docs", {}, ANN)
     index.fails_at = ""
     await sweep(upkeep)
     assert index.dropped == [], "the call may still be at work"
-    store._collections[made.uid] = replace(store._collections[made.uid], delete_time=LONG_AGO)
+    store._collections[made.uid] = replace(store._collections[made.uid], purge_time=LONG_AGO)
     await sweep(upkeep)
     assert index.dropped == [made.uid]
     assert await registry.get("docs", ANN) == anew
@@ -289,7 +307,9 @@ async def test_a_sweep_goes_on_past_what_fails(
     assert (await registry.list(ANN)).items == ()
 
 
-async def test_a_repeated_request_gets_the_first_answer(registry: Registry, index: FakeIndex) -> None:
+async def test_a_repeated_request_gets_the_first_answer(
+    registry: Registry, index: FakeIndex, deletions: CollectionDeletions
+) -> None:
     made = await registry.create("", {}, ANN, receipt=receipt("r1", method="Create"))
     assert await registry.create("", {}, ANN, receipt=receipt("r1", method="Create")) == made
     with pytest.raises(RequestIdReused):
@@ -301,17 +321,19 @@ async def test_a_repeated_request_gets_the_first_answer(registry: Registry, inde
 
     changed = await describe()
     assert await describe() == changed
-    deleted = await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete"))
-    assert await registry.delete(made.name, ANN, receipt=receipt("r3", method="Delete")) == deleted
+    deleted = await deletions.delete(made.name, ANN, receipt=receipt("r3", method="Delete"))
+    assert await deletions.delete(made.name, ANN, receipt=receipt("r3", method="Delete")) == deleted
 
 
-async def test_a_repeated_deletion_ends_what_the_first_began(registry: Registry, index: FakeIndex) -> None:
+async def test_a_repeated_deletion_ends_what_the_first_began(
+    registry: Registry, index: FakeIndex, deletions: CollectionDeletions
+) -> None:
     made = await registry.create("docs", {}, ANN)
     index.fails_at = "drop"
     with pytest.raises(DependencyUnavailable):
-        await registry.delete("docs", ANN, receipt=receipt())
+        await deletions.delete("docs", ANN, receipt=receipt())
     index.fails_at = ""
-    assert (await registry.delete("docs", ANN, receipt=receipt())).uid == made.uid
+    assert (await deletions.delete("docs", ANN, receipt=receipt())).uid == made.uid
     assert index.dropped == [made.uid]
 
 
@@ -338,17 +360,19 @@ async def followed(stream: AsyncIterator[Followed], changes: int) -> list[str]:
     raise AssertionError("the stream ended")
 
 
-async def test_a_follower_gets_all_there_is_then_each_change(registry: Registry) -> None:
+async def test_a_follower_gets_all_there_is_then_each_change(
+    registry: Registry, deletions: CollectionDeletions
+) -> None:
     await registry.create("docs", {"description": "one"}, ANN)
     await registry.create("docs", {"description": "two"}, EVE)
     await registry.update("docs", {"description": "one changed"}, [], ANN)
     await registry.create("gone", {"description": "gone"}, ANN)
-    await registry.delete("gone", ANN)
+    await deletions.delete("gone", ANN)
     stream = registry.follow(0)
     assert await followed(stream, 0) == ["two@2", "one changed@3", "complete"]
     watching = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
-    await registry.delete("docs", EVE)
+    await deletions.delete("docs", EVE)
     (deleted,) = (await watching).collections
     assert (deleted.tenant, deleted.sequence, deleted.delete_time is not None) == ("globex", 6, True)
     await stream.aclose()
@@ -366,7 +390,9 @@ async def test_a_follower_that_knows_more_than_there_is_begins_anew(registry: Re
     assert await followed(registry.follow(99), 0) == ["restored@1", "complete"]
 
 
-async def test_a_follower_of_changes_gets_every_one_and_how_many_there_were(registry: Registry) -> None:
+async def test_a_follower_of_changes_gets_every_one_and_how_many_there_were(
+    registry: Registry, deletions: CollectionDeletions
+) -> None:
     await registry.create("docs", {"description": "one"}, ANN)
     await registry.update("docs", {"description": "two"}, [], ANN)
     stream = registry.follow_changes(0)
@@ -379,7 +405,7 @@ async def test_a_follower_of_changes_gets_every_one_and_how_many_there_were(regi
     ]
     coming = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
-    await registry.delete("docs", ANN)
+    await deletions.delete("docs", ANN)
     then = await coming
     assert not isinstance(then, int)
     assert [(each.kind, each.collection.sequence) for each in then] == [("collection.deleted", 3)]

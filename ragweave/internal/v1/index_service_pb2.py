@@ -29,7 +29,7 @@ from ragweave.internal.v1 import registry_service_pb2 as ragweave_dot_internal_d
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ragweave/internal/v1/index_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+ragweave/internal/v1/registry_service.proto\x1a\x18ragweave/v1/policy.proto\"\xd2\x02\n\x0e\x44ocumentFields\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\nsource_uri\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1b\n\tmime_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1d\n\nprincipals\x18\x06 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x1d\n\x0c\x63ontent_hash\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08revision\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x05\x66\x65nce\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xa6\x02\n\nIndexChunk\x12\x1c\n\x08\x63hunk_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x07ordinal\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x04text\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x19\n\x07\x63ontext\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1d\n\x0cstart_offset\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1b\n\nend_offset\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\x0btoken_count\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x07section\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x0bpage_number\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x06vector\x18\n \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x02\"\xd8\x01\n\x13UpsertChunksRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x08\x64ocument\x18\x02 \x01(\x0b\x32$.ragweave.internal.v1.DocumentFieldsB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0crevision_key\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12=\n\x06\x63hunks\x18\x04 \x03(\x0b\x32 .ragweave.internal.v1.IndexChunkB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"7\n\x14UpsertChunksResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xbc\x01\n\x16RetireRevisionsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12$\n\x11keep_revision_key\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12 \n\x0f\x65xpected_chunks\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05\x66\x65nce\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x17RetireRevisionsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"v\n\x16\x44\x65leteDocumentsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x16\n\x05\x66\x65nce\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x17\x44\x65leteDocumentsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x80\x01\n\x1bUpdateDocumentFieldsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x08\x64ocument\x18\x02 \x01(\x0b\x32$.ragweave.internal.v1.DocumentFieldsB\x06\xbaH\x03\xc8\x01\x01\"?\n\x1cUpdateDocumentFieldsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x91\x01\n\x11ListChunksRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x0c\x66rom_ordinal\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x05limit\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\"n\n\x12ListChunksResponse\x12;\n\x06\x63hunks\x18\x01 \x03(\x0b\x32 .ragweave.internal.v1.IndexChunkB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x1b\n\ntotal_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"9\n\x14GetIndexStatsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"r\n\x15GetIndexStatsResponse\x12\x17\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eindexed_chunks\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eindex_revision\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"X\n\x16\x41pplyCollectionRequest\x12>\n\x06record\x18\x01 \x01(\x0b\x32&.ragweave.internal.v1.CollectionRecordB\x06\xbaH\x03\xc8\x01\x01\"\x19\n\x17\x41pplyCollectionResponse\"5\n\x10\x44ropIndexRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"\x13\n\x11\x44ropIndexResponse2\xf6\x07\n\x0cIndexService\x12v\n\x0cUpsertChunks\x12).ragweave.internal.v1.UpsertChunksRequest\x1a*.ragweave.internal.v1.UpsertChunksResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x7f\n\x0fRetireRevisions\x12,.ragweave.internal.v1.RetireRevisionsRequest\x1a-.ragweave.internal.v1.RetireRevisionsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x7f\n\x0f\x44\x65leteDocuments\x12,.ragweave.internal.v1.DeleteDocumentsRequest\x1a-.ragweave.internal.v1.DeleteDocumentsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x8e\x01\n\x14UpdateDocumentFields\x12\x31.ragweave.internal.v1.UpdateDocumentFieldsRequest\x1a\x32.ragweave.internal.v1.UpdateDocumentFieldsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12p\n\nListChunks\x12\'.ragweave.internal.v1.ListChunksRequest\x1a(.ragweave.internal.v1.ListChunksResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12y\n\rGetIndexStats\x12*.ragweave.internal.v1.GetIndexStatsRequest\x1a+.ragweave.internal.v1.GetIndexStatsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12\x7f\n\x0f\x41pplyCollection\x12,.ragweave.internal.v1.ApplyCollectionRequest\x1a-.ragweave.internal.v1.ApplyCollectionResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12m\n\tDropIndex\x12&.ragweave.internal.v1.DropIndexRequest\x1a\'.ragweave.internal.v1.DropIndexResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(ragweave/internal/v1/index_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+ragweave/internal/v1/registry_service.proto\x1a\x18ragweave/v1/policy.proto\"\xef\x02\n\x0e\x44ocumentFields\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\nsource_uri\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1b\n\tmime_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1d\n\nprincipals\x18\x06 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x1d\n\x0c\x63ontent_hash\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08revision\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x05\x66\x65nce\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1b\n\ngeneration\x18\x0b \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xa6\x02\n\nIndexChunk\x12\x1c\n\x08\x63hunk_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x07ordinal\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x04text\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x19\n\x07\x63ontext\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1d\n\x0cstart_offset\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1b\n\nend_offset\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\x0btoken_count\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x07section\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x0bpage_number\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x06vector\x18\n \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x02\"\xd8\x01\n\x13UpsertChunksRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x08\x64ocument\x18\x02 \x01(\x0b\x32$.ragweave.internal.v1.DocumentFieldsB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0crevision_key\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12=\n\x06\x63hunks\x18\x04 \x03(\x0b\x32 .ragweave.internal.v1.IndexChunkB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"7\n\x14UpsertChunksResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xbc\x01\n\x16RetireRevisionsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12$\n\x11keep_revision_key\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12 \n\x0f\x65xpected_chunks\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05\x66\x65nce\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x17RetireRevisionsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"v\n\x16\x44\x65leteDocumentsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x16\n\x05\x66\x65nce\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x17\x44\x65leteDocumentsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xd4\x01\n\x14HideDocumentsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12Q\n\tdocuments\x18\x02 \x03(\x0b\x32\x31.ragweave.internal.v1.HideDocumentsRequest.HiddenB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x1a\x46\n\x06Hidden\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\ngeneration\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"8\n\x15HideDocumentsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x80\x01\n\x1bUpdateDocumentFieldsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x08\x64ocument\x18\x02 \x01(\x0b\x32$.ragweave.internal.v1.DocumentFieldsB\x06\xbaH\x03\xc8\x01\x01\"?\n\x1cUpdateDocumentFieldsResponse\x12\x1f\n\x0eindex_revision\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x91\x01\n\x11ListChunksRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x0c\x66rom_ordinal\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x05limit\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\"n\n\x12ListChunksResponse\x12;\n\x06\x63hunks\x18\x01 \x03(\x0b\x32 .ragweave.internal.v1.IndexChunkB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x1b\n\ntotal_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"9\n\x14GetIndexStatsRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"r\n\x15GetIndexStatsResponse\x12\x17\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eindexed_chunks\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eindex_revision\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"X\n\x16\x41pplyCollectionRequest\x12>\n\x06record\x18\x01 \x01(\x0b\x32&.ragweave.internal.v1.CollectionRecordB\x06\xbaH\x03\xc8\x01\x01\"\x19\n\x17\x41pplyCollectionResponse\"5\n\x10\x44ropIndexRequest\x12!\n\x0e\x63ollection_uid\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"\x13\n\x11\x44ropIndexResponse2\xf1\x08\n\x0cIndexService\x12v\n\x0cUpsertChunks\x12).ragweave.internal.v1.UpsertChunksRequest\x1a*.ragweave.internal.v1.UpsertChunksResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x7f\n\x0fRetireRevisions\x12,.ragweave.internal.v1.RetireRevisionsRequest\x1a-.ragweave.internal.v1.RetireRevisionsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x7f\n\x0f\x44\x65leteDocuments\x12,.ragweave.internal.v1.DeleteDocumentsRequest\x1a-.ragweave.internal.v1.DeleteDocumentsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12y\n\rHideDocuments\x12*.ragweave.internal.v1.HideDocumentsRequest\x1a+.ragweave.internal.v1.HideDocumentsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12\x8e\x01\n\x14UpdateDocumentFields\x12\x31.ragweave.internal.v1.UpdateDocumentFieldsRequest\x1a\x32.ragweave.internal.v1.UpdateDocumentFieldsResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x12p\n\nListChunks\x12\'.ragweave.internal.v1.ListChunksRequest\x1a(.ragweave.internal.v1.ListChunksResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12y\n\rGetIndexStats\x12*.ragweave.internal.v1.GetIndexStatsRequest\x1a+.ragweave.internal.v1.GetIndexStatsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12\x7f\n\x0f\x41pplyCollection\x12,.ragweave.internal.v1.ApplyCollectionRequest\x1a-.ragweave.internal.v1.ApplyCollectionResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x12m\n\tDropIndex\x12&.ragweave.internal.v1.DropIndexRequest\x1a\'.ragweave.internal.v1.DropIndexResponse\"\x0f\x90\x02\x02\x92\x82\x19\x08\x10\x06\x1a\x02\x08<(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENTFIELDS'].fields_by_name['revision']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_DOCUMENTFIELDS'].fields_by_name['fence']._loaded_options = None
   _globals['_DOCUMENTFIELDS'].fields_by_name['fence']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DOCUMENTFIELDS'].fields_by_name['generation']._loaded_options = None
+  _globals['_DOCUMENTFIELDS'].fields_by_name['generation']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_INDEXCHUNK'].fields_by_name['chunk_id']._loaded_options = None
   _globals['_INDEXCHUNK'].fields_by_name['chunk_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_INDEXCHUNK'].fields_by_name['ordinal']._loaded_options = None
@@ -102,6 +104,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEDOCUMENTSREQUEST'].fields_by_name['fence']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_DELETEDOCUMENTSRESPONSE'].fields_by_name['index_revision']._loaded_options = None
   _globals['_DELETEDOCUMENTSRESPONSE'].fields_by_name['index_revision']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN'].fields_by_name['document_id']._loaded_options = None
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN'].fields_by_name['document_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN'].fields_by_name['generation']._loaded_options = None
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN'].fields_by_name['generation']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_HIDEDOCUMENTSREQUEST'].fields_by_name['collection_uid']._loaded_options = None
+  _globals['_HIDEDOCUMENTSREQUEST'].fields_by_name['collection_uid']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_HIDEDOCUMENTSREQUEST'].fields_by_name['documents']._loaded_options = None
+  _globals['_HIDEDOCUMENTSREQUEST'].fields_by_name['documents']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_HIDEDOCUMENTSRESPONSE'].fields_by_name['index_revision']._loaded_options = None
+  _globals['_HIDEDOCUMENTSRESPONSE'].fields_by_name['index_revision']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_UPDATEDOCUMENTFIELDSREQUEST'].fields_by_name['collection_uid']._loaded_options = None
   _globals['_UPDATEDOCUMENTFIELDSREQUEST'].fields_by_name['collection_uid']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_UPDATEDOCUMENTFIELDSREQUEST'].fields_by_name['document']._loaded_options = None
@@ -138,6 +150,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXSERVICE'].methods_by_name['RetireRevisions']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
   _globals['_INDEXSERVICE'].methods_by_name['DeleteDocuments']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['DeleteDocuments']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
+  _globals['_INDEXSERVICE'].methods_by_name['HideDocuments']._loaded_options = None
+  _globals['_INDEXSERVICE'].methods_by_name['HideDocuments']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
   _globals['_INDEXSERVICE'].methods_by_name['UpdateDocumentFields']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['UpdateDocumentFields']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
   _globals['_INDEXSERVICE'].methods_by_name['ListChunks']._loaded_options = None
@@ -149,41 +163,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXSERVICE'].methods_by_name['DropIndex']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['DropIndex']._serialized_options = b'\220\002\002\222\202\031\010\020\006\032\002\010<(\001'
   _globals['_DOCUMENTFIELDS']._serialized_start=230
-  _globals['_DOCUMENTFIELDS']._serialized_end=568
-  _globals['_INDEXCHUNK']._serialized_start=571
-  _globals['_INDEXCHUNK']._serialized_end=865
-  _globals['_UPSERTCHUNKSREQUEST']._serialized_start=868
-  _globals['_UPSERTCHUNKSREQUEST']._serialized_end=1084
-  _globals['_UPSERTCHUNKSRESPONSE']._serialized_start=1086
-  _globals['_UPSERTCHUNKSRESPONSE']._serialized_end=1141
-  _globals['_RETIREREVISIONSREQUEST']._serialized_start=1144
-  _globals['_RETIREREVISIONSREQUEST']._serialized_end=1332
-  _globals['_RETIREREVISIONSRESPONSE']._serialized_start=1334
-  _globals['_RETIREREVISIONSRESPONSE']._serialized_end=1392
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=1394
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=1512
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=1514
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=1572
-  _globals['_UPDATEDOCUMENTFIELDSREQUEST']._serialized_start=1575
-  _globals['_UPDATEDOCUMENTFIELDSREQUEST']._serialized_end=1703
-  _globals['_UPDATEDOCUMENTFIELDSRESPONSE']._serialized_start=1705
-  _globals['_UPDATEDOCUMENTFIELDSRESPONSE']._serialized_end=1768
-  _globals['_LISTCHUNKSREQUEST']._serialized_start=1771
-  _globals['_LISTCHUNKSREQUEST']._serialized_end=1916
-  _globals['_LISTCHUNKSRESPONSE']._serialized_start=1918
-  _globals['_LISTCHUNKSRESPONSE']._serialized_end=2028
-  _globals['_GETINDEXSTATSREQUEST']._serialized_start=2030
-  _globals['_GETINDEXSTATSREQUEST']._serialized_end=2087
-  _globals['_GETINDEXSTATSRESPONSE']._serialized_start=2089
-  _globals['_GETINDEXSTATSRESPONSE']._serialized_end=2203
-  _globals['_APPLYCOLLECTIONREQUEST']._serialized_start=2205
-  _globals['_APPLYCOLLECTIONREQUEST']._serialized_end=2293
-  _globals['_APPLYCOLLECTIONRESPONSE']._serialized_start=2295
-  _globals['_APPLYCOLLECTIONRESPONSE']._serialized_end=2320
-  _globals['_DROPINDEXREQUEST']._serialized_start=2322
-  _globals['_DROPINDEXREQUEST']._serialized_end=2375
-  _globals['_DROPINDEXRESPONSE']._serialized_start=2377
-  _globals['_DROPINDEXRESPONSE']._serialized_end=2396
-  _globals['_INDEXSERVICE']._serialized_start=2399
-  _globals['_INDEXSERVICE']._serialized_end=3413
+  _globals['_DOCUMENTFIELDS']._serialized_end=597
+  _globals['_INDEXCHUNK']._serialized_start=600
+  _globals['_INDEXCHUNK']._serialized_end=894
+  _globals['_UPSERTCHUNKSREQUEST']._serialized_start=897
+  _globals['_UPSERTCHUNKSREQUEST']._serialized_end=1113
+  _globals['_UPSERTCHUNKSRESPONSE']._serialized_start=1115
+  _globals['_UPSERTCHUNKSRESPONSE']._serialized_end=1170
+  _globals['_RETIREREVISIONSREQUEST']._serialized_start=1173
+  _globals['_RETIREREVISIONSREQUEST']._serialized_end=1361
+  _globals['_RETIREREVISIONSRESPONSE']._serialized_start=1363
+  _globals['_RETIREREVISIONSRESPONSE']._serialized_end=1421
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=1423
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=1541
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=1543
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=1601
+  _globals['_HIDEDOCUMENTSREQUEST']._serialized_start=1604
+  _globals['_HIDEDOCUMENTSREQUEST']._serialized_end=1816
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN']._serialized_start=1746
+  _globals['_HIDEDOCUMENTSREQUEST_HIDDEN']._serialized_end=1816
+  _globals['_HIDEDOCUMENTSRESPONSE']._serialized_start=1818
+  _globals['_HIDEDOCUMENTSRESPONSE']._serialized_end=1874
+  _globals['_UPDATEDOCUMENTFIELDSREQUEST']._serialized_start=1877
+  _globals['_UPDATEDOCUMENTFIELDSREQUEST']._serialized_end=2005
+  _globals['_UPDATEDOCUMENTFIELDSRESPONSE']._serialized_start=2007
+  _globals['_UPDATEDOCUMENTFIELDSRESPONSE']._serialized_end=2070
+  _globals['_LISTCHUNKSREQUEST']._serialized_start=2073
+  _globals['_LISTCHUNKSREQUEST']._serialized_end=2218
+  _globals['_LISTCHUNKSRESPONSE']._serialized_start=2220
+  _globals['_LISTCHUNKSRESPONSE']._serialized_end=2330
+  _globals['_GETINDEXSTATSREQUEST']._serialized_start=2332
+  _globals['_GETINDEXSTATSREQUEST']._serialized_end=2389
+  _globals['_GETINDEXSTATSRESPONSE']._serialized_start=2391
+  _globals['_GETINDEXSTATSRESPONSE']._serialized_end=2505
+  _globals['_APPLYCOLLECTIONREQUEST']._serialized_start=2507
+  _globals['_APPLYCOLLECTIONREQUEST']._serialized_end=2595
+  _globals['_APPLYCOLLECTIONRESPONSE']._serialized_start=2597
+  _globals['_APPLYCOLLECTIONRESPONSE']._serialized_end=2622
+  _globals['_DROPINDEXREQUEST']._serialized_start=2624
+  _globals['_DROPINDEXREQUEST']._serialized_end=2677
+  _globals['_DROPINDEXRESPONSE']._serialized_start=2679
+  _globals['_DROPINDEXRESPONSE']._serialized_end=2698
+  _globals['_INDEXSERVICE']._serialized_start=2701
+  _globals['_INDEXSERVICE']._serialized_end=3838
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,7 @@ class DocumentFields(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The last part of the document's name."""
     title: _builtins.str
@@ -53,6 +54,8 @@ class DocumentFields(_message.Message):
     """Orders those who work on the document one after the other: a write is ABORTED, with reason LEASE_LOST, where somebody
     with a higher one has written before. 0 takes no part in that.
     """
+    generation: _builtins.int
+    """Counts the document's deletions and what brought it back; of two writes of its fields the later generation holds."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Its metadata."""
@@ -78,10 +81,11 @@ class DocumentFields(_message.Message):
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         fence: _builtins.int = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "fence", b"fence", "metadata", b"metadata", "mime_type", b"mime_type", "principals", b"principals", "revision", b"revision", "source_uri", b"source_uri", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "fence", b"fence", "generation", b"generation", "metadata", b"metadata", "mime_type", b"mime_type", "principals", b"principals", "revision", b"revision", "source_uri", b"source_uri", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,6 +322,80 @@ class DeleteDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDocumentsResponse: _TypeAlias = DeleteDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class HideDocumentsRequest(_message.Message):
+    """Names documents to hide."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Hidden(_message.Message):
+        """A document as it was deleted."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+        GENERATION_FIELD_NUMBER: _builtins.int
+        document_id: _builtins.str
+        """The last part of its name."""
+        generation: _builtins.int
+        """As in DocumentFields."""
+        def __init__(
+            self,
+            *,
+            document_id: _builtins.str = ...,
+            generation: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "generation", b"generation"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COLLECTION_UID_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    collection_uid: _builtins.str
+    """The collection's uid."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___HideDocumentsRequest.Hidden]:
+        """The documents."""
+
+    def __init__(
+        self,
+        *,
+        collection_uid: _builtins.str = ...,
+        documents: _abc.Iterable[Global___HideDocumentsRequest.Hidden] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_uid", b"collection_uid", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HideDocumentsRequest: _TypeAlias = HideDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class HideDocumentsResponse(_message.Message):
+    """They are hidden."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_REVISION_FIELD_NUMBER: _builtins.int
+    index_revision: _builtins.int
+    """Revision of the index without them."""
+    def __init__(
+        self,
+        *,
+        index_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_revision", b"index_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HideDocumentsResponse: _TypeAlias = HideDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateDocumentFieldsRequest(_message.Message):

@@ -50,6 +50,11 @@ class IndexServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsResponse.FromString,
                 _registered_method=True)
+        self.HideDocuments = channel.unary_unary(
+                '/ragweave.internal.v1.IndexService/HideDocuments',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsResponse.FromString,
+                _registered_method=True)
         self.UpdateDocumentFields = channel.unary_unary(
                 '/ragweave.internal.v1.IndexService/UpdateDocumentFields',
                 request_serializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.UpdateDocumentFieldsRequest.SerializeToString,
@@ -102,8 +107,16 @@ class IndexServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HideDocuments(self, request, context):
+        """Hides every chunk of some documents: no search that begins after the answer finds them, until UpdateDocumentFields of
+        the next generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateDocumentFields(self, request, context):
-        """Replaces what searches and filters see of a document besides its text.
+        """Replaces what searches and filters see of a document besides its text. Chunks of a later generation stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +167,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocuments,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsResponse.SerializeToString,
+            ),
+            'HideDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.HideDocuments,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsResponse.SerializeToString,
             ),
             'UpdateDocumentFields': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateDocumentFields,
@@ -263,6 +281,33 @@ class IndexService:
             '/ragweave.internal.v1.IndexService/DeleteDocuments',
             ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_index__service__pb2.DeleteDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HideDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.IndexService/HideDocuments',
+            ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_index__service__pb2.HideDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,8 +39,12 @@ class IndexServiceStub:
     """Makes one revision the only one of its document: chunks of every other revision are deleted."""
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.DeleteDocumentsRequest, _index_service_pb2.DeleteDocumentsResponse]
     """Deletes every chunk of some documents. No search that begins after the answer finds them."""
+    HideDocuments: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.HideDocumentsRequest, _index_service_pb2.HideDocumentsResponse]
+    """Hides every chunk of some documents: no search that begins after the answer finds them, until UpdateDocumentFields of
+    the next generation.
+    """
     UpdateDocumentFields: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.UpdateDocumentFieldsRequest, _index_service_pb2.UpdateDocumentFieldsResponse]
-    """Replaces what searches and filters see of a document besides its text."""
+    """Replaces what searches and filters see of a document besides its text. Chunks of a later generation stay as they are."""
     ListChunks: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.ListChunksRequest, _index_service_pb2.ListChunksResponse]
     """Lists the chunks of a document by ordinal."""
     GetIndexStats: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexStatsRequest, _index_service_pb2.GetIndexStatsResponse]
@@ -61,8 +65,12 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Makes one revision the only one of its document: chunks of every other revision are deleted."""
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_index_service_pb2.DeleteDocumentsRequest, _index_service_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """Deletes every chunk of some documents. No search that begins after the answer finds them."""
+    HideDocuments: _aio.UnaryUnaryMultiCallable[_index_service_pb2.HideDocumentsRequest, _index_service_pb2.HideDocumentsResponse]  # type: ignore[assignment]
+    """Hides every chunk of some documents: no search that begins after the answer finds them, until UpdateDocumentFields of
+    the next generation.
+    """
     UpdateDocumentFields: _aio.UnaryUnaryMultiCallable[_index_service_pb2.UpdateDocumentFieldsRequest, _index_service_pb2.UpdateDocumentFieldsResponse]  # type: ignore[assignment]
-    """Replaces what searches and filters see of a document besides its text."""
+    """Replaces what searches and filters see of a document besides its text. Chunks of a later generation stay as they are."""
     ListChunks: _aio.UnaryUnaryMultiCallable[_index_service_pb2.ListChunksRequest, _index_service_pb2.ListChunksResponse]  # type: ignore[assignment]
     """Lists the chunks of a document by ordinal."""
     GetIndexStats: _aio.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexStatsRequest, _index_service_pb2.GetIndexStatsResponse]  # type: ignore[assignment]
@@ -100,12 +108,22 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes every chunk of some documents. No search that begins after the answer finds them."""
 
     @_abc_1.abstractmethod
+    def HideDocuments(
+        self,
+        request: _index_service_pb2.HideDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_service_pb2.HideDocumentsResponse, _abc.Awaitable[_index_service_pb2.HideDocumentsResponse]]:
+        """Hides every chunk of some documents: no search that begins after the answer finds them, until UpdateDocumentFields of
+        the next generation.
+        """
+
+    @_abc_1.abstractmethod
     def UpdateDocumentFields(
         self,
         request: _index_service_pb2.UpdateDocumentFieldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_service_pb2.UpdateDocumentFieldsResponse, _abc.Awaitable[_index_service_pb2.UpdateDocumentFieldsResponse]]:
-        """Replaces what searches and filters see of a document besides its text."""
+        """Replaces what searches and filters see of a document besides its text. Chunks of a later generation stay as they are."""
 
     @_abc_1.abstractmethod
     def ListChunks(

@@ -235,6 +235,7 @@ class DocumentRecord(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     SOURCE_KEY_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The last part of its name."""
     state: _document_pb2.Document.State.ValueType
@@ -251,6 +252,8 @@ class DocumentRecord(_message.Message):
     """The import source it belongs to; empty where it has none."""
     origin: _builtins.str
     """What its import knew of the original besides; the caller's own."""
+    generation: _builtins.int
+    """Counts its deletions and what brought it back; see IndexService.DocumentFields."""
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """The document itself."""
@@ -267,10 +270,11 @@ class DocumentRecord(_message.Message):
         document: _document_pb2.Document | None = ...,
         source_key: _builtins.str = ...,
         origin: _builtins.str = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "document", b"document", "document_id", b"document_id", "fields_hash", b"fields_hash", "origin", b"origin", "revision", b"revision", "revision_key", b"revision_key", "source_key", b"source_key", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "document", b"document", "document_id", b"document_id", "fields_hash", b"fields_hash", "generation", b"generation", "origin", b"origin", "revision", b"revision", "revision_key", b"revision_key", "source_key", b"source_key", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

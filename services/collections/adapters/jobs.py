@@ -13,6 +13,8 @@ from services.collections.adapters.grpc_errors import answering
 from services.collections.convert import described_to
 from services.collections.ports import Content, Upload
 from services.collections.records import Document
+from services.mesh.errors import UploadNotFound
+from services.mesh.status import reason_of, status_of
 
 _PART_BYTES: Final = 2**20
 
@@ -28,7 +30,7 @@ class GrpcJobs:
         request = pb.ImportDocumentsRequest(
             parent=f"collections/{document.collection_id}",
             validate_only=validate_only,
-            request_id="" if validate_only else f"document:{document.uid}",
+            request_id="" if validate_only else _request_id(document),
         )
         match content:
             case Upload():
@@ -46,7 +48,12 @@ class GrpcJobs:
                     document_id=document.document_id, document=described_to(document), data=content
                 )
         with answering("jobs"):
-            return (await self._jobs.ImportDocuments(request)).SerializeToString()
+            try:
+                return (await self._jobs.ImportDocuments(request)).SerializeToString()
+            except grpc.aio.AioRpcError as error:
+                if reason_of(status_of(error)) != UploadNotFound.reason:
+                    raise
+                raise UploadNotFound(error.details() or "the upload is gone") from None
 
     async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
         with answering("jobs"):
@@ -66,3 +73,8 @@ class GrpcJobs:
                 call.cancel()
                 raise
         return Upload(stored.content_hash, stored.size_bytes)
+
+
+def _request_id(document: Document) -> str:
+    """One import for each life of a document: whoever asks again for the same gets the same job."""
+    return f"document:{document.uid}:{document.generation}" if document.generation else f"document:{document.uid}"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from services.collections.ports import ChangeCollection, ChangeDocuments
+from services.collections.ports import ChangeCollection, ChangeDocuments, RestoreCollection
 from services.collections.records import (
     Change,
     Collection,
@@ -41,8 +41,9 @@ class MemoryStore:
     async def find_collection(self, tenant: str, collection_id: str) -> Collection | None:
         return self._live(tenant, collection_id)
 
-    async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]:
-        return paginate((each for each in self._all_live() if each.tenant == tenant), query, collection_fields)
+    async def list_collections(self, tenant: str, query: ListQuery, *, deleted: bool = False) -> Page[Collection]:
+        listed = (each for each in self._collections.values() if each.tenant == tenant and _listed(each, deleted))
+        return paginate(listed, query, collection_fields)
 
     async def write_collection(
         self,
@@ -60,29 +61,57 @@ class MemoryStore:
         if limits is not None and current is None:
             await self._check(tenant, limits, amounts_of(changed))
         if changed != current:
-            self._sequence += 1
-            changed = replace(changed, sequence=self._sequence)
-            self._collections[changed.uid] = changed
-            self._documents.setdefault(changed.uid, {})
-            self._changes.append(Change.of(current, changed))
+            changed = self._put(current, changed)
         self._remember(receipt, changed)
         return changed
 
+    async def restore_collection(
+        self,
+        tenant: str,
+        collection_id: str,
+        change: RestoreCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
+    ) -> Collection:
+        if receipt and (answered := await self.recall(receipt, Collection)) is not None:
+            return answered
+        back = change(self._live(tenant, collection_id), await self.deleted_collections(tenant, collection_id))
+        if limits is not None:
+            await self._check(tenant, limits, amounts_of(back))
+        back = self._put(self._collections[back.uid], back)
+        self._remember(receipt, back)
+        return back
+
+    async def settle_collection(self, collection: Collection) -> None:
+        held = self._collections.get(collection.uid)
+        if held is not None and held.sequence == collection.sequence:
+            self._collections[held.uid] = replace(held, unsettled=False)
+
+    async def begin_purge(self, uid: str) -> bool:
+        held = self._collections.get(uid)
+        if held is None or held.delete_time is None or held.purge_time is None:
+            return False
+        self._collections[uid] = replace(held, purging=True, purge_time=min(held.purge_time, now()))
+        return True
+
     async def purge_collection(self, uid: str) -> None:
-        if uid in self._collections and self._collections[uid].delete_time:
+        if uid in self._collections and self._collections[uid].purging:
             del self._collections[uid], self._documents[uid]
 
-    async def deleted_collections(
-        self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
-    ) -> list[Collection]:
-        return [
+    async def deleted_collections(self, tenant: str, collection_id: str | None = None) -> list[Collection]:
+        found = [
             each
             for each in self._collections.values()
-            if each.delete_time
-            and (before is None or each.delete_time < before)
-            and tenant in (None, each.tenant)
-            and collection_id in (None, each.collection_id)
+            if each.delete_time and each.tenant == tenant and collection_id in (None, each.collection_id)
         ]
+        return sorted(found, key=lambda each: -each.sequence)
+
+    async def collections_to_purge(self, before: datetime) -> list[Collection]:
+        return [each for each in self._collections.values() if each.purge_time and each.purge_time < before]
+
+    async def unsettled_collections(self, before: datetime) -> list[Collection]:
+        return [each for each in self._collections.values() if each.unsettled and each.update_time < before]
 
     async def expired_collections(self, at: datetime) -> list[Collection]:
         return [each for each in self._all_live() if each.expire_time and each.expire_time <= at]
@@ -105,8 +134,11 @@ class MemoryStore:
         found = (held[document_id] for document_id in document_ids if document_id in held)
         return [document for document in found if bool(document.delete_time) is deleted]
 
-    async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
-        return paginate(self._live_documents(collection), query, document_fields)
+    async def list_documents(
+        self, collection: Collection, query: ListQuery, *, deleted: bool = False
+    ) -> Page[Document]:
+        held = self._documents.get(collection.uid, {}).values()
+        return paginate((each for each in held if _listed(each, deleted)), query, document_fields)
 
     async def write_documents(
         self,
@@ -161,7 +193,15 @@ class MemoryStore:
             (collection, document)
             for collection in self._all_live()
             for document in self._documents[collection.uid].values()
-            if (since := document.delete_time or document.unsettled_time) and since < before
+            if document.unsettled_time and document.unsettled_time < before and not document.purging
+        ][:limit]
+
+    async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
+        return [
+            (collection, document)
+            for collection in self._all_live()
+            for document in self._documents[collection.uid].values()
+            if document.purge_time and document.purge_time < before
         ][:limit]
 
     async def totals(self, collection: Collection) -> DocumentTotals:
@@ -174,6 +214,11 @@ class MemoryStore:
             tokens=sum(document.token_count for document in documents if document.state == "ACTIVE"),
             size_bytes=sum(document.size_bytes for document in documents),
             last_write_time=max((document.update_time for document in documents), default=None),
+            hidden_chunks=sum(
+                document.chunk_count
+                for document in self._documents.get(collection.uid, {}).values()
+                if document.delete_time and document.state == "ACTIVE"
+            ),
         )
 
     async def usage(self, tenant: str) -> Amounts:
@@ -220,6 +265,14 @@ class MemoryStore:
     async def _check(self, tenant: str, limits: Amounts, more: Amounts) -> None:
         check_quota(tenant, limits=limits, usage=await self.usage(tenant), more=more)
 
+    def _put(self, before: Collection | None, changed: Collection) -> Collection:
+        self._sequence += 1
+        changed = replace(changed, sequence=self._sequence)
+        self._collections[changed.uid] = changed
+        self._documents.setdefault(changed.uid, {})
+        self._changes.append(Change.of(before, changed))
+        return changed
+
     def _live(self, tenant: str, collection_id: str) -> Collection | None:
         named = (each for each in self._all_live() if (each.tenant, each.collection_id) == (tenant, collection_id))
         return next(named, None)
@@ -234,6 +287,12 @@ class MemoryStore:
     def _remember(self, receipt: Receipt | None, result: object) -> None:
         if receipt:
             self._receipts[_key(receipt)] = receipt.digest, encode(result), now() + REQUEST_TTL
+
+
+def _listed(each: Collection | Document, deleted: bool) -> bool:
+    """There; or, with `deleted`, can come back."""
+    back = deleted and not each.purging and each.purge_time is not None and each.purge_time > now()
+    return each.delete_time is None or back
 
 
 def _key(receipt: Receipt) -> tuple[str, str, str]:

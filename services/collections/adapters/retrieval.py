@@ -32,10 +32,27 @@ class RetrievalIndex:
             return IndexStats(found.chunks, found.indexed_chunks)
         return IndexStats(0, 0)
 
+    async def hide(self, collection: Collection, documents: Sequence[Document]) -> None:
+        hidden = [
+            pb.HideDocumentsRequest.Hidden(document_id=each.document_id, generation=each.generation)
+            for each in documents
+        ]
+        with answering("retrieval"), passing_over_the_missing():
+            await self._service.HideDocuments(pb.HideDocumentsRequest(collection_uid=collection.uid, documents=hidden))
+
     async def delete_documents(self, collection: Collection, document_ids: Sequence[str]) -> None:
         request = pb.DeleteDocumentsRequest(collection_uid=collection.uid, document_ids=document_ids)
         with answering("retrieval"), passing_over_the_missing():
             await self._service.DeleteDocuments(request)
+
+    async def retire(self, document: Document, keep_revision_key: str) -> None:
+        request = pb.RetireRevisionsRequest(
+            collection_uid=document.collection_uid,
+            document_id=document.document_id,
+            keep_revision_key=keep_revision_key,
+        )
+        with answering("retrieval"), passing_over_the_missing():
+            await self._service.RetireRevisions(request)
 
     async def update_fields(self, document: Document) -> None:
         request = pb.UpdateDocumentFieldsRequest(collection_uid=document.collection_uid, document=fields_to(document))

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -30,8 +31,9 @@ from services.collections.adapters.sql_rows import (
 )
 from services.collections.adapters.sql_tables import COLLECTIONS, DOCUMENTS, OUTBOX, RECEIPTS, SEQUENCES
 from services.collections.migrations import REGISTRY
-from services.collections.ports import ChangeCollection, ChangeDocuments
+from services.collections.ports import ChangeCollection, ChangeDocuments, RestoreCollection
 from services.collections.records import (
+    DELETED,
     Change,
     Collection,
     Delta,
@@ -40,6 +42,7 @@ from services.collections.records import (
     amounts_of,
     decode,
     encode,
+    now,
 )
 from services.mesh.errors import CollectionNotFound
 from services.mesh.filters import EVERYTHING, Filter
@@ -86,9 +89,10 @@ class SqlStore:
         row = await self._database.run(read, Mode.ONE_READ)
         return None if row is None else collection_from(row)
 
-    async def list_collections(self, tenant: str, query: ListQuery) -> Page[Collection]:
+    async def list_collections(self, tenant: str, query: ListQuery, *, deleted: bool = False) -> Page[Collection]:
         columns = _columns(COLLECTIONS, COLLECTIONS.c.collection_id, "collections/", self._dialect)
-        found = _live_collections().where(COLLECTIONS.c.tenant == tenant, columns.where(query.filter))
+        found = select(COLLECTIONS).where(COLLECTIONS.c.tenant == tenant, columns.where(query.filter))
+        found = found.where(_listed(COLLECTIONS, deleted))
 
         def read(connection: Connection) -> tuple[Sequence[Any], int]:
             rows = _page(connection, found, query, COLLECTIONS, COLLECTIONS.c.collection_id)
@@ -125,24 +129,58 @@ class SqlStore:
 
         return await self._database.write(write)
 
+    async def restore_collection(
+        self,
+        tenant: str,
+        collection_id: str,
+        change: RestoreCollection,
+        receipt: Receipt | None = None,
+        *,
+        limits: Amounts | None = None,
+    ) -> Collection:
+        def write(connection: Connection) -> Collection:
+            if (answered := RECEIPTS.recall(connection, receipt)) is not None:
+                return decode(Collection, answered)
+            sequence = _next_sequence(connection)
+            row = connection.execute(_live_collections().where(*_named(tenant, collection_id))).one_or_none()
+            rows = connection.execute(_deleted_collections(tenant, collection_id).with_for_update()).all()
+            deleted = {row.uid: collection_from(row) for row in rows}
+            back = change(None if row is None else collection_from(row), list(deleted.values()))
+            if limits is not None:
+                _check_quota(connection, tenant, limits, amounts_of(back))
+            back = replace(back, sequence=sequence)
+            _put_collection(connection, deleted[back.uid], back)
+            RECEIPTS.record(connection, receipt, encode(back))
+            return back
+
+        return await self._database.write(write)
+
+    async def settle_collection(self, collection: Collection) -> None:
+        same = COLLECTIONS.c.uid == collection.uid, COLLECTIONS.c.sequence == collection.sequence
+        settled = update(COLLECTIONS).where(*same).values(unsettled=False)
+        await self._database.write(lambda connection: connection.execute(settled))
+
+    async def begin_purge(self, uid: str) -> bool:
+        begun = update(COLLECTIONS).where(COLLECTIONS.c.uid == uid, COLLECTIONS.c.delete_time.is_not(None))
+        begun_at = now()
+        earlier = case((COLLECTIONS.c.purge_time < begun_at, COLLECTIONS.c.purge_time), else_=begun_at)
+        begun = begun.values(purging=True, purge_time=earlier)
+        return bool(await self._database.write(lambda connection: connection.execute(begun).rowcount))
+
     async def purge_collection(self, uid: str) -> None:
-        def write(connection: Connection) -> None:
-            deleted = COLLECTIONS.c.delete_time.is_not(None)
-            connection.execute(delete(COLLECTIONS).where(COLLECTIONS.c.uid == uid, deleted))
+        gone = delete(COLLECTIONS).where(COLLECTIONS.c.uid == uid, COLLECTIONS.c.purging.is_(True))
+        await self._database.write(lambda connection: connection.execute(gone))
 
-        await self._database.write(write)
+    async def deleted_collections(self, tenant: str, collection_id: str | None = None) -> list[Collection]:
+        return [collection_from(row) for row in await self._database.read(_deleted_collections(tenant, collection_id))]
 
-    async def deleted_collections(
-        self, *, before: datetime | None = None, tenant: str | None = None, collection_id: str | None = None
-    ) -> list[Collection]:
-        found = select(COLLECTIONS).where(COLLECTIONS.c.delete_time.is_not(None)).order_by(COLLECTIONS.c.sequence)
-        if before is not None:
-            found = found.where(COLLECTIONS.c.delete_time < before)
-        if tenant is not None:
-            found = found.where(COLLECTIONS.c.tenant == tenant)
-        if collection_id is not None:
-            found = found.where(COLLECTIONS.c.collection_id == collection_id)
-        return [collection_from(row) for row in await self._database.read(found)]
+    async def collections_to_purge(self, before: datetime) -> list[Collection]:
+        due = COLLECTIONS.c.delete_time.is_not(None), COLLECTIONS.c.purge_time < before
+        return [collection_from(row) for row in await self._database.read(select(COLLECTIONS).where(*due))]
+
+    async def unsettled_collections(self, before: datetime) -> list[Collection]:
+        unsettled = COLLECTIONS.c.unsettled.is_(True), COLLECTIONS.c.update_time < before
+        return [collection_from(row) for row in await self._database.read(select(COLLECTIONS).where(*unsettled))]
 
     async def expired_collections(self, at: datetime) -> list[Collection]:
         found = _live_collections().where(COLLECTIONS.c.expire_time <= at)
@@ -169,10 +207,12 @@ class SqlStore:
         rows = await self._database.read(_named_documents(collection, document_ids).where(state))
         return [document_from(row, collection) for row in rows]
 
-    async def list_documents(self, collection: Collection, query: ListQuery) -> Page[Document]:
-        found = self._matching(collection, query.filter)
+    async def list_documents(
+        self, collection: Collection, query: ListQuery, *, deleted: bool = False
+    ) -> Page[Document]:
+        found = self._matching(collection, query.filter, deleted=deleted)
         counted = _counted(found)
-        if query.filter == EVERYTHING:
+        if query.filter == EVERYTHING and not deleted:
             counted = select(COLLECTIONS.c.document_count).where(COLLECTIONS.c.uid == collection.uid)
 
         def read(connection: Connection) -> tuple[Sequence[Any], int]:
@@ -230,14 +270,25 @@ class SqlStore:
         (row,) = await self._database.read(_counted(self._matching(collection, filter)))
         return int(row[0])
 
-    def _matching(self, collection: Collection, filter: Filter) -> Select[Any]:
-        columns = _columns(DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._dialect)
-        return _live_documents(collection).where(columns.where(filter))
+    def _matching(self, collection: Collection, filter: Filter, *, deleted: bool = False) -> Select[Any]:
+        columns = _columns(
+            DOCUMENTS, DOCUMENTS.c.document_id, f"{collection.name}/documents/", self._dialect, state=_SHOWN_STATE
+        )
+        found = select(DOCUMENTS).where(DOCUMENTS.c.collection_uid == collection.uid, columns.where(filter))
+        return found.where(_listed(DOCUMENTS, deleted))
 
     async def unfinished_documents(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
-        since = func.coalesce(DOCUMENTS.c.delete_time, DOCUMENTS.c.unsettled_time)
-        unfinished = DOCUMENTS.c.delete_time.is_not(None) | DOCUMENTS.c.unsettled_time.is_not(None)
-        found = select(DOCUMENTS).where(unfinished, since < before).limit(limit)
+        unfinished = DOCUMENTS.c.purging.is_(False), DOCUMENTS.c.unsettled_time < before
+        return await self._with_collections(select(DOCUMENTS).where(*unfinished).limit(limit))
+
+    async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
+        # Those of deleted collections go with them: not to be in the way of others, they are not even looked at.
+        exists = COLLECTIONS.c.delete_time.is_(None)
+        due = select(DOCUMENTS).join(COLLECTIONS).where(exists, DOCUMENTS.c.purge_time < before)
+        return await self._with_collections(due.order_by(DOCUMENTS.c.purge_time).limit(limit))
+
+    async def _with_collections(self, found: Select[Any]) -> list[tuple[Collection, Document]]:
+        """Documents with the collections they are in; without those whose collection is deleted."""
 
         def read(connection: Connection) -> list[tuple[Collection, Document]]:
             rows = connection.execute(found).all()
@@ -259,7 +310,12 @@ class SqlStore:
             func.sum(DOCUMENTS.c.size_bytes).label("size_bytes"),
             func.max(DOCUMENTS.c.update_time, type_=DOCUMENTS.c.update_time.type).label("last_write_time"),
         )
+        mine = DOCUMENTS.c.collection_uid == collection.uid
+        gone = select(func.sum(DOCUMENTS.c.chunk_count).label("chunks")).where(
+            mine, DOCUMENTS.c.purge_time.is_not(None), DOCUMENTS.c.state == "ACTIVE"
+        )
         by_state = {row.state: row for row in await self._database.read(counted.group_by(DOCUMENTS.c.state))}
+        ((hidden,),) = await self._database.read(gone)
         numbers = {state: row.documents for state, row in by_state.items()}
         return DocumentTotals(
             active=numbers.get("ACTIVE", 0),
@@ -268,6 +324,7 @@ class SqlStore:
             tokens=int(by_state["ACTIVE"].tokens) if "ACTIVE" in by_state else 0,
             size_bytes=sum(int(row.size_bytes) for row in by_state.values()),
             last_write_time=max((row.last_write_time for row in by_state.values()), default=None),
+            hidden_chunks=int(hidden or 0),
         )
 
     async def usage(self, tenant: str) -> Amounts:
@@ -345,10 +402,28 @@ def _named_documents(collection: Collection, document_ids: Sequence[str]) -> Sel
     )
 
 
-def _columns(table: Any, id_column: ColumnElement[Any], prefix: str, dialect: Dialect) -> Columns:
-    """The table's columns by field; `name` is what callers see."""
+_SHOWN_STATE: Final = case((DOCUMENTS.c.delete_time.is_not(None), literal(DELETED, Text)), else_=DOCUMENTS.c.state)
+
+
+def _deleted_collections(tenant: str, collection_id: str | None) -> Select[Any]:
+    found = select(COLLECTIONS).where(COLLECTIONS.c.tenant == tenant, COLLECTIONS.c.delete_time.is_not(None))
+    if collection_id is not None:
+        found = found.where(COLLECTIONS.c.collection_id == collection_id)
+    return found.order_by(COLLECTIONS.c.sequence.desc())
+
+
+def _listed(table: Any, deleted: bool) -> ColumnElement[bool]:
+    """What there is; with `deleted`, what can come back too."""
+    there: ColumnElement[bool] = table.c.delete_time.is_(None)
+    return there | (table.c.purging.is_(False) & (table.c.purge_time > now())) if deleted else there
+
+
+def _columns(
+    table: Any, id_column: ColumnElement[Any], prefix: str, dialect: Dialect, **shown: ColumnElement[Any]
+) -> Columns:
+    """The table's columns by field; `name`, and what is `shown` otherwise than kept, as callers see it."""
     fields = {column.name: column for column in table.c}
-    return Columns({**fields, "name": literal(prefix, Text) + id_column}, dialect)
+    return Columns({**fields, "name": literal(prefix, Text) + id_column, **shown}, dialect)
 
 
 def _page(

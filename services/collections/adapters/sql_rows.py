@@ -29,6 +29,9 @@ def collection_values(collection: Collection) -> dict[str, Any]:
         "create_time": collection.create_time,
         "update_time": collection.update_time,
         "delete_time": collection.delete_time,
+        "purge_time": collection.purge_time,
+        "purging": collection.purging,
+        "unsettled": collection.unsettled,
         "expire_time": collection.expire_time,
         "etag": collection.etag,
         "sequence": collection.sequence,
@@ -81,6 +84,9 @@ def document_values(document: Document) -> dict[str, Any]:
         "patched": document.patched,
         "fence": document.fence,
         "origin": document.origin,
+        "purge_time": document.purge_time,
+        "purging": document.purging,
+        "generation": document.generation,
     }
 
 

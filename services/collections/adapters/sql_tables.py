@@ -10,6 +10,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    false,
 )
 
 from services.mesh.sql import OBJECT, TEXT, Instant, Receipts
@@ -42,8 +43,11 @@ COLLECTIONS = Table(
     Column("expire_time", Instant),
     Column("etag", TEXT, nullable=False),
     Column("sequence", BigInteger, nullable=False, unique=True),
+    Column("purge_time", Instant),
+    Column("purging", Boolean, nullable=False, server_default=false()),
+    Column("unsettled", Boolean, nullable=False, server_default=false()),
 )
-# A deleted collection's row waits for its index to go; its id is free meanwhile.
+# A deleted collection's row stays as long as it can come back; its id is free meanwhile.
 Index(
     "collections_by_id",
     COLLECTIONS.c.tenant,
@@ -83,9 +87,19 @@ DOCUMENTS = Table(
     Column("patched", Boolean, nullable=False),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("origin", TEXT, nullable=False, server_default=""),
+    Column("purge_time", Instant),
+    Column("purging", Boolean, nullable=False, server_default=false()),
+    Column("generation", Integer, nullable=False, server_default="0"),
 )
 Index("documents_by_id", DOCUMENTS.c.collection_uid, DOCUMENTS.c.document_id, unique=True)
 Index("documents_by_source", DOCUMENTS.c.collection_uid, DOCUMENTS.c.source_key, DOCUMENTS.c.document_id)
+Index("documents_by_content", DOCUMENTS.c.content_hash)
+Index(
+    "documents_by_purge_time",
+    DOCUMENTS.c.purge_time,
+    sqlite_where=DOCUMENTS.c.purge_time.is_not(None),
+    postgresql_where=DOCUMENTS.c.purge_time.is_not(None),
+)
 Index(
     "documents_unfinished",
     DOCUMENTS.c.collection_uid,

@@ -79,6 +79,7 @@ def _fields_to(document: DocumentFields) -> pb.DocumentFields:
         revision=document.revision,
         create_time=time_to(document.create_time),
         fence=document.fence,
+        generation=document.generation,
     )
 
 

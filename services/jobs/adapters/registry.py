@@ -150,6 +150,7 @@ def _known_from(record: pb.DocumentRecord) -> KnownDocument:
         principals=tuple(document.acl.principals),
         source_key=record.source_key,
         origin=record.origin,
+        generation=record.generation,
     )
 
 

@@ -19,7 +19,14 @@ from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, Engi
 from services.retrieval.adapters.edge_filter import recipe
 from services.retrieval.adapters.edge_folder import FolderLock, IndexFolder, Manifest
 from services.retrieval.adapters.qdrant_keys import STEPS, Step
-from services.retrieval.adapters.qdrant_payload import FIELDS, chunk_of, payload_of, point_id, searched_text
+from services.retrieval.adapters.qdrant_payload import (
+    chunk_of,
+    fields_payload,
+    not_beyond,
+    payload_of,
+    point_id,
+    searched_text,
+)
 from services.retrieval.chunks import (
     Chunk,
     Distance,
@@ -194,11 +201,13 @@ class EdgeVectorStore:
         others = Not(Comparison(("revision_key",), Operator.EQ, keep_revision_key))
         await self._delete(index, AllOf((_of_document(document_id), others)))
 
-    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
+    async def set_fields(
+        self, index: IndexId, document_ids: Sequence[str], fields: Mapping[str, Any], *, generation: int = 0
+    ) -> None:
         into = self._indexes.get(index)
-        if into is not None:
-            payload = {FIELDS[name]: value for name, value in fields.items()}
-            await self._write(into, "set_payload", recipe(_of_document(document_id)), payload)
+        if into is not None and document_ids:
+            chosen = not_beyond(generation, document_ids)
+            await self._write(into, "set_payload", recipe(chosen), fields_payload(fields, generation))
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
         answer = await self._read(

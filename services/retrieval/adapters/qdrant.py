@@ -18,7 +18,14 @@ from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator,
 from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
 from services.retrieval.adapters.qdrant_keys import DENSE, SPARSE, STEPS, Step
-from services.retrieval.adapters.qdrant_payload import FIELDS, chunk_of, payload_of, point_id, searched_text
+from services.retrieval.adapters.qdrant_payload import (
+    chunk_of,
+    fields_payload,
+    not_beyond,
+    payload_of,
+    point_id,
+    searched_text,
+)
 from services.retrieval.chunks import (
     Chunk,
     Distance,
@@ -117,12 +124,13 @@ class QdrantVectorStore:
         others = Not(Comparison(("revision_key",), Operator.EQ, keep_revision_key))
         await self._delete(index, AllOf((_of_document(document_id), others)))
 
-    async def set_fields(self, index: IndexId, document_id: str, fields: Mapping[str, Any]) -> None:
-        payload = {FIELDS[name]: value for name, value in fields.items()}
+    async def set_fields(
+        self, index: IndexId, document_ids: Sequence[str], fields: Mapping[str, Any], *, generation: int = 0
+    ) -> None:
         with _told():
-            if await self._exists(index):
-                chosen = _FILTERS.compile(_of_document(document_id))
-                await self._client.set_payload(self._name(index), payload, chosen, **_WRITE)
+            if await self._exists(index) and document_ids:
+                chosen = _FILTERS.compile(not_beyond(generation, document_ids))
+                await self._client.set_payload(self._name(index), fields_payload(fields, generation), chosen, **_WRITE)
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
         with _told():

@@ -1,13 +1,14 @@
 """A chunk as Qdrant's payload, the same for the server and for Edge; keys are the names that filters use."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
 
-FIELDS: Final = {
+_FIELDS: Final = {
     "title": "title",
     "source_uri": "source_uri",
     "metadata": "metadata",
@@ -37,6 +38,7 @@ def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
         "acl": list(document.principals),
         "content_hash": document.content_hash,
         "revision": document.revision,
+        "generation": document.generation,
         "create_time": document.create_time.astimezone(UTC).isoformat() if document.create_time else None,
         "fence": document.fence,
         "revision_key": chunk.revision_key,
@@ -68,6 +70,7 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
             revision=payload["revision"],
             create_time=datetime.fromisoformat(created) if created else None,
             fence=payload.get("fence", 0),  # chunks of older versions have none
+            generation=payload.get("generation", 0),  # chunks of an earlier version have none
         ),
         revision_key=payload["revision_key"],
         chunk_id=payload["chunk"],
@@ -80,6 +83,17 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
         section=payload["section"],
         page_number=payload["page_number"],
     )
+
+
+def fields_payload(fields: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    """What replaces fields of a document in its chunks."""
+    return {**{_FIELDS[name]: value for name, value in fields.items()}, "generation": generation}
+
+
+def not_beyond(generation: int, document_ids: Sequence[str]) -> Filter:
+    """Chunks of the documents that no later generation has written to."""
+    named = any_of(*(Comparison(("document",), Operator.EQ, document_id) for document_id in document_ids))
+    return AllOf((named, Not(Comparison(("generation",), Operator.GT, float(generation)))))
 
 
 def searched_text(payload: Mapping[str, Any]) -> str:
