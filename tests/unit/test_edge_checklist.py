@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ragweave import contract
-from services.mesh.edge import OWNERS, render
+from services.mesh.edge import OWNERS, parsed, render
 from services.mesh.edge_headers import answered
 from services.mesh.edge_settings import EdgeSettings
 from tests.mesh.harness import World
@@ -165,7 +164,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def rendered(folder: Path, **settings: Any) -> Any:
     world = World.in_folder(folder)
-    return yaml.safe_load(render(EdgeSettings(mesh=world.mesh, **settings), folder / "edge").read_text())
+    return parsed(render(EdgeSettings(mesh=world.mesh, **settings), folder / "edge"))
 
 
 @pytest.mark.parametrize("item", EDGE, ids=lambda item: item.name)

@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 from pydantic import ValidationError
 
 from ragweave import contract
-from services.mesh.edge import EdgeSettings, render, validate
+from services.mesh.edge import EdgeSettings, parsed, render, validate
 from services.mesh.edge_limits import CLASSES, DEFAULT_LIMITS, limits_from, refusals, service_config, tiers_of
 from tests.mesh.harness import World
 
@@ -85,7 +85,7 @@ def test_a_refusal_over_grpc_carries_its_details() -> None:
 
 def test_limits_can_be_switched_off(tmp_path: Path) -> None:
     config = render(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, rate_limiting=False), tmp_path / "edge")
-    manager = yaml.safe_load(config.read_text())["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+    manager = parsed(config)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
     names = [each["name"] for each in manager["typed_config"]["http_filters"]]
     assert "envoy.filters.http.local_ratelimit" not in names
     assert "tier" not in names
@@ -100,9 +100,7 @@ def test_a_service_that_counts_for_several_edges_is_a_setting(
     service: str, port: int | None, host: str | None, tmp_path: Path
 ) -> None:
     out = tmp_path / "edge"
-    config = yaml.safe_load(
-        render(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, rate_limit_service=service), out).read_text()
-    )
+    config = parsed(render(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, rate_limit_service=service), out))
     validate(out)
     clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
     assert ("limits" in clusters) == (out / "ratelimit.yaml").exists() == bool(service)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from ragweave import contract
 from ragweave.local.authority import ensure_certificates
 from services.mesh import edge
-from services.mesh.edge import OPEN_SERVICES, OWNERS, command, main, origin_pattern, render, validate
+from services.mesh.edge import OPEN_SERVICES, OWNERS, command, main, origin_pattern, parsed, render, validate
 from services.mesh.edge_clusters import cluster_of
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.edge_tls import write_secrets
@@ -25,7 +24,7 @@ PUBLIC = [each for each in contract.methods().values() if not each.internal]
 
 
 def rendered(settings: EdgeSettings, folder: Path) -> dict[str, Any]:
-    config = yaml.safe_load(render(settings, folder).read_text())
+    config = parsed(render(settings, folder))
     assert isinstance(config, dict)
     return config
 
