@@ -36,9 +36,10 @@ class Event(_message.Message):
     sequence: _builtins.int
     """Counts the tenant's events from 1, without gaps."""
     topic: _builtins.str
-    """What happened: "collection.created", "collection.updated", "collection.deleted", "ingestion.started",
-    "ingestion.progress", "ingestion.completed", "ingestion.failed", "ingestion.cancelled", "document.indexed" or
-    "document.failed". Ingestion is completed also where some documents failed; its progress is told once a second at most.
+    """What happened: "collection.created", "collection.updated", "collection.deleted", "collection.undeleted",
+    "ingestion.started", "ingestion.progress", "ingestion.completed", "ingestion.failed", "ingestion.cancelled",
+    "document.indexed" or "document.failed". Ingestion is completed also where some documents failed; its progress is told
+    once a second at most.
     """
     uid: _builtins.str
     """Unique for ever; the same wherever the event is sent."""

@@ -129,8 +129,10 @@ class Change:
         """The change that made `after` of `before`, now."""
         if before is None:
             kind = "collection.created"
+        elif after.delete_time:
+            kind = "collection.deleted"
         else:
-            kind = "collection.deleted" if after.delete_time else "collection.updated"
+            kind = "collection.undeleted" if before.delete_time else "collection.updated"
         return cls(kind, now(), after)
 
 

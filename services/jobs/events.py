@@ -17,6 +17,7 @@ TOPICS: Final = (
     "collection.created",
     "collection.updated",
     "collection.deleted",
+    "collection.undeleted",
     "ingestion.started",
     "ingestion.progress",
     "ingestion.completed",

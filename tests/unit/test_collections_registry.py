@@ -10,7 +10,7 @@ import pytest
 
 from services.collections.adapters.memory import MemoryStore
 from services.collections.collection_deletions import CollectionDeletions
-from services.collections.records import Chunking, Collection, Fusion, SearchDefaults, Source, now
+from services.collections.records import Change, Chunking, Collection, Fusion, SearchDefaults, Source, now
 from services.collections.registry import Followed, Registry
 from services.collections.upkeep import Upkeep
 from services.mesh.errors import (
@@ -29,6 +29,7 @@ from tests.collections_records import (
     LONG_AGO,
     FakeIndex,
     FakeModels,
+    collection,
     collection_deletions,
     document,
     quotas,
@@ -388,6 +389,15 @@ async def test_a_follower_goes_on_where_it_was(registry: Registry) -> None:
 async def test_a_follower_that_knows_more_than_there_is_begins_anew(registry: Registry) -> None:
     await registry.create("docs", {"description": "restored"}, ANN)
     assert await followed(registry.follow(99), 0) == ["restored@1", "complete"]
+
+
+def test_a_change_is_named_by_what_it_did() -> None:
+    live = collection()
+    deleted = replace(live, delete_time=now())
+    steps = [(None, live), (live, replace(live, description="new")), (live, deleted), (deleted, live)]
+    assert [Change.of(*step).kind for step in steps] == [
+        f"collection.{what}" for what in ("created", "updated", "deleted", "undeleted")
+    ]
 
 
 async def test_a_follower_of_changes_gets_every_one_and_how_many_there_were(

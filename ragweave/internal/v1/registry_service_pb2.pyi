@@ -166,7 +166,7 @@ class CollectionChange(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What: "collection.created", "collection.updated" or "collection.deleted"."""
+    """What: "collection.created", "collection.updated", "collection.deleted" or "collection.undeleted"."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
