@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-footprint bench-edge bench-audit rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,6 +57,7 @@ soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cros
 	TENANCY_CALLS=100000 $(BIN)/python -m pytest -s tests/e2e/test_tenancy.py
 
 crash-test: install ## Kill processes under imports 50 times: nothing lost, nothing double
+	$(BIN)/python -m tests.e2e.kill_points
 	$(BIN)/python -m tests.e2e.crash $(CRASH)
 
 bench-ingest: install ## Measure ingest against the bare model
@@ -64,6 +65,12 @@ bench-ingest: install ## Measure ingest against the bare model
 
 rotate-test: install ## Rotate keys under load, by file and by URL, as long as it takes
 	$(BIN)/python -m tests.mesh.rotation
+
+bench-jobs: install ## Measure cancels, fairness between tenants, and the memory of a worker
+	$(BIN)/python -m benchmarks.jobs
+
+bench-job-store: install ## Measure what 200,000 jobs leave in the store, and what a million items take
+	$(BIN)/python -m tests.job_store_load
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint

@@ -82,7 +82,7 @@ class PlainExtractor:
     def __init__(self) -> None:
         self.extracted: list[str] = []
 
-    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+    async def extract(self, content: bytes, *, name: str, media_type: str = "", tenant: str = "") -> ExtractedText:
         self.extracted.append(name)
         kind = media_type_of(content, name, media_type)
         try:

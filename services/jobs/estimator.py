@@ -122,7 +122,9 @@ class Estimator:
             return await asyncio.to_thread(ReadyChunks.unpacked(content, file_name(spec)).cut, cutting.model.tokenizer)
         text = await self._blobs.get_text(job.tenant, digest, text_version(self._extractor, spec))
         if text is None:
-            text = await self._extractor.extract(content, name=file_name(spec), media_type=media_type(spec))
+            text = await self._extractor.extract(
+                content, name=file_name(spec), media_type=media_type(spec), tenant=job.tenant
+            )
         return await cutting.chunks(text, spec.title)
 
 

@@ -216,7 +216,7 @@ class DocumentImport:
         text = await tools.blobs.get_text(tenant, self._content_hash, self._text_version)
         if text is not None:
             return text
-        text = await tools.extractor.extract(content, name=self._name, media_type=media_type(self._spec))
+        text = await tools.extractor.extract(content, name=self._name, media_type=media_type(self._spec), tenant=tenant)
         if not await tools.blobs.exists(tenant, self._content_hash):
             await tools.blobs.put(tenant, _whole(content))
         await tools.blobs.put_text(tenant, self._content_hash, self._text_version, text)

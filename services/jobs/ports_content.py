@@ -79,13 +79,14 @@ class Extractor(Protocol):
         """Changes whenever the same bytes might give another text."""
         ...
 
-    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+    async def extract(self, content: bytes, *, name: str, media_type: str = "", tenant: str = "") -> ExtractedText:
         """The text of a document.
 
         Args:
             content: The whole original.
             name: File name or document id: decides the type where nothing better does, and is named in errors.
             media_type: As declared by who sent it, parameters such as charset included.
+            tenant: Whose it is: tenants do not wait for one another's documents.
 
         Raises:
             EmptyDocument: no bytes.

@@ -666,24 +666,6 @@ async def _all_leased(queue: RedisQueue) -> bool:
     return not await queue.adopt([])
 
 
-async def test_a_job_of_a_million_items_takes_little_memory_an_item(
-    store: RedisJobStore, queue: RedisQueue, redis: Redis
-) -> None:
-    count = 20_000
-    await store.submit(folder(), [])
-    lease = await only(queue)
-    before = (await redis.client.info("memory"))["used_memory"]
-    for start in range(0, count, 500):
-        page = [
-            DocumentSpec(f"guide.chapter-{number}.md-0123456789", path=f"guide/chapter-{number}.md")
-            for number in range(start, start + 500)
-        ]
-        await queue.expand(lease, start, page, page[-1].path, final=False)
-    used = (await redis.client.info("memory"))["used_memory"] - before
-    print(used / count)
-    assert used / count < 400
-
-
 async def test_what_was_acknowledged_survives_the_death_of_the_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     with store_in(tmp_path_factory.mktemp("s")) as server:
         async with Redis.open(server.url) as redis:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.kill_points import LEASE
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
 from tests.ports import free_port
@@ -72,7 +73,7 @@ QUICKLY = {
 @pytest.fixture(scope="session")
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly."""
-    made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY)
+    made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY, **LEASE)
     try:
         yield made
     finally:

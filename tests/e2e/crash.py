@@ -129,11 +129,17 @@ class Campaign:
         for event in patiently(lambda: client.watch(job)):
             if event.job.progress.processed >= wanted:
                 break
-        cancel = job_service_pb2.CancelJobRequest(name=job, request_id=f"cancel-{job}")
+        self._die_about_now()
+        cancel = job_service_pb2.CancelJobRequest(name=job, request_id=f"cancel-{job.rpartition('/')[2]}")
         patiently(lambda: client.jobs.CancelJob(cancel))
         self._end(client, job)
-        retry = job_service_pb2.RetryJobRequest(name=job, request_id=f"retry-{job}")
+        self._die_about_now()
+        retry = job_service_pb2.RetryJobRequest(name=job, request_id=f"retry-{job.rpartition('/')[2]}")
         patiently(lambda: client.jobs.RetryJob(retry))
+
+    def _die_about_now(self) -> None:
+        """Kills the jobs API before, while, or right after it answers what is asked next."""
+        threading.Timer(self.draw.uniform(0, 0.03), self.killer.kill, ["jobs"]).start()
 
     def _end(self, client: Client, job: str) -> None:
         state = patiently(lambda: client.wait(job)).state

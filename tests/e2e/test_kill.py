@@ -7,12 +7,14 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from ragweave import Client
 from ragweave.v1 import job_pb2
 from tests.e2e.durability import Corpus, check_documents, check_job, collection_for
+from tests.e2e.kill_points import slept_before
 from tests.e2e.stack import PATIENCE_S, Mesh
 
 PROCESSES = ["worker", "jobs", "retrieval", "embedding", "collections", "redis", "envoy", "system"]
@@ -65,6 +67,15 @@ def test_everything_killed_during_an_import_is_there_after_up(doomed: Mesh) -> N
         client.wait(job)
         check_job(client, job, corpus)
         check_documents(client, "killed-all", corpus)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("effect", ["index.upsert", "registry.record"])
+def test_a_worker_that_slept_past_its_lease_writes_nothing_and_hears_of_it(
+    doomed: Mesh, effect: str, tmp_path: Path
+) -> None:
+    with doomed.client() as client:
+        slept_before(doomed, client, effect, tmp_path / "log")
 
 
 def _wait_for_progress(client: Client, job: str) -> None:

@@ -353,10 +353,11 @@ async def test_an_estimate_counts_and_keeps_nothing(jobs: Running) -> None:
     assert (told.estimate.documents, told.estimate.chunks) == (1, 1)
 
 
-async def test_the_same_request_twice_is_one_job(jobs: Running) -> None:
+async def test_a_hundred_equal_requests_at_a_time_are_one_job(jobs: Running) -> None:
     request = {"inline": inline(("a", "x")), "request_id": "r-1"}
-    made = await asyncio.gather(*(jobs.submit(**request) for _ in range(20)))
+    made = await asyncio.gather(*(jobs.submit(**request) for _ in range(100)))
     assert len({job.name for job in made}) == 1
+    assert (await jobs.stub.ListJobs(pb.ListJobsRequest(), metadata=jobs.as_())).total_size == 1
     other = await refused(jobs.submit(inline=inline(("a", "y")), request_id="r-1"))
     assert other[:2] == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 

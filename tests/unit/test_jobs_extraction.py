@@ -246,6 +246,19 @@ async def test_a_crash_is_a_clear_error_and_the_next_document_gets_a_fresh_proce
     assert pids(extractor) == {second} != {first}
 
 
+async def test_a_document_that_takes_for_ever_keeps_no_other_tenant_waiting(extractor: XbergExtractor) -> None:
+    await extractor.extract(GOOD[1], name=GOOD[0], tenant="big")
+    [first] = pids(extractor)
+    os.kill(first, signal.SIGSTOP)
+    reading = [asyncio.create_task(extractor.extract(GOOD[1], name=GOOD[0], tenant="big")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert (await extractor.extract(GOOD[1], name=GOOD[0], tenant="small")).text == "still fine"
+    assert not any(task.done() for task in reading)
+    assert len(pids(extractor)) == 2
+    os.kill(first, signal.SIGCONT)
+    assert {text.text for text in await asyncio.gather(*reading)} == {"still fine"}
+
+
 async def test_a_process_that_died_while_idle_is_replaced_unnoticed(extractor: XbergExtractor) -> None:
     await extractor.extract(GOOD[1], name=GOOD[0])
     [child] = extractor._children

@@ -19,6 +19,7 @@ from typing import Any
 import services
 from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.jobs.extractor_child import LENGTHS
+from services.jobs.fairness import Turns
 from services.jobs.structure import headline_of
 from services.mesh.errors import (
     DocumentTooLarge,
@@ -53,7 +54,9 @@ class ExtractionLimits:
 
 
 class XbergExtractor:
-    """Extracts up to `processes` documents at once, each in a child that is started when first needed.
+    """Extracts up to `processes` documents at once, shared by tenants as `Capacity` has it.
+
+    Each goes to a child that is started when first needed.
 
     A child that crashes, hangs or outgrows its memory costs the one document it was reading. It is replaced at once, so
     that the next one finds a process that is up.
@@ -61,7 +64,7 @@ class XbergExtractor:
 
     def __init__(self, limits: ExtractionLimits, processes: int = 1) -> None:
         self._limits = limits
-        self._free = asyncio.Semaphore(processes)
+        self._turns = Turns(processes)
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
         self._closing = False
@@ -81,7 +84,7 @@ class XbergExtractor:
             extractor._closing = True
             await asyncio.gather(*(extractor._retire(child) for child in list(extractor._children)))
 
-    async def extract(self, content: bytes, *, name: str, media_type: str = "") -> ExtractedText:
+    async def extract(self, content: bytes, *, name: str, media_type: str = "", tenant: str = "") -> ExtractedText:
         if len(content) > self._limits.max_document_bytes:
             raise DocumentTooLarge(
                 f"{name}: {len(content)} bytes are over the limit of {self._limits.max_document_bytes}"
@@ -93,7 +96,7 @@ class XbergExtractor:
             "max_text_chars": self._limits.max_text_chars,
             "cpu_seconds": max(1, round(self._limits.timeout_s)),
         }
-        async with self._free:
+        async with self._turns.of(tenant):
             reply, text = await self._ask(request, content, name)
         if "reason" in reply:
             hint = f"; supported are {SUPPORTED}" if reply["reason"] == UnsupportedMediaType.reason else ""

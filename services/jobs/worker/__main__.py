@@ -31,11 +31,10 @@ from services.mesh.settings import read
 
 
 @asynccontextmanager
-async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def open_tools(settings: WorkerSettings, redis: Redis) -> AsyncIterator[Tools]:
     async with (
         XbergExtractor.open(settings.extraction, settings.extractors) as extractor,
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
-        Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
         settings.web() as web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.retrieval_target) as retrieval,
@@ -43,7 +42,7 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
     ):
         most = settings.mesh.max_document_bytes
         files = Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=most))
-        tools = Tools(
+        yield Tools(
             queue=RedisQueue(redis, settings.worker_name, lease_s=settings.lease_s),
             registry=RegistryClient(collections),
             index=IndexClient(retrieval),
@@ -58,18 +57,29 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
             batch=settings.embed_batch,
             embedding_turns=Turns(settings.embed_calls),
         )
-        worker = Worker(
-            tools.queue,
-            beginning(tools),
-            diagnose,
-            slots=settings.slots,
-            heartbeat_s=settings.heartbeat_s,
-            attempts=settings.attempts,
-            backoff_s=settings.backoff_s,
-        )
+
+
+def worker(settings: WorkerSettings, tools: Tools) -> Worker:
+    return Worker(
+        tools.queue,
+        beginning(tools),
+        diagnose,
+        slots=settings.slots,
+        heartbeat_s=settings.heartbeat_s,
+        attempts=settings.attempts,
+        backoff_s=settings.backoff_s,
+    )
+
+
+@asynccontextmanager
+async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async with (
+        Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
+        open_tools(settings, redis) as tools,
+    ):
         upkeep = Upkeep(RedisJobStore(redis, retention_s=settings.retention_s))
         async with Maintenance("jobs", upkeep.steps, interval_s=settings.maintenance_interval_s).running():
-            yield worker.run
+            yield worker(settings, tools).run
 
 
 if __name__ == "__main__":
