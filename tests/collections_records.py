@@ -178,6 +178,11 @@ class FakeJobs:
             self.imports[document.uid] = (document, content)
         return f"job of {document.uid}".encode()
 
+    async def find_imports(self, documents: Sequence[Document]) -> set[str]:
+        if self.down:
+            raise DependencyUnavailable("jobs is unavailable")
+        return {each.uid for each in documents if each.uid in self.imports}
+
     async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
         content = b""
         async for part in parts:
@@ -201,6 +206,9 @@ def collection_deletions(
     return CollectionDeletions(store, index, limits or quotas(store), registry.announce, retention=retention)
 
 
-def upkeep_of(store: RegistryStore, index: Index, registry: Registry, trail: Trail | None = None) -> Upkeep:
+def upkeep_of(
+    store: RegistryStore, index: Index, registry: Registry, trail: Trail | None = None, jobs: Jobs | None = None
+) -> Upkeep:
     whole = collection_deletions(store, index, registry, retention=AT_ONCE)
-    return Upkeep(store, whole, DocumentWriter(store, index), trail or FakeTrail())
+    writer = DocumentWriter(store, index)
+    return Upkeep(store, whole, writer, Imports(writer, jobs or FakeJobs()), trail or FakeTrail())

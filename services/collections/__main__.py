@@ -64,7 +64,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         queue, retention = GrpcJobs(jobs), timedelta(seconds=settings.retention_s)
         documents = Documents(store, index, queue, quotas, max_upload_bytes=settings.max_upload_bytes)
         writer = DocumentWriter(store, index)
-        deletions = DocumentDeletions(store, index, Imports(writer, queue), quotas, retention=retention)
+        imports = Imports(writer, queue)
+        deletions = DocumentDeletions(store, index, imports, quotas, retention=retention)
         whole = CollectionDeletions(store, index, quotas, registry.announce, retention=retention)
         erasure = Erasure(store, whole, heard=timedelta(seconds=settings.events_heard_s))
 
@@ -75,7 +76,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_TenantServiceServicer_to_server(TenantServicer(erasure), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, deletions, quotas), server)
 
-        upkeep = Upkeep(store, whole, writer, trail)
+        upkeep = Upkeep(store, whole, writer, imports, trail)
         async with Maintenance("collections", upkeep.steps, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 

@@ -77,6 +77,7 @@ def document_of(collection: Collection, new: NewDocument, content: Content) -> D
         mime_type=new.mime_type,
         metadata=new.metadata,
         principals=new.principals,
+        content_hash=content.content_hash if isinstance(content, Upload) else "",
         size_bytes=_size(content),
     )
 

@@ -170,6 +170,12 @@ class RegistryStore(Protocol):
         """Documents, deleted ones too, that are unsettled since before a time, of collections that exist."""
         ...
 
+    async def pending_documents(
+        self, before: datetime, after_uid: str, limit: int
+    ) -> list[tuple[Collection, Document]]:
+        """Documents, by uid beyond that one, that are PENDING and have not changed since, of collections that exist."""
+        ...
+
     async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         """Deleted documents whose purge_time came before, of collections that exist."""
         ...
@@ -327,6 +333,10 @@ class Jobs(Protocol):
         Raises:
             UploadNotFound: The upload is gone.
         """
+        ...
+
+    async def find_imports(self, documents: Sequence[Document]) -> set[str]:
+        """Uids of those of the documents, of one tenant, whose import was queued in the last day."""
         ...
 
     async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:

@@ -62,14 +62,15 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         importer = Importer(store, registry, blobs, files, estimator)
         selections = Selections(store, registry, blobs, estimator)
         streams, log = Streams(), RedisEventLog(redis)
+        jobs = Jobs(store, streams)
         events = Events(log, streams)
         outbox = OutboxClient(collections, Caller.of_service("jobs", settings.mesh.public_tenant))
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
-            add_JobServiceServicer_to_server(JobServicer(importer, selections, Jobs(store, streams)), server)
+            add_JobServiceServicer_to_server(JobServicer(importer, selections, jobs), server)
             add_EventServiceServicer_to_server(EventServicer(events), server)
-            add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
+            add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
 
         async with (
             kept_going("news", events.run),

@@ -10,13 +10,14 @@ from services.jobs.listing import dead_letters_filter, dead_letters_query, items
 from services.jobs.ports import JobStore
 from services.jobs.streams import Ended, Streams
 from services.jobs.visibility import event_for, item_for
-from services.mesh.errors import InvalidArgument
+from services.mesh.errors import InvalidArgument, RequestIdReused
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.receipts import Receipt
 
 # Dead letters of one replay by filter.
 _REPLAYED_AT_ONCE: Final = 10_000
+_IMPORT: Final = "ImportDocuments"
 
 
 class Jobs:
@@ -50,6 +51,17 @@ class Jobs:
         )
         job = await self._store.get(who.tenant, job_id)
         return job, await self._store.list_items(who.tenant, job_id, query, partial(item_for, who))
+
+    async def find_imports(self, tenant: str, request_ids: Sequence[str]) -> list[str]:
+        """Those of the request ids that imports were queued by, as long as these are remembered."""
+        found = []
+        for request_id in request_ids:
+            try:
+                if await self._store.recall(Receipt(tenant, _IMPORT, request_id, "")) is not None:
+                    found.append(request_id)
+            except RequestIdReused:  # known, by a digest that nobody here can tell
+                found.append(request_id)
+        return found
 
     async def cancel(
         self,

@@ -152,8 +152,9 @@ class EventServicer(event_grpc.EventServiceServicer):
 
 
 class UploadServicer(upload_grpc.UploadServiceServicer):
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, jobs: Jobs) -> None:
         self._uploads = uploads
+        self._jobs = jobs
 
     async def StoreUpload(
         self, request_iterator: AsyncIterator[upload_pb.StoreUploadRequest], context: Context
@@ -169,6 +170,12 @@ class UploadServicer(upload_grpc.UploadServiceServicer):
     ) -> AsyncIterator[upload_pb.ReadUploadResponse]:
         async for part in self._uploads.read(caller(context).tenant, request.content_hash):
             yield upload_pb.ReadUploadResponse(data=part)
+
+    async def FindImports(
+        self, request: upload_pb.FindImportsRequest, context: Context
+    ) -> upload_pb.FindImportsResponse:
+        found = await self._jobs.find_imports(caller(context).tenant, request.request_ids)
+        return upload_pb.FindImportsResponse(request_ids=found)
 
 
 class TenantServicer(tenant_grpc.TenantServiceServicer):

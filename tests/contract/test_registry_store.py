@@ -288,6 +288,21 @@ async def test_what_can_come_back_is_listed_on_demand(store: RegistryStore) -> N
     assert listed.total_size == 0
 
 
+async def test_documents_that_wait_for_their_import_are_listed_by_page(store: RegistryStore) -> None:
+    parent, other = await put(store, collection()), await put(store, collection("other"))
+    gone = {"delete_time": LONG_AGO, "purge_time": now() + timedelta(7)}
+    await add(store, parent, document("a"), document("b", state="ACTIVE"), document("c"), document("d", **gone))
+    await add(store, parent, document("late", update_time=now()))
+    await add(store, other, document("gone with it", of=other))
+    await put(store, replace(await current(store, other), **gone))
+    pages: list[list[str]] = []
+    after = ""
+    while waiting := await store.pending_documents(LONG_AGO + timedelta(1), after, 1):
+        after = waiting[-1][1].uid
+        pages.append([each.document_id for _, each in waiting])
+    assert pages == [["a"], ["c"]]
+
+
 async def test_deleted_documents_are_purged_when_due(store: RegistryStore) -> None:
     parent, other = await put(store, collection()), await put(store, collection("other"))
     due = {"delete_time": LONG_AGO, "purge_time": LONG_AGO + timedelta(1)}

@@ -178,6 +178,14 @@ async def test_inline_documents_become_chunks_and_records(jobs: Running) -> None
     assert jobs.peers.callers == {("acme", "ann", "jobs"), ("acme", "ann", "worker")}
 
 
+async def test_whoever_records_documents_can_ask_which_imports_were_queued(jobs: Running) -> None:
+    await jobs.submit(inline=inline(("a", "one")), request_id="document:1")
+    asked = upload_pb.FindImportsRequest(request_ids=["document:1", "document:2"])
+    for tenant, known in (("acme", ["document:1"]), ("globex", [])):
+        async with jobs.world.channel_as(jobs.port, caller_of(tenant=tenant)) as channel:
+            assert (await UploadServiceStub(channel).FindImports(asked)).request_ids == known
+
+
 async def test_an_upload_is_stored_and_imported(jobs: Running) -> None:
     content = b"Uploaded words. " * 100
     async with jobs.world.channel_as(jobs.port, caller_of()) as channel:

@@ -85,7 +85,7 @@ class World:
             self.store._collections[uid] = replace(each, **changes)
 
     async def sweep(self) -> None:
-        await sweep(upkeep_of(self.store, self.index, self.registry))
+        await sweep(upkeep_of(self.store, self.index, self.registry, jobs=self.jobs))
 
 
 @pytest.fixture

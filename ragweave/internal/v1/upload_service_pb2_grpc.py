@@ -45,6 +45,11 @@ class UploadServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.FromString,
                 _registered_method=True)
+        self.FindImports = channel.unary_unary(
+                '/ragweave.internal.v1.UploadService/FindImports',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsResponse.FromString,
+                _registered_method=True)
 
 
 class UploadServiceServicer:
@@ -65,6 +70,13 @@ class UploadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindImports(self, request, context):
+        """Tells which imports were queued for the caller's tenant in the last 24 hours, by their request ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UploadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_UploadServiceServicer_to_server(servicer, server):
                     servicer.ReadUpload,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.SerializeToString,
+            ),
+            'FindImports': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindImports,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class UploadService:
             '/ragweave.internal.v1.UploadService/ReadUpload',
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindImports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.UploadService/FindImports',
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.FindImportsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class UploadServiceStub:
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
     ReadUpload: _grpc.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]
     """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
+    FindImports: _grpc.UnaryUnaryMultiCallable[_upload_service_pb2.FindImportsRequest, _upload_service_pb2.FindImportsResponse]
+    """Tells which imports were queued for the caller's tenant in the last 24 hours, by their request ids."""
 
 @_typing.type_check_only
 class UploadServiceAsyncStub(UploadServiceStub):
@@ -47,6 +49,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
     ReadUpload: _aio.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]  # type: ignore[assignment]
     """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
+    FindImports: _aio.UnaryUnaryMultiCallable[_upload_service_pb2.FindImportsRequest, _upload_service_pb2.FindImportsResponse]  # type: ignore[assignment]
+    """Tells which imports were queued for the caller's tenant in the last 24 hours, by their request ids."""
 
 class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
     """Original bytes, by content. Served by jobs, called by collections."""
@@ -66,5 +70,13 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_upload_service_pb2.ReadUploadResponse], _abc.AsyncIterator[_upload_service_pb2.ReadUploadResponse]]:
         """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
+
+    @_abc_1.abstractmethod
+    def FindImports(
+        self,
+        request: _upload_service_pb2.FindImportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_upload_service_pb2.FindImportsResponse, _abc.Awaitable[_upload_service_pb2.FindImportsResponse]]:
+        """Tells which imports were queued for the caller's tenant in the last 24 hours, by their request ids."""
 
 def add_UploadServiceServicer_to_server(servicer: UploadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

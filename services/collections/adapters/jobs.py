@@ -1,6 +1,6 @@
 """Imports and uploads, as the jobs service takes them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import grpc
@@ -54,6 +54,13 @@ class GrpcJobs:
                 if reason_of(status_of(error)) != UploadNotFound.reason:
                     raise
                 raise UploadNotFound(error.details() or "the upload is gone") from None
+
+    async def find_imports(self, documents: Sequence[Document]) -> set[str]:
+        uids = {_request_id(each): each.uid for each in documents}
+        with answering("jobs"):
+            request = upload_service_pb2.FindImportsRequest(request_ids=uids)
+            found = await self._uploads.FindImports(request)
+        return {uids[request_id] for request_id in found.request_ids}
 
     async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
         with answering("jobs"):

@@ -196,6 +196,17 @@ class MemoryStore:
             if document.unsettled_time and document.unsettled_time < before and not document.purging
         ][:limit]
 
+    async def pending_documents(
+        self, before: datetime, after_uid: str, limit: int
+    ) -> list[tuple[Collection, Document]]:
+        found = [
+            (collection, document)
+            for collection in self._all_live()
+            for document in self._live_documents(collection)
+            if document.state == "PENDING" and document.update_time < before and document.uid > after_uid
+        ]
+        return sorted(found, key=lambda each: each[1].uid)[:limit]
+
     async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         return [
             (collection, document)

@@ -281,6 +281,14 @@ class SqlStore:
         unfinished = DOCUMENTS.c.purging.is_(False), DOCUMENTS.c.unsettled_time < before
         return await self._with_collections(select(DOCUMENTS).where(*unfinished).limit(limit))
 
+    async def pending_documents(
+        self, before: datetime, after_uid: str, limit: int
+    ) -> list[tuple[Collection, Document]]:
+        exists = COLLECTIONS.c.delete_time.is_(None), DOCUMENTS.c.delete_time.is_(None)
+        waiting = DOCUMENTS.c.state == "PENDING", DOCUMENTS.c.update_time < before, DOCUMENTS.c.uid > after_uid
+        found = select(DOCUMENTS).join(COLLECTIONS).where(*exists, *waiting)
+        return await self._with_collections(found.order_by(DOCUMENTS.c.uid).limit(limit))
+
     async def documents_to_purge(self, before: datetime, limit: int) -> list[tuple[Collection, Document]]:
         # Those of deleted collections go with them: not to be in the way of others, they are not even looked at.
         exists = COLLECTIONS.c.delete_time.is_(None)

@@ -93,6 +93,12 @@ DOCUMENTS = Table(
 )
 Index("documents_by_id", DOCUMENTS.c.collection_uid, DOCUMENTS.c.document_id, unique=True)
 Index("documents_by_source", DOCUMENTS.c.collection_uid, DOCUMENTS.c.source_key, DOCUMENTS.c.document_id)
+Index(
+    "documents_pending",
+    DOCUMENTS.c.uid,
+    sqlite_where=DOCUMENTS.c.state == "PENDING",
+    postgresql_where=DOCUMENTS.c.state == "PENDING",
+)
 Index("documents_by_content", DOCUMENTS.c.content_hash)
 Index(
     "documents_by_purge_time",
