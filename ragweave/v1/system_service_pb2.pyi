@@ -15,6 +15,7 @@ from ragweave.v1 import document_pb2 as _document_pb2
 from ragweave.v1 import job_pb2 as _job_pb2
 from ragweave.v1 import quota_pb2 as _quota_pb2
 from ragweave.v1 import revocation_pb2 as _revocation_pb2
+from ragweave.v1 import webhook_pb2 as _webhook_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -463,6 +464,7 @@ class ExportTenantResponse(_message.Message):
     REVOCATION_FIELD_NUMBER: _builtins.int
     AUDIT_EVENT_FIELD_NUMBER: _builtins.int
     FINAL_STATUS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collection(self) -> _collection_pb2.Collection:
         """A collection."""
@@ -495,6 +497,10 @@ class ExportTenantResponse(_message.Message):
     def final_status(self) -> _status_pb2.Status:
         """On the last message only: how the stream ended."""
 
+    @_builtins.property
+    def webhook(self) -> _webhook_pb2.Webhook:
+        """A webhook, without its secrets and its deliveries."""
+
     def __init__(
         self,
         *,
@@ -506,12 +512,13 @@ class ExportTenantResponse(_message.Message):
         revocation: _revocation_pb2.Revocation | None = ...,
         audit_event: _audit_event_pb2.AuditEvent | None = ...,
         final_status: _status_pb2.Status | None = ...,
+        webhook: _webhook_pb2.Webhook | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["collection", "document", "original_part", "job", "quota", "revocation", "audit_event", "final_status"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["collection", "document", "original_part", "job", "quota", "revocation", "audit_event", "final_status", "webhook"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 

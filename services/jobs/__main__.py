@@ -10,6 +10,7 @@ from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServic
 from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from ragweave.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from ragweave.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+from ragweave.v1.webhook_service_pb2_grpc import add_WebhookServiceServicer_to_server
 from services.jobs.adapters.embedding import ModelsClient
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
@@ -27,12 +28,13 @@ from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.reading import Reader
 from services.jobs.selection import Selections
-from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, UploadServicer
+from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, UploadServicer, WebhookServicer
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
 from services.jobs.streams import Streams
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
+from services.jobs.webhooks import Webhooks
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
 from services.mesh.roots import Roots
@@ -50,6 +52,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         FolderBlobStore.open_folder(settings.blob_folder) as blobs,
         Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
         settings.web(at_most_s=_ESTIMATED_PAGE_S) as web,
+        settings.webhooks_web() as webhooks_web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
     ):
@@ -65,12 +68,15 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         jobs = Jobs(store, streams)
         events = Events(log, streams)
         outbox = OutboxClient(collections, Caller.of_service("jobs", settings.mesh.public_tenant))
+        webhooks = Webhooks(settings.webhook_store(redis), webhooks_web, most=settings.webhooks)
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
             add_JobServiceServicer_to_server(JobServicer(importer, selections, jobs), server)
             add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
+            add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server)
+            add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
 
         async with (
             kept_going("news", events.run),

@@ -40,6 +40,10 @@ class Web(Protocol):
         """
         ...
 
+    async def check(self, url: str) -> None:
+        """Raises AddressNotAllowed where a URL may not be asked. It is asked nothing now, and need not be there yet."""
+        ...
+
     async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
-        """Sends content; the status of the answer, whose body is not read. Redirects are not followed."""
+        """Sends content; the status of the answer, whose body is dropped. Redirects are not followed."""
         ...

@@ -11,16 +11,19 @@ from ragweave.internal.v1 import upload_service_pb2 as upload_pb
 from ragweave.internal.v1 import upload_service_pb2_grpc as upload_grpc
 from ragweave.v1 import event_service_pb2 as event_pb
 from ragweave.v1 import event_service_pb2_grpc as event_grpc
-from ragweave.v1 import job_pb2
+from ragweave.v1 import job_pb2, webhook_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1 import job_service_pb2_grpc as pb_grpc
-from services.jobs import convert, convert_events
+from ragweave.v1 import webhook_service_pb2 as webhooks_pb
+from ragweave.v1 import webhook_service_pb2_grpc as webhooks_grpc
+from services.jobs import convert, convert_events, convert_webhooks
 from services.jobs.erasure import Erasure
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.selection import Selections
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
+from services.jobs.webhooks import Webhooks
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.mesh.receipts import receipt_from
@@ -149,6 +152,87 @@ class EventServicer(event_grpc.EventServiceServicer):
             call.remaining_s() if call else None,
         ):
             yield convert_events.watched_to(seen)
+
+
+class WebhookServicer(webhooks_grpc.WebhookServiceServicer):
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
+
+    async def CreateWebhook(self, request: webhooks_pb.CreateWebhookRequest, context: Context) -> webhook_pb2.Webhook:
+        created = await self._webhooks.create(
+            caller(context).tenant,
+            request.webhook_id,
+            convert_webhooks.created_from(request),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert_webhooks.webhook_to(created)
+
+    async def ListWebhooks(
+        self, request: webhooks_pb.ListWebhooksRequest, context: Context
+    ) -> webhooks_pb.ListWebhooksResponse:
+        page = await self._webhooks.list_webhooks(
+            caller(context).tenant,
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert_webhooks.webhooks_to(page)
+
+    async def GetWebhook(self, request: webhooks_pb.GetWebhookRequest, context: Context) -> webhook_pb2.Webhook:
+        return convert_webhooks.webhook_to(await self._webhooks.get(caller(context).tenant, _id(request.name)))
+
+    async def UpdateWebhook(self, request: webhooks_pb.UpdateWebhookRequest, context: Context) -> webhook_pb2.Webhook:
+        updated = await self._webhooks.update(
+            caller(context).tenant,
+            _id(request.webhook.name),
+            convert_webhooks.updated_from(request),
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert_webhooks.webhook_to(updated)
+
+    async def DeleteWebhook(self, request: webhooks_pb.DeleteWebhookRequest, context: Context) -> webhook_pb2.Webhook:
+        deleted = await self._webhooks.delete(
+            caller(context).tenant,
+            _id(request.name),
+            etag=request.etag,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert_webhooks.webhook_to(deleted)
+
+    async def TestWebhook(
+        self, request: webhooks_pb.TestWebhookRequest, context: Context
+    ) -> webhook_pb2.WebhookDelivery:
+        return convert_webhooks.delivery_to(await self._webhooks.test(caller(context).tenant, _id(request.name)))
+
+    async def ListDeliveries(
+        self, request: webhooks_pb.ListDeliveriesRequest, context: Context
+    ) -> webhooks_pb.ListDeliveriesResponse:
+        page = await self._webhooks.list_deliveries(
+            caller(context).tenant,
+            _id(request.parent),
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert_webhooks.deliveries_to(page)
+
+    async def ReplayDelivery(
+        self, request: webhooks_pb.ReplayDeliveryRequest, context: Context
+    ) -> webhook_pb2.WebhookDelivery:
+        replayed = await self._webhooks.replay(
+            caller(context).tenant,
+            request.name,
+            receipt=receipt_from(request, caller(context)),
+            validate_only=request.validate_only,
+        )
+        return convert_webhooks.delivery_to(replayed)
 
 
 class UploadServicer(upload_grpc.UploadServiceServicer):

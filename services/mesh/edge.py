@@ -49,6 +49,7 @@ OWNERS: Mapping[str, str] = {
     "ragweave.v1.ModelService": "embedding",
     "ragweave.v1.RetrievalService": "retrieval",
     "ragweave.v1.SystemService": "system",
+    "ragweave.v1.WebhookService": "jobs",
 }
 # Answers health and reflection at the edge: every service lists the whole public contract.
 OPEN_OWNER = "collections"

@@ -163,6 +163,14 @@ class DeadLetterNotFound(DomainError):
     reason = "DEAD_LETTER_NOT_FOUND"
 
 
+class WebhookNotFound(DomainError):
+    reason = "WEBHOOK_NOT_FOUND"
+
+
+class DeliveryNotFound(DomainError):
+    reason = "DELIVERY_NOT_FOUND"
+
+
 class ModelNotFound(DomainError):
     reason = "MODEL_NOT_FOUND"
 
@@ -282,6 +290,8 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DocumentNotFound: StatusCode.NOT_FOUND,
     JobNotFound: StatusCode.NOT_FOUND,
     DeadLetterNotFound: StatusCode.NOT_FOUND,
+    WebhookNotFound: StatusCode.NOT_FOUND,
+    DeliveryNotFound: StatusCode.NOT_FOUND,
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
     OriginalNotFound: StatusCode.NOT_FOUND,

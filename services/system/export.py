@@ -67,8 +67,8 @@ class Exports:
     async def export(
         self, tenant: str, who: Caller, *, originals: bool, timeout_s: float | None = None
     ) -> AsyncGenerator[Exported, None]:
-        """Quota; each collection with its documents, originals after the first that has them; jobs; revocations; audit
-        events, the oldest first; then how it ended.
+        """Quota; each collection with its documents, originals after the first that has them; jobs; webhooks;
+        revocations; audit events, the oldest first; then how it ended.
 
         Raises:
             TenantNotFound: It is another tenant, and the caller no operator; before anything else.
@@ -97,6 +97,8 @@ class Exports:
             yield record
         async for job in self._archive.jobs():
             yield job
+        async for webhook in self._archive.webhooks():
+            yield webhook
         async for revocation in _all(self._revocations.list_revocations, reader, "create_time"):
             yield revocation
         async for event in _all(self._audit.list_events, reader, "event_time"):

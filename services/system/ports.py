@@ -242,7 +242,7 @@ class Archived:
     """Something another service keeps, passed on unread.
 
     Attributes:
-        kind: The field of the export's record it is: "collection", "document" or "job".
+        kind: The field of the export's record it is: "collection", "document", "job" or "webhook".
         content: It, a serialised message of ragweave.v1.
         content_hash: Of a document's original; empty where it has none yet.
     """
@@ -271,3 +271,5 @@ class Archive(Protocol):
         ...
 
     def jobs(self) -> AsyncIterator[Archived]: ...
+
+    def webhooks(self) -> AsyncIterator[Archived]: ...

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ragweave.names import last_id
-from tests.e2e.stack import BIN, ROOT, Mesh
+from tests.e2e.stack import BIN, PREFIX, ROOT, Mesh
 
 CALLER = {"tenant": "fuzz", "subject": "fuzzer"}
 CONFIG = Path(__file__).with_suffix(".toml")
@@ -42,6 +42,7 @@ def furnished(mesh: Mesh) -> dict[str, str]:
         collection = client.create_collection("")
         job = client.import_texts(collection.name, [{"document_id": "note", "text": "Cats eat fish. Dogs eat cats."}])
         client.wait(job.name)
+    hook = mesh.rest("POST", f"{PREFIX}/webhooks", {"uri": "https://receiver.invalid/"}, token=mesh.token(**CALLER))
     return {
         "collection": last_id(collection.name),
         "document": "note",
@@ -49,6 +50,7 @@ def furnished(mesh: Mesh) -> dict[str, str]:
         "model": last_id(collection.embedding_model),
         "quota": CALLER["tenant"],
         "tenant": CALLER["tenant"],
+        "webhook": last_id(hook.body["name"]),
     }
 
 

@@ -40,6 +40,7 @@ OWNER = {
     "JobService": "jobs",
     "SystemService": "system",
     "DirectoryService": "collections",
+    "WebhookService": "jobs",
 }
 # The tests' own tier, of more calls than they make; `ragweave demo` keeps the tier, and so the limits, of its users.
 TIER = "tests"

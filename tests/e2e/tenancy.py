@@ -59,7 +59,12 @@ _REQUEST_IDS = ("r-1", "r-2", "r-3", "r-4", "r-5", "r-6", "r-7", "r-8")
 _PATHS = (".", "..", "/", "/etc", "../..", "%2e%2e", "/proc/self/root", "a/../../b")
 _ORDERS = ("", "name", "name desc", "create_time desc", "update_time", "tenant", "event_time desc")
 _MOST_COLLECTIONS = 4
-_LISTED = (("ListCollections", "collections"), ("ListJobs", "jobs"), ("ListRevocations", "revocations"))
+_LISTED = (
+    ("ListCollections", "collections"),
+    ("ListJobs", "jobs"),
+    ("ListRevocations", "revocations"),
+    ("ListWebhooks", "webhooks"),
+)
 # Time passing would change a tenant that nobody calls.
 _LEFT_OUT = {"expire_time", "ttl", "timestamp", "page"}
 
@@ -125,6 +130,10 @@ class Asker:
         elif method.name == "ImportDocuments":
             request.inline.documents.add(document_id=self.made.choice(_IDS), text=self.content())
             del request.inline.documents[:-1]
+            request.ClearField("request_id")
+        elif method.name == "CreateWebhook":
+            request.webhook_id = self.made.choice(_IDS)
+            request.webhook.uri = f"https://{CANARIES[self.tenant]}.invalid/hook"
             request.ClearField("request_id")
         elif method.name == "ReplayDeadLetters":
             request.names.clear()
@@ -217,6 +226,10 @@ class Asker:
             "collections": lambda: self.pool.named(self.made, "collections/*"),
             "collection_id": lambda: pick(_IDS),
             "document_id": lambda: pick(_IDS),
+            "webhook_id": lambda: pick(_IDS),
+            "uri": lambda: f"https://{CANARIES[self.tenant]}.invalid/hook",
+            "topics": lambda: "document.indexed",
+            "secret": lambda: "",
             "request_id": lambda: pick(_REQUEST_IDS),
             "etag": lambda: self.pool.any(self.made, "etag"),
             "page_token": lambda: self.pool.any(self.made, "next_page_token"),

@@ -34,6 +34,7 @@ OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNIMPLEMENTE
 OWNED = "matrix-owner"
 C = "collections/matrix"
 D = f"{C}/documents/secret"
+W = "webhooks/owned"
 CANARY = "heliotrope"
 
 # A request of each method that its owner may make, as JSON. A method without one fails the suite. `{job}` and
@@ -92,6 +93,14 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "SystemService/DeleteTenant": {"name": f"tenants/{OWNED}"},
     "SystemService/RestoreTenant": {"name": f"tenants/{OWNED}"},
     "SystemService/ExportTenant": {"name": f"tenants/{OWNED}"},
+    "WebhookService/CreateWebhook": {"webhook": {"uri": "https://receiver.invalid/"}, "webhookId": "matrix"},
+    "WebhookService/ListWebhooks": {},
+    "WebhookService/GetWebhook": {"name": W},
+    "WebhookService/UpdateWebhook": {"webhook": {"name": W, "description": "x"}, "updateMask": "description"},
+    "WebhookService/DeleteWebhook": {"name": W},
+    "WebhookService/TestWebhook": {"name": W},
+    "WebhookService/ListDeliveries": {"parent": W},
+    "WebhookService/ReplayDelivery": {"name": f"{W}/deliveries/1"},
 }
 # What acts in the caller's own tenant whatever it is sent: answered, and nothing of the owner's in the answer.
 OWN = {
@@ -111,6 +120,8 @@ OWN = {
     "SystemService/CreateRevocation",
     "SystemService/ListAuditEvents",
     "SystemService/ListRevocations",
+    "WebhookService/CreateWebhook",
+    "WebhookService/ListWebhooks",
 }
 # Not even a tenant's own admin may: for operators.
 OPERATORS = {"SystemService/RestoreTenant", "SystemService/UpdateQuota"}
@@ -187,9 +198,12 @@ def owned(mesh: Mesh) -> Iterator[dict[str, str]]:
         client.wait(queued.body["name"])
     denied = mesh.rest("POST", f"{PREFIX}/revocations", {"subject": f"{CANARY}-bob"}, token=token)
     assert denied.status == 200, denied
+    hook = {"uri": "https://receiver.invalid/", "description": CANARY, "topics": ["collection.deleted"]}
+    assert mesh.rest("POST", f"{PREFIX}/webhooks?webhookId=owned", hook, token=token).status == 200
     yield {"{job}": queued.body["name"], "{revocation}": denied.body["name"]}
     assert mesh.rest("DELETE", f"{PREFIX}/{C}?force=true", token=token).status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/{denied.body['name']}", token=token).status == 200
+    assert mesh.rest("DELETE", f"{PREFIX}/{W}", token=token).status == 200
 
 
 def request_of(method: Method, owned: Mapping[str, str]) -> Message:
@@ -281,7 +295,12 @@ async def test_nobody_who_was_refused_changed_anything(
 ) -> None:
     mine = bearer(forger.token())
     read = {short(each): each for each in PUBLIC}
-    for name in ("CollectionService/GetCollection", "DocumentService/GetDocument", "JobService/GetJob"):
+    for name in (
+        "CollectionService/GetCollection",
+        "DocumentService/GetDocument",
+        "JobService/GetJob",
+        "WebhookService/GetWebhook",
+    ):
         ((_, found),) = await answers(doors, door, [read[name]], owned, mine)
         assert found.code == 0, (name, found)
     ((_, listed),) = await answers(doors, door, [read["DocumentService/ListDocuments"]], owned, mine)

@@ -102,6 +102,19 @@ READS = [
         f"/deadLetters?filter=collection%3D%22collections/{C}%22&orderBy=attempts%20desc",
         {"filter": f'collection="collections/{C}"', "order_by": "attempts desc"},
     ),
+    Row("WebhookService/GetWebhook", "GET", f"/webhooks/{C}", {"name": f"webhooks/{C}"}),
+    Row(
+        "WebhookService/ListWebhooks",
+        "GET",
+        "/webhooks?filter=state%3DENABLED&orderBy=name",
+        {"filter": "state=ENABLED", "order_by": "name"},
+    ),
+    Row(
+        "WebhookService/ListDeliveries",
+        "GET",
+        f"/webhooks/{C}/deliveries?filter=state%3DDEAD&orderBy=sequence",
+        {"parent": f"webhooks/{C}", "filter": "state=DEAD", "order_by": "sequence"},
+    ),
 ]
 
 
@@ -137,7 +150,11 @@ def job(mesh: Mesh) -> Iterator[str]:
     assert queued.status == 200, queued
     with mesh.client() as client:
         assert client.wait(queued.body["name"]).state == job_pb2.Job.SUCCEEDED
+    hook = mesh.rest("POST", f"{PREFIX}/webhooks?webhookId={C}", {"uri": "https://receiver.invalid/"})
+    assert hook.status == 200, hook
+    assert hook.body["secret"].startswith("whsec_")
     yield queued.body["name"]
+    assert mesh.rest("DELETE", f"{PREFIX}/webhooks/{C}").status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/collections/{C}?force=true").status == 200
 
 
@@ -448,6 +465,24 @@ def test_reflection_lists_the_whole_public_contract_on_every_port(mesh: Mesh) ->
         assert not [name for name in listed if "internal" in name]
 
 
+def test_a_webhook_is_made_changed_tested_and_deleted_over_rest(mesh: Mesh, job: str) -> None:
+    made = mesh.rest("POST", f"{PREFIX}/webhooks?webhookId=made", {"uri": "https://receiver.invalid/a"})
+    assert made.status == 200, made
+    rotated = mesh.rest("PATCH", f"{PREFIX}/webhooks/made?updateMask=secret&oldSecretTtl=3600s", {})
+    assert rotated.body["secret"] not in (made.body["secret"], ""), rotated
+    assert rotated.body["oldSecretExpireTime"] > rotated.body["updateTime"]
+    changed = mesh.rest("PATCH", f"{PREFIX}/webhooks/made", {"topics": ["document.*"], "state": "DISABLED"})
+    assert (changed.body["state"], changed.body["topics"]) == ("DISABLED", ["document.*"])
+    assert changed.body["secret"] == ""
+    tested = mesh.rest("POST", f"{PREFIX}/webhooks/made:test", {})
+    assert (tested.body["state"], tested.body["topic"]) == ("DEAD", "webhook.test"), tested
+    assert "cannot be found" in tested.body["lastError"]
+    replayed = mesh.rest("POST", f"{PREFIX}/webhooks/made/deliveries/1:replay", {})
+    assert (replayed.status, replayed.body["code"]) == (404, 5), replayed
+    assert mesh.rest("DELETE", f"{PREFIX}/webhooks/made").status == 200
+    assert mesh.rest("GET", f"{PREFIX}/webhooks/made").status == 404
+
+
 def test_every_public_method_is_in_one_of_these_tests() -> None:
     covered = {row.method for row in READS} | {
         "CollectionService/CreateCollection",
@@ -481,6 +516,11 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "SystemService/DeleteTenant",
         "SystemService/RestoreTenant",
         "SystemService/ExportTenant",
+        "WebhookService/CreateWebhook",
+        "WebhookService/UpdateWebhook",
+        "WebhookService/DeleteWebhook",
+        "WebhookService/TestWebhook",
+        "WebhookService/ReplayDelivery",
         "EmbeddingService/StreamEmbed",  # bidirectional: tests/mesh/test_embedding_service.py
     }
     every = {m.path.removeprefix("/ragweave.v1.") for m in contract.methods().values() if not m.internal}

@@ -10,16 +10,19 @@ from ragweave.v1 import job_service_pb2 as pb
 from services.embedding.adapters.redis import RedisCache
 from services.embedding.cache import cache_key
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_webhooks import RedisWebhooks
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.chunks import IndexId
 from tests.embedding_fakes import spec_of
 from tests.jobs_store import Store, store_in
 from tests.mesh.test_jobs_service import Running, inline, jobs_service
+from tests.webhooks_memory import Clock
+from tests.webhooks_rig import Deliveries
 
 TENANTS = ("acme", "acme:queue", "a*[e]?", "../acme", "tenants", "bell", "büro ☃")
 # Keys of the whole mesh, which no caller's name leads to: whose turn it is, bells, a version, counters, work put off,
 # and lists whose every entry names its tenant.
-STANDING = ("tenants", "bell", "turn", "fence", "schema", "delayed", "purging", "logs", "news", "rung")
+STANDING = ("tenants", "bell", "turn", "fence", "schema", "delayed", "purging", "logs", "news", "rung", "hooktenants")
 SHARED = {*(f"rw:jobs:{key}" for key in STANDING), "rw:audit", "rw:denied"}
 
 
@@ -64,6 +67,22 @@ async def test_keys_of_jobs_are_of_one_tenant_each_however_it_is_called(jobs: Ru
     for tenant in TENANTS:
         listed = await jobs.stub.ListJobs(pb.ListJobsRequest(), metadata=jobs.as_(tenant=tenant))
         assert listed.total_size == 1, "one request id, a job in each tenant"
+
+
+async def test_keys_of_webhooks_are_of_one_tenant_each_however_it_is_called(server: Store) -> None:
+    clock = Clock()
+    async with Redis.open(server.url) as redis:
+        await redis.client.flushall()
+        rig = Deliveries(RedisWebhooks(redis, clock=clock), clock)
+        for tenant in TENANTS:
+            await rig.add(tenant)
+            await rig.happen("job:1", "job:2", tenant=tenant)
+        turns = (await rig.store.take(1)).turns
+        assert len(turns) == 1
+    found = await keys(server) - SHARED
+    for tenant in TENANTS:
+        assert len([key for key in found if key.split(":")[2] == quote(tenant, safe="")]) >= 5
+    assert {key.split(":")[2] for key in found} == {quote(tenant, safe="") for tenant in TENANTS}
 
 
 async def test_keys_of_embeddings_and_indexes_name_their_tenant(server: Store) -> None:

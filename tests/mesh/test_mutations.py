@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,22 @@ from ragweave.internal.v1.registry_service_pb2_grpc import (
     RegistryServiceServicer,
     add_RegistryServiceServicer_to_server,
 )
-from ragweave.v1 import collection_service_pb2, document_service_pb2, job_service_pb2, system_service_pb2
+from ragweave.v1 import (
+    collection_service_pb2,
+    document_service_pb2,
+    job_service_pb2,
+    system_service_pb2,
+    webhook_service_pb2,
+)
 from ragweave.v1.system_service_pb2_grpc import SystemServiceStub
+from ragweave.v1.webhook_service_pb2_grpc import WebhookServiceStub, add_WebhookServiceServicer_to_server
+from services.jobs.adapters.redis import Redis
+from services.jobs.ports_webhooks import Outbox
+from services.jobs.servicer import WebhookServicer
+from services.jobs.settings import Settings as JobsSettings
+from services.jobs.webhook import DeliveryState, NewDelivery, Sent
+from services.jobs.webhooks import Webhooks
+from services.mesh.serve import Wiring
 from services.mesh.status import DETAILS_KEY
 from services.system.__main__ import wire as wire_system
 from services.system.settings import Settings as SystemSettings
@@ -30,6 +45,7 @@ from tests.mesh.test_jobs_service import inline, jobs_service
 from tests.unit.test_mutations import MUTATIONS, WITHOUT
 
 A, B, GONE = (f"collections/docs/documents/{each}" for each in ("a", "b", "gone"))
+HOOK = "webhooks/hook"
 
 
 @dataclass
@@ -189,6 +205,30 @@ CASES = {
         lambda request: request.names.pop(),
         lambda request: request.names.append("deadLetters/nowhere-1"),
     ),
+    "WebhookService/CreateWebhook": Case(
+        lambda _: webhook_service_pb2.CreateWebhookRequest(webhook={"uri": "https://receiver.invalid/new"}),
+        _set("webhook.description", "newer"),
+        _set("webhook.uri", "http://receiver.invalid/"),
+    ),
+    "WebhookService/UpdateWebhook": Case(
+        lambda etags: webhook_service_pb2.UpdateWebhookRequest(
+            webhook={"name": HOOK, "description": "new", "etag": etags["hook"]}
+        ),
+        _set("webhook.description", "newer"),
+        _set("webhook.uri", "https://10.0.0.1/"),
+        _set("webhook.etag", '"stale"'),
+    ),
+    "WebhookService/DeleteWebhook": Case(
+        lambda etags: webhook_service_pb2.DeleteWebhookRequest(name=HOOK, etag=etags["hook"]),
+        _set("etag", ""),
+        _set("name", "webhooks/nowhere"),
+        _set("etag", '"stale"'),
+    ),
+    "WebhookService/ReplayDelivery": Case(
+        lambda _: webhook_service_pb2.ReplayDeliveryRequest(name=f"{HOOK}/deliveries/1"),
+        _set("name", f"{HOOK}/deliveries/2"),
+        _set("name", f"{HOOK}/deliveries/3"),
+    ),
     "SystemService/UpdateQuota": Case(
         lambda etags: system_service_pb2.UpdateQuotaRequest(
             quota={"name": "quotas/initech", "limits": {"documents": 5}, "etag": etags["quota"]}
@@ -294,6 +334,53 @@ def _system_beside(world: World, collections_port: int) -> SystemSettings:
 
 
 @asynccontextmanager
+async def webhooks_door(folder: Path, store: Store) -> AsyncIterator[Door]:
+    world = World.in_folder(folder, redis_url=store.url)
+
+    @asynccontextmanager
+    async def wire(settings: JobsSettings) -> AsyncIterator[Wiring]:
+        async with settings.webhooks_web() as web:
+            webhooks = Webhooks(kept, web, most=5)
+            yield Wiring(lambda server: add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server))
+
+    settings = JobsSettings(mesh=world.mesh, port=0)
+    async with Redis.open(store.url, folder.name) as redis:
+        kept = settings.webhook_store(redis)
+        async with world.running(wire, settings) as port, world.channel(port) as opened:
+            stub = WebhookServiceStub(opened)
+
+            async def call(method: str, request: Message, tenant: str) -> Any:
+                return await getattr(stub, method.split("/")[1])(request, metadata=who(tenant))
+
+            def who(tenant: str) -> Any:
+                return world.bearer(roles=["admin"], tenant=tenant)
+
+            async def look(tenant: str) -> str:
+                hooks = await stub.ListWebhooks(webhook_service_pb2.ListWebhooksRequest(), metadata=who(tenant))
+                parts = [str(hooks)]
+                for each in hooks.webhooks:
+                    request = webhook_service_pb2.ListDeliveriesRequest(parent=each.name)
+                    parts.append(str(await stub.ListDeliveries(request, metadata=who(tenant))))
+                return "\n".join(parts)
+
+            for tenant in ("globex", "acme"):
+                hook = {"uri": "https://receiver.invalid/"}
+                request = webhook_service_pb2.CreateWebhookRequest(webhook_id="hook", webhook=hook)
+                made = await stub.CreateWebhook(request, metadata=who(tenant))
+                await _give_up_two(kept, tenant)
+            yield Door(call, look, {"hook": made.etag})
+
+
+async def _give_up_two(kept: Outbox, tenant: str) -> None:
+    """Two deliveries of a tenant's webhook, sent in vain."""
+    now = datetime.now(UTC)
+    events = [NewDelivery("hook", at, f"job:{at}", "document.indexed", f"u-{at}", now, b"{}") for at in (1, 2)]
+    assert await kept.record(tenant, 0, 2, events)
+    for turn in (await kept.take(2)).turns:
+        await kept.finish(turn, Sent(DeliveryState.DEAD, 500, "answered 500"))
+
+
+@asynccontextmanager
 async def system_door(folder: Path, store: Store) -> AsyncIterator[Door]:
     world = World.in_folder(folder, redis_url=store.url, operator_tenant="acme")
     async with (
@@ -333,6 +420,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 async def door(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
     if method.startswith("JobService/"):
         async with jobs_door(tmp_path, request.getfixturevalue("store")) as door:
+            yield door
+    elif method.startswith("WebhookService/"):
+        async with webhooks_door(tmp_path, request.getfixturevalue("store")) as door:
             yield door
     elif method.startswith("SystemService/"):
         async with system_door(tmp_path, request.getfixturevalue("store")) as door:

@@ -15,6 +15,7 @@ MUTATIONS = {
 }
 
 _MAKES = "makes a resource: there is no earlier state of it to be stale"
+_TESTS = "sends another test each time, which is what it is for, and keeps nothing"
 # What a mutation does without, and why it may. Nothing else may.
 WITHOUT = {
     ("CollectionService/CreateCollection", "etag"): _MAKES,
@@ -25,6 +26,11 @@ WITHOUT = {
     ("JobService/PurgeDocuments", "etag"): _MAKES,
     ("JobService/ReplayDeadLetters", "etag"): "a dead letter is there or is not: one replayed meanwhile is NOT_FOUND",
     ("SystemService/CreateRevocation", "etag"): _MAKES,
+    ("WebhookService/CreateWebhook", "etag"): _MAKES,
+    ("WebhookService/ReplayDelivery", "etag"): "whatever became of a delivery, it is sent again",
+    ("WebhookService/TestWebhook", "etag"): _TESTS,
+    ("WebhookService/TestWebhook", "request_id"): _TESTS,
+    ("WebhookService/TestWebhook", "validate_only"): _TESTS,
     ("SystemService/DeleteTenant", "etag"): "takes all there is, whatever it is by then; twice is as once",
     ("SystemService/RestoreTenant", "etag"): "a tenant has a state and nothing else: DELETED is its precondition",
 }

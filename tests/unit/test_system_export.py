@@ -63,6 +63,9 @@ class FakeArchive:
     async def jobs(self) -> AsyncIterator[Archived]:
         yield Archived("job", f"jobs/{caller().tenant}", b"")
 
+    async def webhooks(self) -> AsyncIterator[Archived]:
+        yield Archived("webhook", f"webhooks/of-{caller().tenant}", b"")
+
 
 @pytest.fixture
 def archive() -> FakeArchive:
@@ -99,8 +102,8 @@ def named(records: list[Exported]) -> list[str]:
 async def test_everything_comes_in_order_and_each_original_once(exports: Exports) -> None:
     records = await exported(exports)
     assert isinstance(records[0], Quota)
-    assert named(records) == ["one", "a", "h1@0", "h1@2.", "b", "h2@0.", "c", "two", "d", "e", "acme"]
-    assert [type(each) for each in records[12:14]] == [Revocation, AuditEvent]
+    assert named(records) == ["one", "a", "h1@0", "h1@2.", "b", "h2@0.", "c", "two", "d", "e", "acme", "of-acme"]
+    assert [type(each) for each in records[13:15]] == [Revocation, AuditEvent]
     events = [each for each in records if isinstance(each, AuditEvent)]
     assert [each.event_id for each in events] == [event(number).event_id for number in range(250)]
     assert records[-1] == Ended()
@@ -110,7 +113,7 @@ async def test_everything_comes_in_order_and_each_original_once(exports: Exports
 
 async def test_originals_are_left_out_where_asked(exports: Exports, archive: FakeArchive) -> None:
     records = await exported(exports, originals=False)
-    assert named(records) == ["one", "a", "b", "c", "two", "d", "e", "acme"]
+    assert named(records) == ["one", "a", "b", "c", "two", "d", "e", "acme", "of-acme"]
     assert archive.read == []
 
 

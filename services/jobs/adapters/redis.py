@@ -1,6 +1,7 @@
 """The Redis side of jobs: one connection pool, one script, and how jobs and items are written down."""
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from services.jobs.job import (
     TableImport,
 )
 from services.mesh.errors import DependencyUnavailable, JobNotFound
+from services.mesh.receipts import Receipt
 from services.mesh.redis import answering as store_answering
 from services.mesh.redis import open_redis, unlinked
 from services.mesh.schemas import UnknownSchema
@@ -43,6 +45,8 @@ _STORE = "the job store"
 _CONNECTIONS = 2000
 _REPEATS = 4
 _KNOWN_ASSIGNMENTS = 1024
+# Longer than a command is tried again.
+_OWN_MS = 60_000
 # What redis.lua writes as an item's `committing` where something half written was left behind.
 TORN = 2
 
@@ -72,7 +76,7 @@ class Redis:
         self.client = client
         self._prefix = prefix
         self._known = max(steps)
-        script = _tables(events) + Path(__file__).with_name("redis.lua").read_text()
+        script = _tables(events) + _commands()
         self._script = client.register_script(versioned(script, steps))
         self._assignments: dict[tuple[str, str], Assignment] = {}
 
@@ -170,6 +174,32 @@ def no_job(job_id: str) -> JobNotFound:
     return JobNotFound(f"jobs/{job_id} does not exist", job=job_id)
 
 
+def once(receipt: Receipt | None, remember_ms: int) -> dict[str, Any]:
+    """Arguments of a command that has what a request id stands for remembered."""
+    if receipt is None:
+        return {"request": ""}
+    return {
+        "request": f"{receipt.method}:{receipt.request_id}",
+        "digest": receipt.digest,
+        "remember_ms": remember_ms,
+    }
+
+
+def once_at_least(receipt: Receipt | None, remember_ms: int) -> dict[str, Any]:
+    """The same for a command that must know itself without a request id too: it may run again where the connection
+    broke before its answer, and would find its own effect, such as an etag that is stale by now.
+    """
+    if receipt is not None:
+        return once(receipt, remember_ms)
+    return {"request": f"~{secrets.token_hex(8)}", "digest": "", "remember_ms": _OWN_MS, "passing": 1}
+
+
+def check_recalled(answer: Sequence[Any], receipt: Receipt | None) -> None:
+    """Raises RequestIdReused where the script answers that the receipt's id stands for something else."""
+    if answer[0] == b"OTHER" and receipt:
+        receipt.check(answer[1].decode())
+
+
 def named(tenant: str) -> str:
     """A tenant as part of a key: `:` ends it, so it holds none."""
     return quote(tenant, safe="")
@@ -190,6 +220,16 @@ def _tables(events: Kept) -> str:
     lines.append(_set("ENDED", (state for state in JobState if state.ended)))
     lines.append(_set("ENDED_ITEM", (state for state in ItemState if state.ended)))
     return "\n".join(lines) + "\n"
+
+
+def _commands() -> str:
+    """Those of redis.lua, which ends with the line that runs one, and before it those of webhooks.lua where one is run.
+
+    What is not run is not even made: redis.lua's commands are as quick as without the others.
+    """
+    jobs, webhooks = (Path(__file__).with_name(name).read_text() for name in ("redis.lua", "webhooks.lua"))
+    body, _, run = jobs.rstrip().rpartition("\n")
+    return f"{body}\nif string.sub(ARGV[2], 1, 5) == 'hook_' then\n{webhooks}\nend\n{run}\n"
 
 
 def _set(name: str, members: Iterable[StrEnum]) -> str:

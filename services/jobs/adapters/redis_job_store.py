@@ -1,6 +1,5 @@
 """The JobStore port over Redis."""
 
-import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,9 +10,12 @@ import msgpack  # type: ignore[import-untyped]
 from services.jobs.adapters.redis import (
     Redis,
     answering,
+    check_recalled,
     moment,
     named,
     no_job,
+    once,
+    once_at_least,
     packed_assignment,
     packed_spec,
     unpacked_assignment,
@@ -49,8 +51,6 @@ _EVENTS_AT_ONCE = 200
 _EVENT_WAIT_MS = 2000
 # What one call of erase may take to look through the store, in seconds.
 _ERASE_S = 20.0
-# Longer than a command is tried again.
-_OWN_MS = 60_000
 
 
 class RedisJobStore:
@@ -352,21 +352,12 @@ class RedisJobStore:
         ]
 
     def _once(self, receipt: Receipt | None) -> dict[str, Any]:
-        if receipt is None:
-            return {"request": ""}
-        key = f"{receipt.method}:{receipt.request_id}"
-        return {"request": key, "digest": receipt.digest, "remember_ms": self._remember_ms}
+        return once(receipt, self._remember_ms)
 
     def _once_at_least(self, receipt: Receipt | None) -> dict[str, Any]:
-        """A command may run again where the connection broke before its answer: it must know itself, or would find its
-        own effect, such as an etag that is stale by now.
-        """
-        if receipt is not None:
-            return self._once(receipt)
-        return {"request": f"~{secrets.token_hex(8)}", "digest": "", "remember_ms": _OWN_MS, "passing": 1}
+        return once_at_least(receipt, self._remember_ms)
 
 
 def _remembered(answer: Sequence[bytes], receipt: Receipt | None) -> str:
-    if answer[0] == b"OTHER" and receipt:
-        receipt.check(answer[1].decode())
+    check_recalled(answer, receipt)
     return answer[1].decode()

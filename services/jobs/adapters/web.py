@@ -5,7 +5,7 @@ import codecs
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.message import Message
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +20,10 @@ from services.mesh.errors import AddressNotAllowed, DocumentTooLarge, Unreachabl
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _AGENT = "ragweave/1"
+# An answer that nobody reads is not waited for longer than that, nor is more of it taken.
+_DROPPED_BYTES, _DROP_S = 16 * 2**10, 1.0
+# A name that takes longer to resolve is looked up when it is needed.
+_CHECK_S = 3.0
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 DEFAULT_PORTS = (80, 443, 8080, 8443)
@@ -39,6 +43,9 @@ class HttpWeb:
     Args:
         timeout_s: For one whole exchange, redirects included.
         ports: Ports that may be connected to.
+        https_only: Whether plain http is refused.
+        http_hosts: Hosts that plain http is taken for nevertheless.
+        connections: Most at a time; whoever comes then waits for one.
         resolve: The system's resolver unless given.
         allowed: Says of a host and an address it resolved to whether that may be connected to.
         ssl_context: The system's authorities unless given.
@@ -50,6 +57,8 @@ class HttpWeb:
         timeout_s: float = 30.0,
         ports: Iterable[int] = DEFAULT_PORTS,
         https_only: bool = False,
+        http_hosts: Iterable[str] = (),
+        connections: int = 32,
         resolve: Resolve | None = None,
         allowed: Allowed = _PUBLIC.allows,
         ssl_context: ssl.SSLContext | None = None,
@@ -57,9 +66,14 @@ class HttpWeb:
         self._timeout_s = timeout_s
         self._ports = frozenset(ports)
         self._schemes = ("https",) if https_only else ("http", "https")
-        backend = _GuardedBackend(resolve or _resolved, allowed)
+        self._http_hosts = frozenset(http_hosts)
+        self._guard = _GuardedBackend(resolve or _resolved, allowed)
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context, network_backend=backend, max_connections=32, keepalive_expiry=10, retries=0
+            ssl_context=ssl_context,
+            network_backend=self._guard,
+            max_connections=connections,
+            keepalive_expiry=10,
+            retries=0,
         )
 
     async def __aenter__(self) -> "HttpWeb":
@@ -86,8 +100,15 @@ class HttpWeb:
                     return await _page(where, headers, answer, max_bytes)
             raise Unreachable(f"{_shown(url)} redirects more than {_MAX_REDIRECTS} times")
 
+    async def check(self, url: str) -> None:
+        parts = self._checked(url)
+        with suppress(Unreachable, TimeoutError):  # it may be found later
+            async with asyncio.timeout(_CHECK_S):
+                await self._guard.addresses(*_place(parts))
+
     async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
         async with self._bounded(url), self._exchange("POST", url, headers, content) as answer:
+            await _drop(answer)
             return int(answer.status)
 
     @asynccontextmanager
@@ -109,8 +130,7 @@ class HttpWeb:
     ) -> AsyncIterator[httpcore.Response]:
         parts = self._checked(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        port = _SCHEME_PORTS[parts.scheme] if parts.port is None else parts.port
-        host = str(parts.hostname).encode("idna").decode() if ":" not in str(parts.hostname) else str(parts.hostname)
+        host, port = _place(parts)
         shown = f"[{host}]" if ":" in host else host
         sent = {
             "host": shown if port == _SCHEME_PORTS[parts.scheme] else f"{shown}:{port}",
@@ -137,7 +157,7 @@ class HttpWeb:
             f"{parts.path}?{parts.query}".encode("ascii")
         except (ValueError, UnicodeError):
             raise AddressNotAllowed(f"{_shown(url)} is not a URL; escape what is not ASCII") from None
-        if parts.scheme not in self._schemes:
+        if parts.scheme not in self._schemes and not (parts.scheme == "http" and parts.hostname in self._http_hosts):
             raise AddressNotAllowed(f"{_shown(url)}: only {' and '.join(self._schemes)} URLs are taken")
         if (
             not parts.hostname
@@ -168,13 +188,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        try:
-            addresses = await self._resolve(host, port)
-        except (OSError, UnicodeError):
-            raise Unreachable(f"the host name {host} cannot be found", passing=True) from None
-        # One that is not public condemns the name: who answers with both is trying something.
-        if not addresses or not all(self._allowed(host, address) for address in addresses):
-            raise AddressNotAllowed(f"{host} is not a public address")
+        addresses = await self.addresses(host, port)
         failed: Exception = httpcore.ConnectError()
         for address in addresses:
             try:
@@ -183,11 +197,29 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
                 failed = error
         raise failed
 
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """What a name stands for now. Raises AddressNotAllowed, and Unreachable where that is nothing."""
+        try:
+            addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError):
+            raise Unreachable(f"the host name {host} cannot be found", passing=True) from None
+        # One that is not public condemns the name: who answers with both is trying something.
+        if not addresses or not all(self._allowed(host, address) for address in addresses):
+            raise AddressNotAllowed(f"{host} is not a public address")
+        return addresses
+
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise AddressNotAllowed("a unix socket is not a public address")
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _place(parts: SplitResult) -> tuple[str, int]:
+    """The host and the port of a URL that was checked."""
+    host = str(parts.hostname)
+    port = _SCHEME_PORTS[parts.scheme] if parts.port is None else parts.port
+    return host if ":" in host else host.encode("idna").decode(), port
 
 
 async def _resolved(host: str, port: int) -> list[str]:
@@ -210,6 +242,17 @@ async def _page(url: str, headers: Mapping[str, str], answer: httpcore.Response,
     name = described.get_filename() or unquote(urlsplit(url).path)
     filename = PurePosixPath(name.replace("\\", "/")).name[:255]
     return Page(url, media_type, filename, bytes(received), _known(described.get_content_charset("")))
+
+
+async def _drop(answer: httpcore.Response) -> None:
+    """Reads an answer to its end, so that its connection can be used again, unless that is far off."""
+    received = 0
+    with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+        async with asyncio.timeout(_DROP_S):
+            async for part in answer.aiter_stream():
+                received += len(part)
+                if received > _DROPPED_BYTES:
+                    break
 
 
 def _known(charset: str) -> str:

@@ -10,10 +10,15 @@ from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
 from services.jobs.adapters.index import IndexClient
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.adapters.registry import RegistryClient
 from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.announcing import Announcer
+from services.jobs.background import kept_going
+from services.jobs.convert_webhooks import body_of
+from services.jobs.delivering import Deliverer
 from services.jobs.fairness import Turns
 from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
@@ -23,6 +28,7 @@ from services.jobs.settings import WorkerSettings
 from services.jobs.sources import Sources
 from services.jobs.tasks import beginning
 from services.jobs.upkeep import Upkeep
+from services.jobs.webhook import Schedule
 from services.mesh.channels import open_channel
 from services.mesh.maintenance import Maintenance
 from services.mesh.roots import Roots
@@ -72,10 +78,23 @@ def worker(settings: WorkerSettings, tools: Tools) -> Worker:
 
 
 @asynccontextmanager
+async def open_webhooks(settings: WorkerSettings, redis: Redis) -> AsyncIterator[None]:
+    """Events become deliveries, and deliveries are sent, inside the block."""
+    outbox = settings.webhook_store(redis)
+    schedule = Schedule(settings.webhooks_schedule_s, disable_after_s=settings.webhooks_disable_after_s)
+    async with settings.webhooks_web() as web:
+        deliverer = Deliverer(outbox, web, schedule, slots=settings.webhooks_slots)
+        announcer = Announcer(RedisEventLog(redis), outbox, body_of, told=deliverer.look)
+        async with kept_going("announcing", announcer.run), kept_going("webhooks", deliverer.run):
+            yield
+
+
+@asynccontextmanager
 async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     async with (
         Redis.open(settings.mesh.redis_url, events=settings.events) as redis,
         open_tools(settings, redis) as tools,
+        open_webhooks(settings, redis),
     ):
         upkeep = Upkeep(RedisJobStore(redis, retention_s=settings.retention_s))
         async with Maintenance("jobs", upkeep.steps, interval_s=settings.maintenance_interval_s).running():

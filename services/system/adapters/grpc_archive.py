@@ -7,10 +7,11 @@ import grpc
 
 from ragweave.internal.v1 import upload_service_pb2
 from ragweave.internal.v1.upload_service_pb2_grpc import UploadServiceStub
-from ragweave.v1 import collection_service_pb2, document_service_pb2, job_service_pb2
+from ragweave.v1 import collection_service_pb2, document_service_pb2, job_service_pb2, webhook_service_pb2
 from ragweave.v1.collection_service_pb2_grpc import CollectionServiceStub
 from ragweave.v1.document_service_pb2_grpc import DocumentServiceStub
 from ragweave.v1.job_service_pb2_grpc import JobServiceStub
+from ragweave.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.mesh.errors import UploadNotFound
 from services.system.ports import Archived
 
@@ -24,6 +25,7 @@ class GrpcArchive:
         self._collections = CollectionServiceStub(collections)
         self._documents = DocumentServiceStub(collections)
         self._jobs = JobServiceStub(jobs)
+        self._webhooks = WebhookServiceStub(jobs)
         self._uploads = UploadServiceStub(jobs)
 
     async def collections(self) -> AsyncIterator[Archived]:
@@ -49,6 +51,11 @@ class GrpcArchive:
         request = job_service_pb2.ListJobsRequest(page_size=_PAGE)
         async for each in _pages(self._jobs.ListJobs, request, "jobs"):
             yield Archived("job", each.name, each.SerializeToString())
+
+    async def webhooks(self) -> AsyncIterator[Archived]:
+        request = webhook_service_pb2.ListWebhooksRequest(page_size=_PAGE, order_by="name")
+        async for each in _pages(self._webhooks.ListWebhooks, request, "webhooks"):
+            yield Archived("webhook", each.name, each.SerializeToString())
 
 
 async def _pages(method: Callable[[Any], Awaitable[Any]], request: Any, field: str) -> AsyncIterator[Any]:
