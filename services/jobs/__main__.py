@@ -76,7 +76,6 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
             add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server)
-            add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most)), server)
 
         async with (
             kept_going("news", events.run),
