@@ -319,6 +319,12 @@ class Client(_Stubs):
             ended: job_pb2.Job = self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    def sync(self, collection: str, *, allow_empty: bool = False) -> job_pb2.Job:
+        """Queues what brings a collection in line with the directory it is bound to."""
+        with _explained():
+            job: job_pb2.Job = self.jobs.SyncCollection(_sync(collection, allow_empty))
+            return job
+
     def reprocess(self, collection: str, filter: str = "", **fields: Any) -> job_pb2.Job:
         """Queues documents to be made again as the collection now says, from their stored originals: all, or those that
         match. `fields` are those of ReprocessDocumentsRequest.
@@ -467,6 +473,12 @@ class AsyncClient(_Stubs):
             ended: job_pb2.Job = await self.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
             return ended
 
+    async def sync(self, collection: str, *, allow_empty: bool = False) -> job_pb2.Job:
+        """As Client.sync."""
+        with _explained():
+            job: job_pb2.Job = await self.jobs.SyncCollection(_sync(collection, allow_empty))
+            return job
+
     async def reprocess(self, collection: str, filter: str = "", **fields: Any) -> job_pb2.Job:
         """As Client.reprocess."""
         with _explained():
@@ -554,6 +566,10 @@ def _inline(
 ) -> job_service_pb2.ImportDocumentsRequest:
     body = {"parent": collection_name(collection), "inline": {"documents": list(texts)}, **fields}
     return json_format.ParseDict(body, job_service_pb2.ImportDocumentsRequest())
+
+
+def _sync(collection: str, allow_empty: bool) -> job_service_pb2.SyncCollectionRequest:
+    return job_service_pb2.SyncCollectionRequest(name=collection_name(collection), allow_empty=allow_empty)
 
 
 def _reprocess(collection: str, filter: str, fields: dict[str, Any]) -> job_service_pb2.ReprocessDocumentsRequest:

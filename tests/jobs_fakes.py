@@ -260,10 +260,11 @@ class OneModel:
 
 @dataclass
 class MemoryFiles:
-    """One allowed directory, "docs", of files by path; those with a reason cannot be read."""
+    """One allowed directory, "docs", of files by path; those with a reason cannot be read, or entered."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    barred: dict[str, str] = field(default_factory=dict)
     gone: bool = False
 
     async def resolve(self, tenant: str, wanted: DirectoryImport) -> tuple[DirectoryImport, str]:
@@ -281,7 +282,10 @@ class MemoryFiles:
             raise PathNotFound("docs: there is no such file or directory")
         names = [name for name in sorted({*self.files, *self.refused}) if name > after]
         page = [self.spec(directory, name, self.refused.get(name, "")) for name in names[:limit]]
-        return page, names[limit - 1] if len(names) > limit else None
+        more = names[limit - 1] if len(names) > limit else None
+        if more is None:
+            page += [DocumentSpec("", path=path, refused=reason) for path, reason in self.barred.items()]
+        return page, more
 
     async def read(self, tenant: str, directory: DirectoryImport, path: str) -> bytes:
         if path not in self.files:

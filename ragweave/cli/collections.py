@@ -1,4 +1,4 @@
-"""Commands about the documents a collection has: reprocess, purge."""
+"""Commands about the documents a collection has: sync, reprocess, purge."""
 
 from typing import Annotated
 
@@ -8,6 +8,18 @@ from ragweave.cli.calls import watched
 from ragweave.cli.console import command, connect, out
 
 Collection = Annotated[str, typer.Argument(help="The collection.")]
+
+
+@command()
+def sync(
+    collection: Collection,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Delete all that came from the directory where it holds nothing.")
+    ] = False,
+) -> None:
+    """Bring a collection in line with the directory it is bound to. Ends with 1 unless it succeeded."""
+    with connect() as client:
+        watched(client, client.sync(collection, allow_empty=allow_empty).name)
 
 
 @command()

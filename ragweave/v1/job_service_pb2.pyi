@@ -983,6 +983,42 @@ class ReplayDeadLettersResponse(_message.Message):
 Global___ReplayDeadLettersResponse: _TypeAlias = ReplayDeadLettersResponse  # noqa: Y015
 
 @_typing.final
+class SyncCollectionRequest(_message.Message):
+    """Names a collection to bring in line with its directory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ALLOW_EMPTY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`collections/{collection}` or the bare id."""
+    allow_empty: _builtins.bool
+    """Also where the directory holds no file that is wanted: then all documents that came from it are deleted. Without it
+    such a sync fails and deletes nothing, since a directory that is not mounted looks the same.
+    """
+    request_id: _builtins.str
+    """Makes the call safe to repeat: the same id and body give the same result for 24 hours."""
+    validate_only: _builtins.bool
+    """Checks everything, changes nothing, and answers with what the job would import."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        allow_empty: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_empty", b"allow_empty", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncCollectionRequest: _TypeAlias = SyncCollectionRequest  # noqa: Y015
+
+@_typing.final
 class ReprocessDocumentsRequest(_message.Message):
     """Which documents to process again."""
 

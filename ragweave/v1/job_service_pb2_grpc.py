@@ -41,6 +41,11 @@ class JobServiceStub:
                 request_serializer=ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.SyncCollection = channel.unary_unary(
+                '/ragweave.v1.JobService/SyncCollection',
+                request_serializer=ragweave_dot_v1_dot_job__service__pb2.SyncCollectionRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.ReprocessDocuments = channel.unary_unary(
                 '/ragweave.v1.JobService/ReprocessDocuments',
                 request_serializer=ragweave_dot_v1_dot_job__service__pb2.ReprocessDocumentsRequest.SerializeToString,
@@ -106,6 +111,15 @@ class JobServiceServicer:
         """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncCollection(self, request, context):
+        """Brings a collection in line with the directory it is bound to: new and changed files are imported, and documents
+        whose files are gone are deleted. FAILED_PRECONDITION where it is bound to none, where the directory is not there, and
+        while a sync of the collection has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,6 +224,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
+            'SyncCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncCollection,
+                    request_deserializer=ragweave_dot_v1_dot_job__service__pb2.SyncCollectionRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
             'ReprocessDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.ReprocessDocuments,
                     request_deserializer=ragweave_dot_v1_dot_job__service__pb2.ReprocessDocumentsRequest.FromString,
@@ -293,6 +312,33 @@ class JobService:
             target,
             '/ragweave.v1.JobService/ImportDocuments',
             ragweave_dot_v1_dot_job__service__pb2.ImportDocumentsRequest.SerializeToString,
+            ragweave_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.JobService/SyncCollection',
+            ragweave_dot_v1_dot_job__service__pb2.SyncCollectionRequest.SerializeToString,
             ragweave_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,

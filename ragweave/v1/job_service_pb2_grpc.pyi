@@ -39,6 +39,11 @@ class JobServiceStub:
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
     """
+    SyncCollection: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SyncCollectionRequest, _job_pb2.Job]
+    """Brings a collection in line with the directory it is bound to: new and changed files are imported, and documents
+    whose files are gone are deleted. FAILED_PRECONDITION where it is bound to none, where the directory is not there, and
+    while a sync of the collection has not ended.
+    """
     ReprocessDocuments: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReprocessDocumentsRequest, _job_pb2.Job]
     """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
     nothing is uploaded or read anew. Each stays searchable as it was until its new chunks take over. Skipped: documents
@@ -93,6 +98,11 @@ class JobServiceAsyncStub(JobServiceStub):
     """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
     answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
     with the job as it now is.
+    """
+    SyncCollection: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SyncCollectionRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Brings a collection in line with the directory it is bound to: new and changed files are imported, and documents
+    whose files are gone are deleted. FAILED_PRECONDITION where it is bound to none, where the directory is not there, and
+    while a sync of the collection has not ended.
     """
     ReprocessDocuments: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReprocessDocumentsRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Extracts, cuts and embeds documents of a collection again, from their stored originals, as the collection now says;
@@ -151,6 +161,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports documents from inline content, uploads, a directory, URLs or the rows of a table. The job is stored and queued when the call
         answers. With validate_only, the job carries an estimate and is not stored. Repeated under a request_id, it answers
         with the job as it now is.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncCollection(
+        self,
+        request: _job_service_pb2.SyncCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Brings a collection in line with the directory it is bound to: new and changed files are imported, and documents
+        whose files are gone are deleted. FAILED_PRECONDITION where it is bound to none, where the directory is not there, and
+        while a sync of the collection has not ended.
         """
 
     @_abc_1.abstractmethod

@@ -32,6 +32,7 @@ from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, U
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
 from services.jobs.streams import Streams
+from services.jobs.syncing import Syncs
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
 from services.jobs.webhooks import Webhooks
@@ -63,6 +64,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         reader = Reader(blobs, files, web, max_bytes=most)
         estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor, reader)
         importer = Importer(store, registry, blobs, files, estimator)
+        syncs = Syncs(store, registry, files, estimator)
         selections = Selections(store, registry, blobs, estimator)
         streams, log = Streams(), RedisEventLog(redis)
         jobs = Jobs(store, streams)
@@ -72,7 +74,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
-            add_JobServiceServicer_to_server(JobServicer(importer, selections, jobs), server)
+            add_JobServiceServicer_to_server(JobServicer(importer, syncs, selections, jobs), server)
             add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
             add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server)

@@ -39,6 +39,7 @@ from services.jobs.job import (
 from services.jobs.ready import ReadyChunk, ReadyChunks, unit_vector
 from services.jobs.selection import SelectionRequest
 from services.jobs.streams import Ended
+from services.jobs.syncing import SyncRequest
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
@@ -61,6 +62,18 @@ def import_request_from(request: pb.ImportDocumentsRequest, who: Caller) -> Impo
         validate_only=request.validate_only,
         receipt=receipt_from(request, who),
         echo=echo_of(request),
+    )
+
+
+def sync_request_from(request: pb.SyncCollectionRequest, who: Caller) -> SyncRequest:
+    packed = AnyMessage()
+    packed.Pack(request)
+    return SyncRequest(
+        collection_id=request.name.rpartition("/")[2],
+        allow_empty=request.allow_empty,
+        validate_only=request.validate_only,
+        receipt=receipt_from(request, who),
+        echo=packed.SerializeToString(),
     )
 
 

@@ -6,7 +6,7 @@ from services.jobs.job import Assignment, DocumentSpec, Failure, ItemChange, Lea
 from services.jobs.patience import Patience
 from services.jobs.ports import Index, Queue, Registry
 from services.jobs.work import JobCancelled
-from services.mesh.errors import CollectionNotFound
+from services.mesh.errors import CollectionNotFound, SourceEmpty
 
 _ITEMS_A_PAGE = 200
 _DOCUMENTS_A_PAGE = 500
@@ -96,6 +96,11 @@ class Sweep:
                 )
             )
             gone = await self._queue.absent(self._lease, known)
+            if gone and not self._lease.total and not job.allow_empty:
+                raise SourceEmpty(
+                    f"{self._source}: it holds no file that is wanted, as if it were not mounted; nothing was deleted. "
+                    "Sync with allow_empty where it is meant to be empty"
+                )
             if gone:
                 await self._asked()
                 await self._patience(lambda gone=gone: self._registry.delete_documents(job.collection_id, gone))  # type: ignore[misc]
@@ -104,6 +109,10 @@ class Sweep:
             after = known[-1]
         revision = await self._patience(lambda: self._index.revision(collection)) if self.committing else 0
         return Outcome(ItemChange.SUCCEED, index_revision=revision)
+
+    @property
+    def _source(self) -> str:
+        return self._job.directory.spelt("") if self._job.directory else self._job.source_key
 
     async def abandon(self, failure: Failure) -> Outcome:
         """What was deleted is gone from the source; the rest stays until the next FULL import."""

@@ -232,7 +232,7 @@ class Importer:
         if file:
             _refuse_full(request)
         if request.validate_only:
-            found = _each([specs[0].within(directory)]) if file else self._listed(job.tenant, directory)
+            found = _each([specs[0].within(directory)]) if file else listed(self._files, job.tenant, directory)
             return await self._estimated(job, collection, found)
         return await self._submitted(job, specs, request)
 
@@ -298,12 +298,14 @@ class Importer:
         now = datetime.now(UTC)
         return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate, error=refused)
 
-    async def _listed(self, tenant: str, directory: DirectoryImport) -> AsyncIterator[Candidate]:
-        after: str | None = ""
-        while after is not None:
-            specs, after = await self._files.page(tenant, directory, after, 500)
-            async for candidate in _each([spec.within(directory) for spec in specs]):
-                yield candidate
+
+async def listed(files: Files, tenant: str, directory: DirectoryImport) -> AsyncIterator[Candidate]:
+    """The documents that the files of a directory would be."""
+    after: str | None = ""
+    while after is not None:
+        specs, after = await files.page(tenant, directory, after, 500)
+        async for candidate in _each([spec.within(directory) for spec in specs]):
+            yield candidate
 
 
 def _as_content(document: InlineDocument, collection: Collection, field: str) -> InlineDocument:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from services.mesh.errors import DeadLetterNotFound, EtagMismatch, FailedPrecondition
+from services.mesh.errors import DeadLetterNotFound, EtagMismatch, FailedPrecondition, JobRunning
 from services.mesh.roots import key_in, spelt_in
 
 # google.rpc.Code
@@ -255,6 +255,8 @@ class Assignment:
         web: Its documents are pages, each at its source_uri.
         source_key: Names the import source, for finding what vanished from it; "" where it has none.
         full: Documents of the source that it no longer has are deleted at the end.
+        sole: Of the tenant's jobs that have the same here, one at a time has not ended; "" for any number.
+        allow_empty: A FULL job deletes, too, where its source shows no document at all.
         filter: Which documents of the collection it is about, where it is about those; "" for all.
         request: The request that made the job, opaque here.
     """
@@ -271,6 +273,8 @@ class Assignment:
     web: bool = False
     source_key: str = ""
     full: bool = False
+    sole: str = ""
+    allow_empty: bool = True
     filter: str = ""
     request: bytes = b""
 
@@ -285,6 +289,12 @@ def not_to_be_retried(job_id: str) -> FailedPrecondition:
         f"jobs/{job_id} has nothing to retry: it has not ended yet, or nothing of it failed or was cancelled",
         job=job_id,
     )
+
+
+def still_running(job_id: str, other: str) -> JobRunning:
+    """What is answered where a job that is to run is `job_id`, or not made yet, and the `other` one has not ended."""
+    which = f"jobs/{job_id} cannot run" if job_id else "no other job of this kind can run"
+    return JobRunning(f"{which} before jobs/{other} has ended; wait for it, or cancel it", job=f"jobs/{other}")
 
 
 def not_to_be_forgotten(job_id: str) -> FailedPrecondition:

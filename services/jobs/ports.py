@@ -48,6 +48,7 @@ class JobStore(Protocol):
 
         Raises:
             RequestIdReused: the receipt's id stands for another request.
+            JobRunning: a job that has the same `sole` has not ended.
         """
         ...
 
@@ -87,6 +88,7 @@ class JobStore(Protocol):
         Raises:
             JobNotFound: the tenant has no such job.
             FailedPrecondition: it has not ended, or there is nothing of that kind.
+            JobRunning: another job that has the same `sole` has not ended.
             EtagMismatch: `etag` is given and the job has another.
             RequestIdReused: the receipt's id stands for another request.
         """
@@ -134,7 +136,7 @@ class JobStore(Protocol):
             all_or_none: Without it, what is not there any more, or of a cancelled job, is left out.
 
         Raises:
-            DeadLetterNotFound, FailedPrecondition: with `all_or_none`, for such.
+            DeadLetterNotFound, FailedPrecondition, JobRunning: with `all_or_none`, for such.
             RequestIdReused: the receipt's id stands for another request.
         """
         ...
@@ -253,6 +255,7 @@ class Collection:
 
     Attributes:
         max_tokens: Most tokens of a chunk; 0 leaves it to us.
+        source: The directory it is bound to, its path as the caller wrote it; None where it is bound to none.
     """
 
     id: str
@@ -263,6 +266,7 @@ class Collection:
     strategy: Strategy = Strategy.STRUCTURE
     max_tokens: int = 0
     overlap_tokens: int = 0
+    source: DirectoryImport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from services.jobs.erasure import Erasure
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.selection import Selections
+from services.jobs.syncing import Syncs
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
 from services.jobs.webhooks import Webhooks
@@ -32,14 +33,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class JobServicer(pb_grpc.JobServiceServicer):
-    def __init__(self, importer: Importer, selections: Selections, jobs: Jobs) -> None:
+    def __init__(self, importer: Importer, syncs: Syncs, selections: Selections, jobs: Jobs) -> None:
         self._importer = importer
+        self._syncs = syncs
         self._selections = selections
         self._jobs = jobs
 
     async def ImportDocuments(self, request: pb.ImportDocumentsRequest, context: Context) -> job_pb2.Job:
         who = caller(context)
         return convert.job_to(await self._importer.import_documents(convert.import_request_from(request, who), who))
+
+    async def SyncCollection(self, request: pb.SyncCollectionRequest, context: Context) -> job_pb2.Job:
+        who = caller(context)
+        return convert.job_to(await self._syncs.sync(convert.sync_request_from(request, who), who))
 
     async def ReprocessDocuments(self, request: pb.ReprocessDocumentsRequest, context: Context) -> job_pb2.Job:
         who = caller(context)

@@ -25,10 +25,15 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that will not be imported, and why."""
+    """A file, or a directory, that will not be imported, and why.
+
+    Attributes:
+        barred: A directory that may hold what was imported from it before.
+    """
 
     path: str
     reason: str
+    barred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class Sources:
                 if not seen.refused and not selection.wants(seen.path):
                     continue
                 if reason := self._refused(directory, seen):
-                    page.skipped.append(Skipped(seen.path, reason))
+                    page.skipped.append(Skipped(seen.path, reason, seen.barred))
                 else:
                     page.files.append(SourceFile(seen.path, seen.status.st_size, seen.status.st_mtime_ns))
                 if len(page.files) + len(page.skipped) >= limit:

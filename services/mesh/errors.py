@@ -233,6 +233,18 @@ class EventsForgotten(DomainError):
     reason = "EVENTS_FORGOTTEN"
 
 
+class JobRunning(DomainError):
+    """A job of which there is one at a time, and that one has not ended; `job` names it."""
+
+    reason = "JOB_RUNNING"
+
+
+class SourceEmpty(DomainError):
+    """A directory without any file, where all that came from it would be deleted."""
+
+    reason = "SOURCE_EMPTY"
+
+
 class CollectionDisabled(DomainError):
     reason = "COLLECTION_DISABLED"
 
@@ -307,6 +319,8 @@ STATUS: dict[type[DomainError], StatusCode] = {
     TenantDeleted: StatusCode.FAILED_PRECONDITION,
     EventsForgotten: StatusCode.OUT_OF_RANGE,
     CollectionDisabled: StatusCode.FAILED_PRECONDITION,
+    JobRunning: StatusCode.FAILED_PRECONDITION,
+    SourceEmpty: StatusCode.FAILED_PRECONDITION,
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
     QuotaExceeded: StatusCode.RESOURCE_EXHAUSTED,

@@ -151,6 +151,7 @@ class Seen:
         folder: The open folder it is in, until the walk goes on; its name there is `name`.
         status: What it is, links unfollowed.
         refused: Why the walk does not go into it, where it is a folder and cannot be gone into.
+        barred: It may hold what was seen in it before.
     """
 
     path: str
@@ -158,6 +159,7 @@ class Seen:
     name: str
     status: os.stat_result
     refused: str = ""
+    barred: bool = False
 
 
 def walk(
@@ -200,7 +202,7 @@ class _Walk:
     def _into(self, seen: Seen, names: tuple[str, ...], past: tuple[str, ...]) -> Generator[Seen, None, None]:
         if not self._enters(seen.path):
             return
-        refused = ""
+        refused, barred = "", False
         if len(names) > MAX_DEPTH:
             refused = f"nested deeper than {MAX_DEPTH} directories"
         elif len(seen.path.encode()) > MAX_BYTES:
@@ -209,12 +211,12 @@ class _Walk:
             try:
                 below = seen.folder.below(seen.name)
             except PathNotAllowed:
-                refused = "the directory cannot be entered"
+                refused, barred = "the directory cannot be entered", True
             else:
                 with below:
                     yield from self.through(below, names, past)
                 return
-        yield Seen(seen.path, seen.folder, seen.name, seen.status, refused)
+        yield Seen(seen.path, seen.folder, seen.name, seen.status, refused, barred)
 
 
 @contextmanager

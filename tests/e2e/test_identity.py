@@ -69,6 +69,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "EmbeddingService/CountTokens": {"texts": ["x"]},
     "EventService/WatchEvents": {},
     "JobService/ImportDocuments": {"parent": C, "inline": {"documents": [{"documentId": "new", "text": "x"}]}},
+    "JobService/SyncCollection": {"name": C},
     "JobService/ReprocessDocuments": {"parent": C},
     "JobService/PurgeDocuments": {"parent": C, "filter": "*", "force": True},
     "JobService/GetJob": {"name": "{job}"},

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
+from ragweave.client import Client
 from ragweave.v1 import collection_pb2, collection_service_pb2, event_service_pb2, job_pb2
 from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 
@@ -318,6 +319,40 @@ def test_documents_are_made_again_and_purged_over_rest(mesh: Mesh) -> None:
     assert mesh.rest("DELETE", f"{PREFIX}/collections/herd").status == 200
 
 
+def test_a_bound_collection_follows_its_directory_over_rest(mesh: Mesh) -> None:
+    name = "bound-tls" if (mesh.layout.import_root / "bound").exists() else "bound"
+    folder = mesh.layout.import_root / name
+    folder.mkdir()
+    (folder / "seals.md").write_text("Seals eat fish.")
+    (folder / "walrus.md").write_text("A walrus eats clams.")
+    bound = {"source": {"directory": name, "includeGlobs": ["*.md"]}}
+    assert mesh.rest("POST", f"{PREFIX}/collections?collectionId={name}", bound).status == 200
+
+    def synced(client: Client) -> tuple[int, ...]:
+        asked = mesh.rest("POST", f"{PREFIX}/collections/{name}:sync", {})
+        assert asked.status == 200, asked
+        ended = client.wait(asked.body["name"])
+        assert (ended.type, ended.state) == (job_pb2.Job.SYNC, job_pb2.Job.SUCCEEDED)
+        return ended.progress.succeeded, ended.progress.skipped
+
+    with mesh.client() as client:
+        assert synced(client) == (2, 0)
+        (folder / "walrus.md").unlink()
+        (folder / "narwhal.md").write_text("A narwhal eats squid.")
+        assert synced(client) == (1, 1)
+        listed = mesh.rest("GET", f"{PREFIX}/collections/{name}/documents").body["documents"]
+        assert [each["sourceUri"] for each in listed] == [f"{name}/narwhal.md", f"{name}/seals.md"]
+        assert (
+            client.search("who eats clams", name).hits[0].document != f"collections/{name}/documents/{name}.walrus.md"
+        )
+    free = mesh.rest("POST", f"{PREFIX}/collections?collectionId={name}-free", {})
+    assert free.status == 200, free
+    refused = mesh.rest("POST", f"{PREFIX}/collections/{name}-free:sync", {})
+    assert (refused.status, refused.body["code"]) == (400, 9)
+    for each in (name, f"{name}-free"):
+        assert mesh.rest("DELETE", f"{PREFIX}/collections/{each}?force=true").status == 200
+
+
 def test_collections_are_changed_with_masks_and_etags_over_rest(mesh: Mesh) -> None:
     made = mesh.rest("POST", f"{PREFIX}/collections?collectionId=masks", {"description": "one", "labels": {"a": "b"}})
     assert made.status == 200, made
@@ -496,6 +531,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "DocumentService/UndeleteDocument",
         "DocumentService/BatchDeleteDocuments",
         "JobService/ImportDocuments",
+        "JobService/SyncCollection",
         "JobService/ReprocessDocuments",
         "JobService/PurgeDocuments",
         "JobService/GetJob",

@@ -172,6 +172,11 @@ CASES = {
         lambda request: request.inline.documents.add(document_id="d", text="three"),
         _set("parent", "nowhere"),
     ),
+    "JobService/SyncCollection": Case(
+        lambda _: job_service_pb2.SyncCollectionRequest(name="bound"),
+        _set("allow_empty", True),
+        _set("name", "nowhere"),
+    ),
     "JobService/ReprocessDocuments": Case(
         lambda _: job_service_pb2.ReprocessDocumentsRequest(parent="books"),
         _set("force", True),
@@ -305,6 +310,8 @@ async def collections_door(folder: Path) -> AsyncIterator[Door]:
 async def jobs_door(folder: Path, store: Store) -> AsyncIterator[Door]:
     async with jobs_service(store, folder) as jobs:
         jobs.peers.add("globex", "books")
+        (jobs.folder / "bound").mkdir()
+        jobs.peers.add("acme", "bound", source={"directory": "bound"})
 
         async def call(method: str, request: Message, tenant: str) -> Any:
             return await getattr(jobs.stub, method.split("/")[1])(request, metadata=jobs.as_(tenant=tenant))

@@ -1,17 +1,21 @@
 """Directories to import from: what may be named, what is listed, what is read."""
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from services.jobs.adapters.folders import Folders
+from services.jobs.job import DirectoryImport
 from services.jobs.sources import Selection, SourceFile, Sources
 from services.mesh import folders
 from services.mesh.beneath import Opener
 from services.mesh.errors import DocumentTooLarge, InvalidArgument, PathNotAllowed, PathNotFound, UnreadableDocument
 from services.mesh.roots import Place, Root, Roots
 from tests.openers import OPENERS
+from tests.unit.test_mesh_folders import Failing
 
 
 @pytest.fixture
@@ -292,3 +296,12 @@ def test_a_glob_that_is_none_is_refused(glob: str) -> None:
 def test_a_glob_full_of_stars_takes_no_longer_than_another() -> None:
     path = "/".join(["a" * 200] * 60)
     assert not Selection(["/".join(["**", "*a" * 60 + "b"] * 4)]).wants(path)
+
+
+async def test_a_directory_that_cannot_be_entered_is_listed_as_no_document(root: Path) -> None:
+    (root / "barred").mkdir()
+    folders = Folders(Sources(Roots([Root("acme", root)]), opener=Failing("barred", errno.EACCES)))
+    specs, _ = await folders.page("acme", DirectoryImport("", ""), "", 100)
+    assert [(spec.document_id, spec.path, spec.refused) for spec in specs if spec.refused and not spec.document_id] == [
+        ("", "barred", "the directory cannot be entered")
+    ]

@@ -77,10 +77,10 @@ def test_a_file_that_cannot_be_opened(place: Place, reason: int, kind: type[Doma
 def test_a_walk_names_a_folder_it_may_not_enter_and_goes_on(place: Place) -> None:
     (place.root.path / "docs" / "z.md").write_text("z")
     with Folder.at(place, Failing("deep", errno.EACCES)) as top:
-        assert [(seen.path, seen.refused) for seen in walk(top)] == [
-            ("a.md", ""),
-            ("deep", "the directory cannot be entered"),
-            ("z.md", ""),
+        assert [(seen.path, seen.refused, seen.barred) for seen in walk(top)] == [
+            ("a.md", "", False),
+            ("deep", "the directory cannot be entered", True),
+            ("z.md", "", False),
         ]
 
 

@@ -31,6 +31,7 @@ D = "collections/c/documents/d"
         (documents.BatchDeleteDocumentsRequest(parent="collections/c", names=[D, "x"]), f"{D},x"),
         (documents.BatchDeleteDocumentsRequest(parent="collections/c"), "collections/c"),
         (jobs.ImportDocumentsRequest(parent="collections/c"), "collections/c"),
+        (jobs.SyncCollectionRequest(name="collections/c"), "collections/c"),
         (jobs.PurgeDocumentsRequest(parent="collections/c"), "collections/c"),
         (jobs.CancelJobRequest(name="jobs/j"), "jobs/j"),
         (jobs.RetryJobRequest(name="jobs/j"), "jobs/j"),

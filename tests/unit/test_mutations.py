@@ -22,6 +22,7 @@ WITHOUT = {
     ("DocumentService/CreateDocument", "etag"): _MAKES,
     ("DocumentService/UploadDocument", "etag"): _MAKES,
     ("JobService/ImportDocuments", "etag"): _MAKES,
+    ("JobService/SyncCollection", "etag"): _MAKES,
     ("JobService/ReprocessDocuments", "etag"): _MAKES,
     ("JobService/PurgeDocuments", "etag"): _MAKES,
     ("JobService/ReplayDeadLetters", "etag"): "a dead letter is there or is not: one replayed meanwhile is NOT_FOUND",

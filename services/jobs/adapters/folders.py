@@ -37,7 +37,10 @@ class Folders:
         place = self._place(tenant, directory)
         page = await asyncio.to_thread(self._sources.list, place, selection, after=after, limit=limit)
         found = [self.spec(directory, file.path) for file in page.files]
-        found += [self.spec(directory, skipped.path, skipped.reason) for skipped in page.skipped]
+        for skipped in page.skipped:
+            refused = self.spec(directory, skipped.path, skipped.reason)
+            # What is in such a directory cannot be told: an item of no document says so, and nothing has vanished then.
+            found.append(replace(refused, document_id="") if skipped.barred else refused)
         return found, page.after
 
     @staticmethod

@@ -22,6 +22,7 @@
 --   <p><t>:events:<j>    stream  ids are <sequence>-0           <p><t>:docs:<j>   set     documents: FULL imports, and rows
 --   <p><t>:dead          set     jobs with dead letters         <p><t>:failed:<j> zset    their items, by when they failed
 --   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
+--   <p><t>:sole:<s>      string  which of the jobs that have this in common is the one that has not ended
 --   <p><t>:log           stream  events of all kinds, see happened(); ids are <sequence>-0
 
 local P = ARGV[1]
@@ -92,7 +93,7 @@ end
 local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
   'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention', 'retried',
   'resuming', 'resumed', 'doubtful', 'logged', 'behind'}
-local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'uid', 'type', 'asked'}
+local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'uid', 'type', 'asked', 'sole'}
 
 local function load_job(tenant, id)
   local flat = call('HGETALL', key(tenant, 'job', id))
@@ -214,6 +215,16 @@ local function first_error(job)
   return item.told ~= '' and item.told or item.error
 end
 
+-- The job that another one has to wait for; false where there is none.
+local function ahead_of(tenant, sole, id)
+  local other = sole ~= '' and call('GET', key(tenant, 'sole', sole))
+  return other and other ~= id and other
+end
+
+local function stand_alone(job)
+  if job.sole ~= '' then call('SET', key(job.tenant, 'sole', job.sole), job.id) end
+end
+
 local ENDED_AS = {SUCCEEDED = 'ingestion.completed', PARTIALLY_SUCCEEDED = 'ingestion.completed',
   FAILED = 'ingestion.failed', CANCELLED = 'ingestion.cancelled'}
 local KEPT = {'job', 'about', 'items', 'specs', 'events', 'failed', 'docs'}
@@ -223,6 +234,7 @@ local function end_job(job, change)
   job['end'] = NOW
   job.purge = NOW + job.retention
   if job.error == '' then job.error = first_error(job) end
+  if job.sole ~= '' and not ahead_of(job.tenant, job.sole, job.id) then call('DEL', key(job.tenant, 'sole', job.sole)) end
   job_happened(job, ENDED_AS[job.state])
 end
 
@@ -240,6 +252,7 @@ end
 -- An ended job is to run again: what is kept of it stays.
 local function revive(job, change)
   job.state = changed(JOB, job.state, change)
+  stand_alone(job)
   job.attempt, job['end'], job.purge, job.retried, job.rates = job.attempt + 1, 0, 0, NOW, ''
   for _, kind in ipairs(KEPT) do call('PERSIST', key(job.tenant, kind, job.id)) end
   call('ZREM', key(job.tenant, 'purge'), job.id)
@@ -523,18 +536,22 @@ function C.recall(a)
   return recalled(a) or {'NEW'}
 end
 
--- Records a job and queues it: its items where they are known, else the listing of its source.
+-- Records a job and queues it: its items where they are known, else the listing of its source. {"NEW", job}; or as
+-- `recalled`; or {"BUSY", the other} where another one keeps it from running; or {"ERASED"}.
 function C.submit(a)
   if erased(a.tenant) then return {'ERASED'} end
   local known = recalled(a)
   if known then return known end
   if call('EXISTS', key(a.tenant, 'job', a.job)) == 1 then return {'SAME', a.job} end
+  local other = ahead_of(a.tenant, a.sole, a.job)
+  if other then return {'BUSY', other} end
   forget_purged(a.tenant)
   local job = {tenant = a.tenant, id = a.job}
   for _, name in ipairs(NUMBERS) do job[name] = 0 end
   for _, name in ipairs(TEXTS) do job[name] = '' end
   job.state, job.attempt, job.create, job.full, job.retention = 'QUEUED', 1, NOW, a.full, a.retention_ms
-  job.collection, job.uid, job.type = a.collection, a.uid, a.type
+  job.collection, job.uid, job.type, job.sole = a.collection, a.uid, a.type, a.sole
+  stand_alone(job)
   remember(a, job)
   call('SET', key(a.tenant, 'about', a.job), a.about)
   call('ZADD', key(a.tenant, 'list'), NOW, a.job)
@@ -621,12 +638,14 @@ function C.cancel(a)
   return {'OK', a.job}
 end
 
--- {"OK", job}; or as `wanted`; or {"REFUSED"} where the job has not ended, or well; or {"FORGOTTEN"} where the documents of
--- a FULL import are not known any more.
+-- {"OK", job}; or as `wanted`; or {"REFUSED"} where the job has not ended, or well; or {"BUSY", the other} where another one
+-- keeps it from running; or {"FORGOTTEN"} where the documents of a FULL import are not known any more.
 function C.retry(a)
   local job, answer = wanted(a)
   if not job then return answer end
   if not may(job.state, 'RETRY') then return {'REFUSED'} end
+  local other = ahead_of(a.tenant, job.sole, job.id)
+  if other then return {'BUSY', other} end
   local expand, sweep = load_item(job, EXPAND), load_item(job, SWEEP)
   local swept = sweep and sweep.state == 'SUCCEEDED'
   if job.full == 1 and not swept and job.total > 0 and call('EXISTS', key(a.tenant, 'docs', a.job)) == 0 then
@@ -671,11 +690,12 @@ function C.dead(a)
 end
 
 -- Queues items that failed again; a job that has ended runs again. All of them or, unless `strict`, those that can be:
--- {"OK", "", how many and their jobs}; or as `recalled`; or {"MISSING", job, item}, {"REFUSED", job} of a cancelled job.
+-- {"OK", "", how many and their jobs}; or as `recalled`; or {"MISSING", job, item}, {"REFUSED", job} of a cancelled job,
+-- {"BUSY", job, the other} of one that another one keeps from running.
 function C.replay(a)
   local known = recalled(a)
   if known then return known end
-  local jobs, order, found = {}, {}, {}
+  local jobs, order, found, claimed = {}, {}, {}, {}
   for _, letter in ipairs(a.letters) do
     local id, number = letter[1], letter[2]
     if jobs[id] == nil then jobs[id] = not erased(a.tenant) and load_job(a.tenant, id) or false end
@@ -685,7 +705,10 @@ function C.replay(a)
       if a.strict == 1 then return {'MISSING', id, number} end
     elseif not may(job.state, 'REPLAY') then
       if a.strict == 1 then return {'REFUSED', id} end
+    elseif ahead_of(a.tenant, job.sole, id) or (claimed[job.sole] or id) ~= id then
+      if a.strict == 1 then return {'BUSY', id, ahead_of(a.tenant, job.sole, id) or claimed[job.sole]} end
     else
+      if job.sole ~= '' then claimed[job.sole] = id end
       if not found[id] then found[id] = {}; order[#order + 1] = id end
       found[id][#found[id] + 1] = number
     end

@@ -36,6 +36,7 @@ from services.jobs.job import (
     not_to_be_forgotten,
     not_to_be_retried,
     state_of,
+    still_running,
 )
 from services.jobs.listing import by_age, dead_letter_fields, dead_letter_place, item_fields, job_fields
 from services.mesh.errors import FailedPrecondition, TenantDeleted
@@ -82,11 +83,14 @@ class RedisJobStore:
             uid=job.collection_uid,
             type=str(job.type),
             full=int(job.full),
+            sole=job.sole,
             retention_ms=self._retention_ms,
             **self._once(receipt),
         )
         if answer[0] == b"ERASED":
             raise TenantDeleted("the tenant was deleted; nothing is kept for it")
+        if answer[0] == b"BUSY":
+            raise still_running("", answer[1].decode())
         return _remembered(answer, receipt)
 
     async def get(self, tenant: str, job_id: str) -> Job:
@@ -179,6 +183,8 @@ class RedisJobStore:
         answer = await self._change("retry", tenant, job_id, etag, receipt)
         if answer[0] == b"REFUSED":
             raise not_to_be_retried(job_id)
+        if answer[0] == b"BUSY":
+            raise still_running(job_id, answer[1].decode())
         if answer[0] == b"FORGOTTEN":
             raise FailedPrecondition(f"jobs/{job_id}: its list of documents is gone; import them again", job=job_id)
         return await self.get(tenant, job_id)
@@ -249,6 +255,8 @@ class RedisJobStore:
             case b"REFUSED":
                 job = answer[1].decode()
                 raise FailedPrecondition(f"jobs/{job} was cancelled; resume it by retrying it", job=job)
+            case b"BUSY":
+                raise still_running(answer[1].decode(), answer[2].decode())
             case b"OTHER":
                 _remembered(answer, receipt)
         count, jobs = msgpack.unpackb(answer[2])

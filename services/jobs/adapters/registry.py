@@ -14,6 +14,7 @@ from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.lateness import held_to_turn
 from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
 from services.jobs.chunker import Strategy
+from services.jobs.job import DirectoryImport
 from services.jobs.ports import Collection, ImportedDocument, KnownDocument
 from services.mesh.errors import CollectionNotFound, DocumentNotFound, QuotaExceeded
 from services.mesh.identity import caller
@@ -125,7 +126,14 @@ def _collection_from(record: pb.CollectionRecord) -> Collection:
         strategy=Strategy.FIXED if fixed else Strategy.STRUCTURE,
         max_tokens=chunking.max_tokens,
         overlap_tokens=chunking.overlap_tokens,
+        source=_source_from(collection.source),
     )
+
+
+def _source_from(source: collection_pb2.Collection.Source) -> DirectoryImport | None:
+    if not source.directory:
+        return None
+    return DirectoryImport("", source.directory, tuple(source.include_globs), tuple(source.exclude_globs))
 
 
 def _known_from(record: pb.DocumentRecord) -> KnownDocument:
