@@ -181,9 +181,11 @@ class FakeRegistry:
 
 
 class FakeRevisions:
-    """Fulfils IndexRevisions."""
+    """Fulfils IndexRevisions; counts how often it was asked."""
 
     def __init__(self) -> None:
+        self.asked = 0
+        self.down = False
         self._counts: Counter[IndexId] = Counter()
         self.owned: set[tuple[str, IndexId]] = set()
 
@@ -192,6 +194,9 @@ class FakeRevisions:
         return self._counts[index]
 
     async def current(self, index: IndexId) -> int:
+        self.asked += 1
+        if self.down:
+            raise DependencyUnavailable("the counter does not answer")
         return self._counts[index]
 
     async def claim(self, tenant: str, index: IndexId) -> None:

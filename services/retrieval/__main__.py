@@ -18,6 +18,7 @@ from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import VectorStore
 from services.retrieval.retriever import Retriever
@@ -60,7 +61,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         scales = SparseScales(store, collections.language_of)
-        retriever = Retriever(store, EmbeddingClient(embedding), collections, scales)
+        retriever = Retriever(store, EmbeddingClient(embedding), collections, scales, Freshness(revisions))
         indexer = Indexer(store, collections, revisions, scales)
 
         def register(server: grpc.aio.Server) -> None:

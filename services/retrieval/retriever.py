@@ -29,6 +29,7 @@ from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import NO_DEFAULTS, CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.filterable import SCHEMA, by_document_id, visible_to
+from services.retrieval.freshness import Freshness
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion, fuse
 from services.retrieval.ports import QueryEmbedder, QueryEmbedding, VectorStore
 from services.retrieval.scaling import SparseScales
@@ -130,31 +131,44 @@ class Retriever:
 
     Args:
         scales: Told which indexes are in use.
+        freshness: Waited for by searches that follow a write.
     """
 
     def __init__(
-        self, store: VectorStore, embedder: QueryEmbedder, collections: CollectionsMirror, scales: SparseScales
+        self,
+        store: VectorStore,
+        embedder: QueryEmbedder,
+        collections: CollectionsMirror,
+        scales: SparseScales,
+        freshness: Freshness,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._collections = collections
         self._scales = scales
+        self._freshness = freshness
 
-    async def search(self, query: Query, who: Caller) -> Answer:
+    async def search(self, query: Query, who: Caller, *, timeout_s: float | None = None) -> Answer:
         """The passages that answer the query best, among those the caller may see.
+
+        Args:
+            timeout_s: What is left of the caller's time; a search that must see a write waits for it no longer.
 
         Raises:
             InvalidArgument, InvalidFilter, InvalidPageToken: A field of the query is wrong; named.
             CollectionNotFound: No such collection, or not for this caller.
             CollectionDisabled: It refuses searches.
+            DeadlineExceeded: The write that the consistency_token stands for has not been made in time.
             DependencyUnavailable: The index does not answer; or another stage does not, and all were required.
         """
         timings_s: dict[str, float] = {}
         with _timed(timings_s, "total"):
             with _timed(timings_s, "authorize"):
                 views = await self._views(query, who)
-            _check_consistency(query, views)
             plan = _plan(query, views, who)
+            if query.consistency_token:
+                with _timed(timings_s, "wait"):
+                    await self._seen(query.consistency_token, views, timeout_s)
             degraded = _degraded(query)
             with _timed(timings_s, "embed"):
                 plan, vectors, query_tokens = await self._embedded(query, plan, views, degraded)
@@ -175,6 +189,20 @@ class Retriever:
             query_tokens=query_tokens,
             candidates=sum(each.candidates for each in found),
         )
+
+    async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
+        """Returns once the write that a token stands for shows.
+
+        Raises:
+            InvalidArgument: It is of none of the collections.
+            DeadlineExceeded, DependencyUnavailable: As Freshness.reached does.
+        """
+        uid, revision = written_at(token)
+        for view in views:
+            if view.uid == uid:
+                await self._freshness.reached(view.uid, revision, timeout_s)
+                return
+        raise InvalidArgument.of("consistency_token", "it is from a job on a collection that is not searched here")
 
     async def _views(self, query: Query, who: Caller) -> list[CollectionView]:
         views = [await self._collections.find(who.tenant, each) for each in _collection_ids(query)]
@@ -226,14 +254,6 @@ class Retriever:
                 min_score=plan.min_score,
             ),
         )
-
-
-def _check_consistency(query: Query, views: Sequence[CollectionView]) -> None:
-    """Refuses a token of another collection. Nothing waits: this process shows a write before it is acknowledged."""
-    if query.consistency_token:
-        uid, _ = written_at(query.consistency_token)
-        if uid not in {view.uid for view in views}:
-            raise InvalidArgument.of("consistency_token", "it is from a job on a collection that is not searched here")
 
 
 def _plan(query: Query, views: Sequence[CollectionView], who: Caller) -> _Plan:

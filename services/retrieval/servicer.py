@@ -26,8 +26,10 @@ class RetrievalServicer(RetrievalServiceServicer):
         self._retriever = retriever
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        answer = await self._retriever.search(convert.query_from(request), caller(context))
         call = current_call()
+        answer = await self._retriever.search(
+            convert.query_from(request), caller(context), timeout_s=call.remaining_s() if call else None
+        )
         return convert.answer_to(answer, request.read_mask, call.trace_id if call else "")
 
 

@@ -18,10 +18,11 @@ from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import EncodedChunk, IndexId, Mode
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.filterable import SCHEMA, by_document_id
+from services.retrieval.freshness import Freshness
 from services.retrieval.ports import VectorStore
 from services.retrieval.retriever import Query, Retriever
 from services.retrieval.scaling import SparseScales
-from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, MemoryVectorStore, chunk, encoded, view
+from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, FakeRevisions, MemoryVectorStore, chunk, encoded, view
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Local mode performs exact"),
@@ -110,7 +111,7 @@ async def filled(store: VectorStore) -> Searching:
         await store.ensure_index(made.uid, 4)
         await store.upsert(made.uid, chunks(tenant))
     scales = SparseScales(store, mirror.language_of)
-    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales))
+    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales, Freshness(FakeRevisions())))
 
 
 MODES = pytest.mark.parametrize("mode", list(Mode))

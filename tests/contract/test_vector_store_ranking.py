@@ -16,6 +16,7 @@ from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.chunks import IndexId, Mode
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import QueryEmbedding, VectorStore
 from services.retrieval.retriever import Query, Retriever
@@ -59,13 +60,14 @@ async def searching(store: VectorStore, passages: dict[str, str]) -> AsyncIterat
         return (await collections.by_uid(index)).language
 
     scales = SparseScales(store, language_of)
-    indexer = Indexer(store, collections, FakeRevisions(), scales)
+    revisions = FakeRevisions()
+    indexer = Indexer(store, collections, revisions, scales)
     working = asyncio.create_task(scales.run())
     # Shortest first: the average drifts as far as it can.
     for id_, text in sorted(passages.items(), key=lambda passage: len(passage[1])):
         await indexer.upsert(IndexId("uid-docs"), [(chunk(text, document=id_), embedded(text).tobytes())])
     await scales.settled()
-    yield Retriever(store, Embedder(), collections, scales)
+    yield Retriever(store, Embedder(), collections, scales, Freshness(revisions))
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working

@@ -1,10 +1,12 @@
 """Search, over fakes."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from services.mesh.consistency import consistency_token
 from services.mesh.errors import (
     CollectionDisabled,
     CollectionNotFound,
@@ -19,11 +21,21 @@ from services.mesh.identity import Caller
 from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.freshness import Freshness
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import QueryEmbedding
 from services.retrieval.retriever import Answer, Query, Retriever
 from services.retrieval.scaling import SparseScales
-from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, MemoryVectorStore, chunk, direction, encoded, view
+from tests.retrieval_fakes import (
+    FakeEmbedder,
+    FakeRegistry,
+    FakeRevisions,
+    MemoryVectorStore,
+    chunk,
+    direction,
+    encoded,
+    view,
+)
 
 ANN = Caller(tenant="acme", subject="ann", principals=frozenset({"user:ann", "group:staff"}))
 ANONYMOUS = Caller(tenant="acme", subject="anonymous", anonymous=True)
@@ -58,7 +70,9 @@ class Searching:
         for each in views or (view(),):
             self.collections.apply(each)
         scales = SparseScales(self.store, self.collections.language_of)
-        self.retriever = Retriever(self.store, self.embedder, self.collections, scales)
+        self.revisions = FakeRevisions()
+        freshness = Freshness(self.revisions)
+        self.retriever = Retriever(self.store, self.embedder, self.collections, scales, freshness)
 
     async def holding(self, *collection_ids: str, **document_fields: dict[str, object]) -> "Searching":
         for collection_id in collection_ids or ("docs",):
@@ -279,6 +293,7 @@ async def test_without_embedding_a_hybrid_search_goes_on_by_words_and_says_so() 
         DeadEmbedder(),
         searching.collections,
         SparseScales(searching.store, searching.collections.language_of),
+        Freshness(searching.revisions),
     )
     answer = await searching.search()
     assert sorted(documents(answer)) == ["dogs", "foxes"]
@@ -294,6 +309,27 @@ async def test_reranking_without_a_model_is_left_out_and_said_so() -> None:
     assert [each.stage for each in answer.degraded] == ["rerank"]
     with pytest.raises(FailedPrecondition, match="rerank"):
         await searching.search(features=frozenset({"rerank"}), require_all=True)
+
+
+async def test_a_search_with_a_token_waits_for_the_revision_and_others_ask_nobody() -> None:
+    searching = await Searching().holding()
+    index = IndexId("uid-docs")
+    waiting = asyncio.create_task(searching.search(consistency_token=consistency_token(index, 2)))
+    await searching.revisions.bump(index)
+    await searching.search()
+    assert not waiting.done()
+    await searching.revisions.bump(index)
+    assert documents(await waiting)
+    asked = searching.revisions.asked
+    await searching.search()
+    await searching.search(consistency_token=consistency_token(index, 2))
+    assert searching.revisions.asked == asked
+
+
+async def test_a_token_of_another_collection_is_refused_whatever_it_waits_for() -> None:
+    searching = await Searching().holding()
+    with pytest.raises(InvalidArgument, match="not searched here"):
+        await searching.search(consistency_token=consistency_token("uid-other", 10**9))
 
 
 async def test_the_same_search_gives_the_same_answer() -> None:
