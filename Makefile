@@ -41,11 +41,8 @@ logs: install ## Show the ends of all logs
 doctor: install ## Look for what is wrong
 	@$(BIN)/ragweave doctor
 
-test: install lint ## Lint, then run the suite with coverage
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered --fail-under=70
+test: install lint ## Lint, then run the suite with coverage, on two cores
+	$(BIN)/python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 70
 
 test-tls: install ## Run every end-to-end test with TLS on
 	RAGWEAVE_TLS=on $(BIN)/python -m pytest tests/e2e --durations 10
