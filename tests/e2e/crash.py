@@ -93,7 +93,7 @@ class Campaign:
 
     def import_once(self, number: int) -> None:
         """Raises AssertionError where anything is lost, double or untrue."""
-        folder, directory, cancelled = f"crash-{number}", bool(number % 2), number % 3 == 2
+        folder, directory, cancelled = f"crash-{number}", bool(number % 2), number % 3 == 1
         corpus = Corpus.made(folder, self.documents, self.draw.randrange(2**32))
         corpus.written_under(self.mesh.layout.import_root)
         self.mesh.wait_ready()
