@@ -207,8 +207,14 @@ def collection_deletions(
 
 
 def upkeep_of(
-    store: RegistryStore, index: Index, registry: Registry, trail: Trail | None = None, jobs: Jobs | None = None
+    store: RegistryStore,
+    index: Index,
+    registry: Registry,
+    trail: Trail | None = None,
+    jobs: Jobs | None = None,
+    *,
+    retention: timedelta = AT_ONCE,
 ) -> Upkeep:
-    whole = collection_deletions(store, index, registry, retention=AT_ONCE)
+    whole = collection_deletions(store, index, registry, retention=retention)
     writer = DocumentWriter(store, index)
     return Upkeep(store, whole, writer, Imports(writer, jobs or FakeJobs()), trail or FakeTrail())

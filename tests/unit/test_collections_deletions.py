@@ -85,7 +85,7 @@ class World:
             self.store._collections[uid] = replace(each, **changes)
 
     async def sweep(self) -> None:
-        await sweep(upkeep_of(self.store, self.index, self.registry, jobs=self.jobs))
+        await sweep(upkeep_of(self.store, self.index, self.registry, jobs=self.jobs, retention=WEEK))
 
 
 @pytest.fixture
@@ -328,6 +328,22 @@ async def test_of_several_deleted_collections_of_one_id_the_last_comes_back(worl
     await world.whole.purge(await world.registry.get("docs", ANN))
     assert (await world.whole.undelete("docs", ANN)).uid == first.uid
     assert world.index.applied[first.uid].delete_time is None
+
+
+async def test_an_expired_collection_is_deleted_and_then_purged_by_upkeep(world: World) -> None:
+    made = await world.registry.create("short", {"ttl": timedelta(hours=1)}, ANN)
+    world.store._collections[made.uid] = replace(made, expire_time=now())
+    await world.sweep()
+    deleted = await world.registry.get("short", ANN)
+    assert deleted.purge_time == deleted.delete_time + WEEK  # type: ignore[operator]
+    assert world.index.applied[made.uid].delete_time
+    await world.sweep()
+    assert world.index.dropped == []
+    await world.age(purge_time=LONG_AGO)
+    await world.sweep()
+    assert world.index.dropped == [made.uid]
+    with pytest.raises(CollectionNotFound):
+        await world.whole.undelete("short", ANN)
 
 
 async def test_a_collection_that_expired_comes_back_for_good(world: World) -> None:
