@@ -82,7 +82,7 @@ class MemoryRegistry:
         if not self.oblivious:
             check_quota("acme", limits=self.limits, usage=self.usage, more=more)
 
-    async def collection(self, collection_id: str) -> Collection:
+    async def collection(self, collection_id: str, uid: str = "") -> Collection:
         if collection_id not in self.collections:
             raise CollectionNotFound(f"collections/{collection_id} does not exist")
         return self.collections[collection_id]

@@ -86,7 +86,7 @@ class Sweep:
 
     async def run(self) -> Outcome:
         job, after = self._job, ""
-        collection = await self._patience(lambda: self._registry.collection(job.collection_id))
+        collection = await self._patience(lambda: self._registry.collection(job.collection_id, job.collection_uid))
         if collection.uid != job.collection_uid:
             raise CollectionNotFound(f"collections/{job.collection_id} was deleted after the import began")
         while True:

@@ -181,7 +181,9 @@ class DocumentImport:
     # Reading
 
     async def _collection(self) -> Collection:
-        collection = await self._tools.patience(lambda: self._tools.registry.collection(self._job.collection_id))
+        collection = await self._tools.patience(
+            lambda: self._tools.registry.collection(self._job.collection_id, self._job.collection_uid)
+        )
         if collection.uid != self._job.collection_uid:
             raise CollectionNotFound(f"collections/{self._job.collection_id} was deleted after the import began")
         return collection

@@ -345,8 +345,15 @@ class ImportedDocument:
 class Registry(Protocol):
     """Collections and documents, as the caller's tenant has them."""
 
-    async def collection(self, collection_id: str) -> Collection:
-        """Raises CollectionNotFound."""
+    async def collection(self, collection_id: str, uid: str = "") -> Collection:
+        """The collection of an id as it now is.
+
+        Args:
+            uid: The one that is meant; then it may be as it was a moment ago.
+
+        Raises:
+            CollectionNotFound: there is none.
+        """
         ...
 
     async def lookup(self, collection_id: str, document_ids: Sequence[str]) -> dict[str, KnownDocument]:

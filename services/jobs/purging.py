@@ -27,7 +27,7 @@ class DocumentPurge:
 
     async def run(self) -> Outcome:
         job, again = self._job, self._lease.committing or self._lease.torn
-        collection = await self._patience(lambda: self._registry.collection(job.collection_id))
+        collection = await self._patience(lambda: self._registry.collection(job.collection_id, job.collection_uid))
         if collection.uid != job.collection_uid:
             raise CollectionNotFound(f"collections/{job.collection_id} was deleted after the purge began")
         if not await self._queue.lock(self._lease, collection.uid, self._id):

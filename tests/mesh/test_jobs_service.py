@@ -178,6 +178,14 @@ async def test_inline_documents_become_chunks_and_records(jobs: Running) -> None
     assert jobs.peers.callers == {("acme", "ann", "jobs"), ("acme", "ann", "worker")}
 
 
+async def test_a_collection_made_anew_is_imported_into_at_once(jobs: Running) -> None:
+    async with jobs.working():
+        assert (await jobs.ended((await jobs.submit(inline=inline(("a", "one")))).name)).state == Job.SUCCEEDED
+        jobs.peers.collections["acme", "books"].uid = "uid-made-anew"
+        job = await jobs.ended((await jobs.submit(inline=inline(("b", "two")))).name)
+    assert (job.state, written_at(job.consistency_token)[0]) == (Job.SUCCEEDED, "uid-made-anew")
+
+
 async def test_whoever_records_documents_can_ask_which_imports_were_queued(jobs: Running) -> None:
     await jobs.submit(inline=inline(("a", "one")), request_id="document:1")
     asked = upload_pb.FindImportsRequest(request_ids=["document:1", "document:2"])

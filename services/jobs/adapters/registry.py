@@ -27,16 +27,16 @@ _REMEMBERED = 256
 
 
 class RegistryClient:
-    """Remembers collections for a moment."""
+    """Remembers collections for a moment, for who knows which one it means."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = RegistryServiceStub(channel)
         self._collections: dict[tuple[str, str], tuple[float, Collection]] = {}
 
-    async def collection(self, collection_id: str) -> Collection:
+    async def collection(self, collection_id: str, uid: str = "") -> Collection:
         key = caller().tenant, collection_id
         asked, known = self._collections.get(key, (0.0, None))
-        if known is not None and time.monotonic() - asked < _FRESH_S:
+        if known is not None and uid == known.uid and time.monotonic() - asked < _FRESH_S:
             return known
         try:
             record = await self._stub.GetCollectionRecord(pb.GetCollectionRecordRequest(collection_id=collection_id))
