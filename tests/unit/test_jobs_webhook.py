@@ -54,6 +54,7 @@ def test_what_is_signed_verifies_and_what_was_touched_does_not() -> None:
     for touched in (
         {"webhook-id": "msg_2"},
         {"webhook-timestamp": str(int(NOW.timestamp()) + 1)},
+        {"webhook-timestamp": "hello"},
         {"webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA="},
         {"webhook-signature": headers["webhook-signature"].replace("v1,", "v2,")},
     ):
@@ -66,6 +67,13 @@ def test_what_is_signed_verifies_and_what_was_touched_does_not() -> None:
         Verifier(SECRET).verify(BODY + b" ", headers)
     with pytest.raises(WebhookVerificationError):
         Verifier(OTHER).verify(BODY, headers)
+
+
+def test_our_signature_is_found_among_those_of_others() -> None:
+    headers = dict(webhook().headers("msg_1", BODY, NOW))
+    other = "Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="
+    headers["webhook-signature"] = f"v1,{other} v2,{other} {headers['webhook-signature']} v1,{other}"
+    assert Verifier(SECRET).verify(BODY, headers) == {"test": 2432232314}
 
 
 @pytest.mark.parametrize("late_s", [-301, 301])
