@@ -5,6 +5,7 @@ import json
 import random
 import ssl
 import urllib.request
+from contextlib import closing
 from urllib.parse import quote
 
 import pytest
@@ -29,15 +30,15 @@ def test_what_the_document_says_holds_for_whatever_fits_it_and_whatever_does_not
 def test_unknown_routes_and_parameters_are_refused_and_eject_nobody(mesh: Mesh) -> None:
     draw, before = random.Random(SEED), _ejections(mesh)
     token = mesh.token(**CALLER)
-    connection = _connection(mesh)
-    for _ in range(1000):
-        verb, target, expected = _unknown_route(draw) if draw.random() < 0.5 else _unknown_parameter(draw)
-        connection.request(verb, target, headers={"authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        body = answer.read()
-        assert answer.status in expected, (verb, target, answer.status, body)
-        if verb != "HEAD" and answer.status != 200:
-            assert set(json.loads(body)) == {"code", "message", "details"}, (verb, target, body)
+    with closing(_connection(mesh)) as connection:
+        for _ in range(1000):
+            verb, target, expected = _unknown_route(draw) if draw.random() < 0.5 else _unknown_parameter(draw)
+            connection.request(verb, target, headers={"authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status in expected, (verb, target, answer.status, body)
+            if verb != "HEAD" and answer.status != 200:
+                assert set(json.loads(body)) == {"code", "message", "details"}, (verb, target, body)
     assert before
     assert _ejections(mesh) == before
     assert mesh.rest("GET", f"{PREFIX}/collections", token=token).status == 200
