@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Any, NamedTuple, Self
 
 import grpc
-from google.api import httpbody_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
@@ -16,6 +15,7 @@ from ragweave import contract
 from ragweave.errors import RagweaveError
 from ragweave.exports import ended
 from ragweave.names import collection_name
+from ragweave.uploads import Sending
 from ragweave.v1 import (
     collection_pb2,
     collection_service_pb2,
@@ -45,7 +45,6 @@ ENDED = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.PARTIALLY_SUCCEEDED, job_p
 # A mutation outlives the restart of who serves it: attempts in all, and pauses between them.
 _ATTEMPTS = 6
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
-_UPLOAD_PART_BYTES = 256 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
@@ -266,18 +265,30 @@ class Client(_Stubs):
             return job
 
     def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
-        """Uploads one file and queues its import."""
-        parts = _upload(collection, filename, content, fields)
+        """Uploads one file and queues its import; goes on where it was cut off, as long as some of it arrives."""
+        sending = Sending(collection, filename, content, fields)
+        attempts = _attempts(None)
         with _explained():
-            for attempt in (*_attempts(None), None):
+            while True:
                 try:
-                    answer: document_service_pb2.UploadDocumentResponse = self.documents.UploadDocument(iter(parts))
+                    answer: document_service_pb2.UploadDocumentResponse = self.documents.UploadDocument(
+                        sending.messages()
+                    )
                     return answer.job
                 except grpc.RpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt is None:
+                    attempt = next(attempts, None)
+                    if attempt is None or not sending.may_go_on(error):
                         raise
                     time.sleep(attempt.pause_s)
-        raise AssertionError("the last attempt answers or raises")
+                    if sending.go_on(error, self._received(sending)):
+                        attempts = _attempts(None)
+
+    def _received(self, sending: Sending) -> document_service_pb2.Upload | grpc.RpcError:
+        try:
+            found: document_service_pb2.Upload = self.documents.GetUpload(sending.question())
+            return found
+        except grpc.RpcError as error:
+            return error
 
     def watch(self, job: str, after_sequence: int = 0) -> Iterator[job_service_pb2.WatchJobResponse]:
         """A job's events to its end; goes on after a broken connection where it was."""
@@ -425,19 +436,29 @@ class AsyncClient(_Stubs):
 
     async def upload(self, collection: str, filename: str, content: bytes, **fields: Any) -> job_pb2.Job:
         """As Client.upload."""
-        parts = _upload(collection, filename, content, fields)
+        sending = Sending(collection, filename, content, fields)
+        attempts = _attempts(None)
         with _explained():
-            for attempt in (*_attempts(None), None):
+            while True:
                 try:
                     answer: document_service_pb2.UploadDocumentResponse = await self.documents.UploadDocument(
-                        iter(parts)
+                        sending.messages()
                     )
                     return answer.job
                 except grpc.RpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt is None:
+                    attempt = next(attempts, None)
+                    if attempt is None or not sending.may_go_on(error):
                         raise
                     await asyncio.sleep(attempt.pause_s)
-        raise AssertionError("the last attempt answers or raises")
+                    if sending.go_on(error, await self._received(sending)):
+                        attempts = _attempts(None)
+
+    async def _received(self, sending: Sending) -> document_service_pb2.Upload | grpc.RpcError:
+        try:
+            found: document_service_pb2.Upload = await self.documents.GetUpload(sending.question())
+            return found
+        except grpc.RpcError as error:
+            return error
 
     def watch(self, job: str, after_sequence: int = 0) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
         """As Client.watch."""
@@ -579,18 +600,3 @@ def _reprocess(collection: str, filter: str, fields: dict[str, Any]) -> job_serv
 
 def _purge(collection: str, filter: str, force: bool) -> job_service_pb2.PurgeDocumentsRequest:
     return job_service_pb2.PurgeDocumentsRequest(parent=collection_name(collection), filter=filter, force=force)
-
-
-def _upload(
-    collection: str, filename: str, content: bytes, fields: dict[str, Any]
-) -> Sequence[document_service_pb2.UploadDocumentRequest]:
-    head = {"parent": collection_name(collection), "filename": filename, **fields}
-    parts = [
-        document_service_pb2.UploadDocumentRequest(
-            file=httpbody_pb2.HttpBody(data=content[at : at + _UPLOAD_PART_BYTES])
-        )
-        for at in range(0, max(len(content), 1), _UPLOAD_PART_BYTES)
-    ]
-    json_format.ParseDict(head, parts[0])
-    parts[0].request_id = parts[0].request_id or uuid.uuid4().hex
-    return parts

@@ -1,5 +1,6 @@
 """Collections and documents for tests, and what the registry needs of the other services, faked."""
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from services.collections.records import Chunk, Collection, Document, new_etag
 from services.collections.registry import Registry
 from services.collections.upkeep import Upkeep
 from services.mesh.audit import Trail
-from services.mesh.errors import DependencyUnavailable, ModelNotFound, UploadNotFound
+from services.mesh.errors import DependencyUnavailable, InvalidArgument, ModelNotFound, UploadNotFound
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 from tests.audit_fakes import FakeTrail
@@ -160,12 +161,16 @@ class FakeModels:
 
 
 class FakeJobs:
-    """Jobs by document uid, and uploads by content; may be down, or have lost what was uploaded."""
+    """Jobs by document uid, and uploads by content; may be down, or have lost what was uploaded.
+
+    What broke off is kept by its name.
+    """
 
     def __init__(self) -> None:
         self.imports: dict[str, tuple[Document, Content]] = {}
         self.uploads: list[bytes] = []
         self.parts_seen: list[int] = []
+        self.unfinished: dict[str, bytes] = {}
         self.down = False
         self.lost = False
 
@@ -183,14 +188,31 @@ class FakeJobs:
             raise DependencyUnavailable("jobs is unavailable")
         return {each.uid for each in documents if each.uid in self.imports}
 
-    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
-        content = b""
-        async for part in parts:
-            self.parts_seen.append(len(part))
-            content += part
+    async def store(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        upload: str = "",
+        offset: int = 0,
+        sha256: str = "",
+        validate_only: bool = False,
+    ) -> Upload:
+        content = self.unfinished.get(upload, b"")[:offset]
+        try:
+            async for part in parts:
+                self.parts_seen.append(len(part))
+                content += part
+        except ConnectionError:
+            self.unfinished[upload] = content
+            raise
+        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+            raise InvalidArgument.of("sha256", "is another")
         if not validate_only:
             self.uploads.append(content)
         return Upload(f"hash of {content[:20]!r}", len(content))
+
+    async def received(self, upload: str) -> int:
+        return len(self.unfinished[upload])
 
 
 def document_deletions(

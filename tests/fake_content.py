@@ -2,12 +2,20 @@
 
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any
 
-from services.jobs.blobs import PIECE_BYTES, Blob
+from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_size
 from services.jobs.extraction import ExtractedText, Syntax
-from services.mesh.errors import DocumentTooLarge, NoTextFound, TenantDeleted, UnsupportedMediaType, UploadNotFound
+from services.mesh.errors import (
+    DomainError,
+    NoTextFound,
+    TenantDeleted,
+    UnsupportedMediaType,
+    UploadNotFound,
+    UploadOffsetInvalid,
+)
 from services.mesh.media_types import SUPPORTED, media_type_of
 
 
@@ -18,17 +26,64 @@ class MemoryBlobStore:
         self._contents: dict[tuple[str, str], bytes] = {}
         self._texts: dict[tuple[str, str, str], ExtractedText] = {}
         self._barred: set[str] = set()
+        self._uploads: dict[tuple[str, str], tuple[float, bytes]] = {}
 
-    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+    async def put(
+        self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None, sha256: str = ""
+    ) -> Blob:
         whole = b""
         async for piece in content:
             whole += piece
-            if max_bytes is not None and len(whole) > max_bytes:
-                raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+            check_size(len(whole), max_bytes)
+        return self._keep(tenant, whole, sha256)
+
+    async def put_upload(
+        self,
+        tenant: str,
+        upload: str,
+        offset: int,
+        content: AsyncIterable[bytes],
+        *,
+        max_bytes: int | None = None,
+        sha256: str = "",
+    ) -> Blob:
+        self._check(tenant)
+        _, before = self._uploads.get((tenant, upload), (0.0, b""))
+        if offset > len(before):
+            raise UploadOffsetInvalid(f"offset: {len(before)} bytes have arrived", received_bytes=str(len(before)))
+        whole = before[:offset]
+        try:
+            async for piece in content:
+                whole += piece
+                check_size(len(whole), max_bytes)
+            kept = self._keep(tenant, whole, sha256)
+        except DomainError:
+            self._uploads.pop((tenant, upload), None)
+            raise
+        except BaseException:
+            if len(whole) > len(before):
+                self._uploads[tenant, upload] = time.time(), whole
+            raise
+        self._uploads.pop((tenant, upload), None)
+        return kept
+
+    def _keep(self, tenant: str, whole: bytes, sha256: str) -> Blob:
         self._check(tenant)
         content_hash = hashlib.sha256(whole).hexdigest()
+        check_content(content_hash, sha256)
         self._contents[tenant, content_hash] = whole
         return Blob(content_hash, len(whole))
+
+    async def received(self, tenant: str, upload: str) -> int:
+        if (tenant, upload) not in self._uploads:
+            raise UploadNotFound(f"nothing has arrived of an upload of the request_id {upload!r}")
+        return len(self._uploads[tenant, upload][1])
+
+    async def forget_uploads(self, idle_s: float) -> int:
+        late = [key for key, (at, _) in self._uploads.items() if at < time.time() - idle_s]
+        for key in late:
+            del self._uploads[key]
+        return len(late)
 
     async def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:
         whole = await self.read(tenant, content_hash)
@@ -62,6 +117,7 @@ class MemoryBlobStore:
         self._barred.add(tenant)
         kept: list[tuple[dict[Any, Any], Any]] = [(self._contents, key) for key in self._contents if key[0] == tenant]
         kept += [(self._texts, key) for key in self._texts if key[0] == tenant]
+        kept += [(self._uploads, key) for key in self._uploads if key[0] == tenant]
         for held, key in kept[:limit]:
             del held[key]
         return min(len(kept), limit), len(kept) <= limit

@@ -1,8 +1,7 @@
-"""Commands that call the mesh: token, import, search, dirs, jobs, watch, events, retry, dead-letters, replay."""
+"""Commands that call the mesh: token, search, dirs, jobs, watch, events, retry, dead-letters, replay."""
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
@@ -18,12 +17,9 @@ from ragweave.cli.console import DEFAULT_TENANT, command, connect, err, fail, la
 from ragweave.client import Client
 from ragweave.errors import RagweaveError
 from ragweave.local.keys import sign_token
-from ragweave.names import collection_name, document_id_from, last_id
+from ragweave.names import last_id
 from ragweave.v1 import directory_pb2, directory_service_pb2, event_pb2, job_pb2, job_service_pb2, search_pb2
 
-# Files of one import request: as many as fit into this, so that a request stays far below the edge's limit.
-_BATCH_BYTES = 4 * 2**20
-_BATCH_FILES = 200
 # What became of the documents that a job succeeded with.
 _DONE = {job_pb2.Job.REPROCESS: "made again", job_pb2.Job.PURGE: "deleted"}
 
@@ -52,30 +48,6 @@ def token(
         lifetime_s=int(hours * 3600),
     )
     print(signed)
-
-
-@command("import")
-def import_(
-    path: Annotated[Path, typer.Argument(help="A file or a folder on this machine.")],
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Made where it does not exist.")],
-    glob: Annotated[str, typer.Option(help="Files of the folder to take.")] = "**/*",
-) -> None:
-    """Import files: their bytes are sent, so the mesh need not see this machine's folders."""
-    if not path.exists():
-        fail(f"{path}: no such file or folder")
-    root = path if path.is_dir() else path.parent
-    files = sorted(p for p in path.glob(glob) if p.is_file() and not _hidden(p, root)) if path.is_dir() else [path]
-    if not files:
-        fail(f"{path}: no files match {glob!r}")
-    with connect() as client:
-        ensure_collection(client, collection)
-        jobs = [_send(client, collection, root, batch) for batch in _batches(files)]
-        ended = [follow(client, job) for job in jobs]
-        failed = [item for job in ended for item in failed_items(client, job)]
-    for item in failed:
-        _tell_failed(item)
-    if failed:
-        raise typer.Exit(1)
 
 
 @command()
@@ -253,7 +225,7 @@ def watched(client: Client, job: str) -> None:
     """Follows a job to its end and tells what failed; ends the command with 1 unless it succeeded."""
     ended = follow(client, job)
     for item in failed_items(client, ended):
-        _tell_failed(item)
+        tell_failed(item)
     if ended.state != job_pb2.Job.SUCCEEDED:
         raise typer.Exit(1)
 
@@ -271,7 +243,7 @@ def failed_items(client: Client, job: job_pb2.Job) -> Iterator[job_pb2.JobItem]:
             return
 
 
-def _tell_failed(item: job_pb2.JobItem) -> None:
+def tell_failed(item: job_pb2.JobItem) -> None:
     err.print(
         f"[red]failed[/red] {escape(item.source_uri or item.document)}: {escape(item.error.message)}", soft_wrap=True
     )
@@ -291,33 +263,3 @@ def show(found: search_pb2.SearchResponse) -> None:
         out.print("no hits")
     for stage in found.degraded_stages:
         err.print(f"[yellow]left out:[/yellow] {stage.stage}: {stage.reason}")
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _batches(files: list[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    size = 0
-    for path in files:
-        length = path.stat().st_size
-        if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_FILES):
-            yield batch
-            batch, size = [], 0
-        batch.append(path)
-        size += length
-    yield batch
-
-
-def _send(client: Client, collection: str, root: Path, batch: list[Path]) -> str:
-    """Queues files; returns the job's name. A file too large for a batch is streamed on its own."""
-    relative = [path.relative_to(root).as_posix() for path in batch]
-    ids = [document_id_from(name) for name in relative]
-    if len(batch) == 1 and batch[0].stat().st_size > _BATCH_BYTES:
-        return client.upload(collection, batch[0].name, batch[0].read_bytes(), document_id=ids[0]).name
-    request = job_service_pb2.ImportDocumentsRequest(parent=collection_name(collection))
-    for path, name, document_id in zip(batch, relative, ids, strict=True):
-        document = request.inline.documents.add(document_id=document_id, data=path.read_bytes())
-        document.document.source_uri = name
-    return client.jobs.ImportDocuments(request).name  # type: ignore[no-any-return]

@@ -121,6 +121,7 @@ class UploadDocumentRequest(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The collection: `collections/{collection}` or the bare id."""
     document_id: _builtins.str
@@ -134,7 +135,9 @@ class UploadDocumentRequest(_message.Message):
     metadata_json: _builtins.str
     """The document's metadata as a JSON object, so that it fits a query parameter."""
     sha256: _builtins.str
-    """Lower-case hex SHA-256 of the whole file; refused when it differs from what arrived."""
+    """Lower-case hex SHA-256 of the whole file; refused, and nothing kept, when it differs from what arrived. Required with
+    an offset.
+    """
     request_id: _builtins.str
     """Makes the call safe to repeat: it is done once, and the same id and body give the same result for 24 hours. Another
     body is ALREADY_EXISTS with reason REQUEST_ID_REUSED. What was refused or only validated is not kept. Each tenant has
@@ -143,6 +146,10 @@ class UploadDocumentRequest(_message.Message):
     validate_only: _builtins.bool
     """Checks everything, the file to its last byte, and keeps nothing; the answer has no job. Over gRPC in the first
     message.
+    """
+    offset: _builtins.int
+    """Where in the file the bytes of this call begin: what came before arrived in earlier calls of the same request_id.
+    OUT_OF_RANGE where less has arrived, with `received_bytes` in the error's metadata.
     """
     @_builtins.property
     def file(self) -> _httpbody_pb2.HttpBody:
@@ -160,14 +167,63 @@ class UploadDocumentRequest(_message.Message):
         sha256: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "file", b"file", "filename", b"filename", "metadata_json", b"metadata_json", "parent", b"parent", "request_id", b"request_id", "sha256", b"sha256", "title", b"title", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "file", b"file", "filename", b"filename", "metadata_json", b"metadata_json", "offset", b"offset", "parent", b"parent", "request_id", b"request_id", "sha256", b"sha256", "title", b"title", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadDocumentRequest: _TypeAlias = UploadDocumentRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadRequest(_message.Message):
+    """Asks for an upload that was cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The collection: `collections/{collection}` or the bare id."""
+    request_id: _builtins.str
+    """The upload's request_id."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadRequest: _TypeAlias = GetUploadRequest  # noqa: Y015
+
+@_typing.final
+class Upload(_message.Message):
+    """An upload that was cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    received_bytes: _builtins.int
+    """Bytes from the file's first one on that have arrived: the offset to go on at."""
+    def __init__(
+        self,
+        *,
+        received_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_bytes", b"received_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upload: _TypeAlias = Upload  # noqa: Y015
 
 @_typing.final
 class UploadDocumentResponse(_message.Message):

@@ -46,6 +46,11 @@ class DocumentServiceStub:
                 request_serializer=ragweave_dot_v1_dot_document__service__pb2.UploadDocumentRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_document__service__pb2.UploadDocumentResponse.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/ragweave.v1.DocumentService/GetUpload',
+                request_serializer=ragweave_dot_v1_dot_document__service__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_document__service__pb2.Upload.FromString,
+                _registered_method=True)
         self.ListDocuments = channel.unary_unary(
                 '/ragweave.v1.DocumentService/ListDocuments',
                 request_serializer=ragweave_dot_v1_dot_document__service__pb2.ListDocumentsRequest.SerializeToString,
@@ -102,6 +107,18 @@ class DocumentServiceServicer:
     def UploadDocument(self, request_iterator, context):
         """Takes a file of any supported type, as it is, and queues its import. Over gRPC the first message names the document
         and every message may carry bytes; over REST the body is the file and its content type the media type.
+
+        Under a request_id an upload that is cut off can be gone on with, for a day: GetUpload tells how much of the file has
+        come, and the next call of the same request_id sends the rest, with `offset` and `sha256`. A tenant has at most 16
+        such uploads; a further one takes the place of the one that has rested longest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Tells how much has come of an upload that was cut off. NOT_FOUND where there is none: it has ended, has rested for a
+        day, or never brought a byte; it then begins anew, and is done once all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +197,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.UploadDocument,
                     request_deserializer=ragweave_dot_v1_dot_document__service__pb2.UploadDocumentRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_document__service__pb2.UploadDocumentResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=ragweave_dot_v1_dot_document__service__pb2.GetUploadRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_document__service__pb2.Upload.SerializeToString,
             ),
             'ListDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDocuments,
@@ -277,6 +299,33 @@ class DocumentService:
             '/ragweave.v1.DocumentService/UploadDocument',
             ragweave_dot_v1_dot_document__service__pb2.UploadDocumentRequest.SerializeToString,
             ragweave_dot_v1_dot_document__service__pb2.UploadDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.DocumentService/GetUpload',
+            ragweave_dot_v1_dot_document__service__pb2.GetUploadRequest.SerializeToString,
+            ragweave_dot_v1_dot_document__service__pb2.Upload.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class DocumentServiceStub:
     UploadDocument: _grpc.StreamUnaryMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]
     """Takes a file of any supported type, as it is, and queues its import. Over gRPC the first message names the document
     and every message may carry bytes; over REST the body is the file and its content type the media type.
+
+    Under a request_id an upload that is cut off can be gone on with, for a day: GetUpload tells how much of the file has
+    come, and the next call of the same request_id sends the rest, with `offset` and `sha256`. A tenant has at most 16
+    such uploads; a further one takes the place of the one that has rested longest.
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.GetUploadRequest, _document_service_pb2.Upload]
+    """Tells how much has come of an upload that was cut off. NOT_FOUND where there is none: it has ended, has rested for a
+    day, or never brought a byte; it then begins anew, and is done once all the same.
     """
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]
     """Lists the documents of a collection."""
@@ -75,6 +83,14 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     UploadDocument: _aio.StreamUnaryMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]  # type: ignore[assignment]
     """Takes a file of any supported type, as it is, and queues its import. Over gRPC the first message names the document
     and every message may carry bytes; over REST the body is the file and its content type the media type.
+
+    Under a request_id an upload that is cut off can be gone on with, for a day: GetUpload tells how much of the file has
+    come, and the next call of the same request_id sends the rest, with `offset` and `sha256`. A tenant has at most 16
+    such uploads; a further one takes the place of the one that has rested longest.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_document_service_pb2.GetUploadRequest, _document_service_pb2.Upload]  # type: ignore[assignment]
+    """Tells how much has come of an upload that was cut off. NOT_FOUND where there is none: it has ended, has rested for a
+    day, or never brought a byte; it then begins anew, and is done once all the same.
     """
     ListDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
     """Lists the documents of a collection."""
@@ -120,6 +136,20 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_document_service_pb2.UploadDocumentResponse, _abc.Awaitable[_document_service_pb2.UploadDocumentResponse]]:
         """Takes a file of any supported type, as it is, and queues its import. Over gRPC the first message names the document
         and every message may carry bytes; over REST the body is the file and its content type the media type.
+
+        Under a request_id an upload that is cut off can be gone on with, for a day: GetUpload tells how much of the file has
+        come, and the next call of the same request_id sends the rest, with `offset` and `sha256`. A tenant has at most 16
+        such uploads; a further one takes the place of the one that has rested longest.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _document_service_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.Upload, _abc.Awaitable[_document_service_pb2.Upload]]:
+        """Tells how much has come of an upload that was cut off. NOT_FOUND where there is none: it has ended, has rested for a
+        day, or never brought a byte; it then begins anew, and is done once all the same.
         """
 
     @_abc_1.abstractmethod

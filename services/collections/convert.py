@@ -38,10 +38,11 @@ from services.mesh.receipts import Receipt, receipt_from
 
 
 def upload_receipt_from(first: document_service_pb2.UploadDocumentRequest, who: Caller) -> Receipt | None:
-    """As `receipt_from`, whatever part of the file the first message carries."""
+    """As `receipt_from`, whatever part of the file the call carries."""
     named = document_service_pb2.UploadDocumentRequest()
     named.CopyFrom(first)
     named.file.ClearField("data")
+    named.ClearField("offset")
     return receipt_from(named, who)
 
 
@@ -145,6 +146,8 @@ def new_file_from(first: document_service_pb2.UploadDocumentRequest) -> NewFile:
         content_type=first.file.content_type,
         metadata_json=first.metadata_json,
         sha256=first.sha256,
+        upload="" if first.validate_only else first.request_id,
+        offset=first.offset,
     )
 
 

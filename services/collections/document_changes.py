@@ -47,6 +47,8 @@ class NewFile:
         content_type: As the transport has it.
         metadata_json: A JSON object, or empty.
         sha256: What the file's SHA-256 must be, lower-case hex; or empty.
+        upload: Under which what has come is kept when the file is cut off; or empty.
+        offset: Where in the file what is sent now begins.
     """
 
     parent: str
@@ -56,6 +58,8 @@ class NewFile:
     content_type: str = ""
     metadata_json: str = ""
     sha256: str = ""
+    upload: str = ""
+    offset: int = 0
 
 
 def document_of(collection: Collection, new: NewDocument, content: Content) -> Document:

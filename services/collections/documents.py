@@ -1,7 +1,6 @@
 """The registry of documents: what each collection holds, and that searches see the same."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -142,8 +141,9 @@ class Documents:
         Raises:
             EmptyDocument, DocumentTooLarge: The file has no bytes, or too many.
             QuotaExceeded: The tenant may not keep one more document, or as many bytes; said as soon as it is known.
-            InvalidArgument: Its SHA-256 is another than announced.
+            InvalidArgument: Its SHA-256 is another than announced; or it is to go on without what that takes.
         """
+        _check_offset(file, validate_only)
         collection = await self._writer.collection(file.parent, who, writing=True)
         new = NewDocument(
             document_id=file.document_id or (document_id_from(file.filename) if file.filename else new_id("d")),
@@ -156,13 +156,24 @@ class Documents:
         if receipt is None:
             await self._check_free(collection, new.document_id)
         if receipt is None or not await self._came_before(receipt):
-            parts = self._quotas.fitting(who.tenant, parts)
-        stored = await self._jobs.store(self._bounded(parts, file.sha256), validate_only=validate_only)
+            parts = self._quotas.fitting(who.tenant, parts, before=file.offset)
+        stored = await self._jobs.store(
+            self._bounded(parts, file.offset),
+            upload=file.upload,
+            offset=file.offset,
+            sha256=file.sha256,
+            validate_only=validate_only,
+        )
         if validate_only:
             return document_of(collection, new, stored), b""
         if receipt:
             receipt = replace(receipt, digest=f"{receipt.digest}:{stored.content_hash}")
         return await self.create(file.parent, new, stored, who, receipt=receipt)
+
+    async def received(self, parent: str, upload: str, who: Caller) -> int:
+        """How many bytes have come of an upload that was cut off."""
+        await self._writer.collection(parent, who, writing=True)
+        return await self._jobs.received(upload)
 
     async def get(self, name: str, who: Caller) -> Document:
         """The document of a name, a deleted one too where the caller may bring it back.
@@ -400,21 +411,28 @@ class Documents:
         if receipt and removed:
             await self._store.forget(receipt)
 
-    async def _bounded(self, parts: AsyncIterator[bytes], sha256: str) -> AsyncIterator[bytes]:
-        """The parts as they come, held to what was promised of the whole."""
-        digest, size = hashlib.sha256(), 0
+    async def _bounded(self, parts: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+        """The parts as they come after `size` bytes, held to the limit."""
         async for part in parts:
             size += len(part)
             if size > self._max_upload_bytes:
                 raise DocumentTooLarge(
                     f"file: is over the limit of {self._max_upload_bytes} bytes", limit=str(self._max_upload_bytes)
                 )
-            digest.update(part)
             yield part
         if not size:
             raise EmptyDocument("file: is empty")
-        if sha256 and digest.hexdigest() != sha256:
-            raise InvalidArgument.of("sha256", f"the file that arrived has {digest.hexdigest()}")
+
+
+def _check_offset(file: NewFile, validate_only: bool) -> None:
+    if not file.offset:
+        return
+    if validate_only:
+        raise InvalidArgument.of("offset", "is not for validate_only, which keeps nothing to go on with")
+    if not file.upload:
+        raise InvalidArgument.of("request_id", "is required with an offset: it says which upload goes on")
+    if not file.sha256:
+        raise InvalidArgument.of("sha256", "is required with an offset: it vouches for what came before")
 
 
 def _unless_taken(made: Document, found: Mapping[str, Document]) -> Document:

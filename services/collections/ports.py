@@ -339,12 +339,27 @@ class Jobs(Protocol):
         """Uids of those of the documents, of one tenant, whose import was queued in the last day."""
         ...
 
-    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
+    async def store(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        upload: str = "",
+        offset: int = 0,
+        sha256: str = "",
+        validate_only: bool = False,
+    ) -> Upload:
         """Stores the parts as they come; where they raise, nothing is stored and their error is raised.
 
         Args:
+            upload: Under which what has come is kept for a while when the parts end by an error; not where empty.
+            offset: Where in the whole they begin; the rest came under the same `upload`.
+            sha256: What the whole must have, where one is given; another is INVALID_ARGUMENT.
             validate_only: The parts are held to the limits and dropped.
         """
+        ...
+
+    async def received(self, upload: str) -> int:
+        """How many bytes have come of an upload; NOT_FOUND where none have."""
         ...
 
 

@@ -68,13 +68,13 @@ class Quotas:
 
         await self.within(tenant, fits)
 
-    async def fitting(self, tenant: str, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The parts of one more document's original, as they come.
+    async def fitting(self, tenant: str, parts: AsyncIterator[bytes], *, before: int = 0) -> AsyncIterator[bytes]:
+        """The parts of one more document's original, as they come after so many bytes `before`.
 
         Raises:
             QuotaExceeded: There is no room for one more, or for all of its bytes: at the first that is too many.
         """
-        size, room = 0, 0
+        size, room = before, 0
         async for part in parts:
             size += len(part)
             if size > room:

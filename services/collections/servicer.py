@@ -133,6 +133,10 @@ class DocumentServicer(DocumentServiceServicer):
         )
         return convert.uploaded_to(created)
 
+    async def GetUpload(self, request: documents_pb.GetUploadRequest, context: Context) -> documents_pb.Upload:
+        received = await self._documents.received(request.parent, request.request_id, caller(context))
+        return documents_pb.Upload(received_bytes=received)
+
     async def ListDocuments(
         self, request: documents_pb.ListDocumentsRequest, context: Context
     ) -> documents_pb.ListDocumentsResponse:

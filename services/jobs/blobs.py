@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from services.mesh.errors import DocumentTooLarge, UploadNotFound
+from services.mesh.errors import DocumentTooLarge, InvalidArgument, UploadNotFound
 
 PIECE_BYTES = 1 << 20
 
@@ -24,6 +24,12 @@ def check_size(size: int, max_bytes: int | None) -> None:
     """Raises DocumentTooLarge where content of that many bytes, so far, is over the limit."""
     if max_bytes is not None and size > max_bytes:
         raise DocumentTooLarge(f"the content is over the limit of {max_bytes} bytes")
+
+
+def check_content(content_hash: str, sha256: str) -> None:
+    """Raises InvalidArgument where content of that hash was to have another."""
+    if sha256 and content_hash != sha256:
+        raise InvalidArgument.of("sha256", f"is {sha256}, but the file that arrived has {content_hash}")
 
 
 def check_hash(content_hash: str) -> str:

@@ -10,15 +10,50 @@ from services.jobs.extraction import ExtractedText
 class BlobStore(Protocol):
     """Original bytes and the text extracted from them, by content hash; one tenant never sees another's.
 
-    `put` and `put_text` raise TenantDeleted, and keep nothing, from `erase` on until `admit`.
+    `put`, `put_upload` and `put_text` raise TenantDeleted, and keep nothing, from `erase` on until `admit`.
     """
 
-    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+    async def put(
+        self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None, sha256: str = ""
+    ) -> Blob:
         """Store a stream and return its hash and size; durable when this returns.
+
+        Args:
+            sha256: What its hash must be, where one is given.
 
         Raises:
             DocumentTooLarge: more than `max_bytes`; nothing is kept.
+            InvalidArgument: its hash is another; nothing is kept.
         """
+        ...
+
+    async def put_upload(
+        self,
+        tenant: str,
+        upload: str,
+        offset: int,
+        content: AsyncIterable[bytes],
+        *,
+        max_bytes: int | None = None,
+        sha256: str = "",
+    ) -> Blob:
+        """As `put`, of a stream that is the whole from `offset` on. When it breaks off, what has come is kept.
+
+        Args:
+            upload: Names it among the tenant's uploads.
+
+        Raises:
+            UploadOffsetInvalid: less than `offset` has come of it.
+            DocumentTooLarge, InvalidArgument: as `put`; what has come before is dropped too.
+        """
+        ...
+
+    async def received(self, tenant: str, upload: str) -> int:
+        """How many bytes have come of an upload that broke off. Raises UploadNotFound where none have."""
+        ...
+
+    async def forget_uploads(self, idle_s: float) -> int:
+        """Drop what has come of uploads that nobody has gone on with for so long; returns how much was dropped."""
         ...
 
     def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:

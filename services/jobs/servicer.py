@@ -251,9 +251,20 @@ class UploadServicer(upload_grpc.UploadServiceServicer):
     ) -> upload_pb.StoreUploadResponse:
         first = await anext(request_iterator, upload_pb.StoreUploadRequest())
         stored = await self._uploads.store(
-            caller(context).tenant, convert.pieces_from(first, request_iterator), validate_only=first.validate_only
+            caller(context).tenant,
+            convert.pieces_from(first, request_iterator),
+            upload=first.upload_id,
+            offset=first.offset,
+            sha256=first.sha256,
+            validate_only=first.validate_only,
         )
         return convert.blob_to(stored)
+
+    async def GetStoredUpload(
+        self, request: upload_pb.GetStoredUploadRequest, context: Context
+    ) -> upload_pb.GetStoredUploadResponse:
+        received = await self._uploads.received(caller(context).tenant, request.upload_id)
+        return upload_pb.GetStoredUploadResponse(received_bytes=received)
 
     async def ReadUpload(
         self, request: upload_pb.ReadUploadRequest, context: Context

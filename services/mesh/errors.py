@@ -185,6 +185,12 @@ class OriginalNotFound(DomainError):
     reason = "ORIGINAL_NOT_FOUND"
 
 
+class UploadOffsetInvalid(DomainError):
+    """An upload goes on further than what has arrived of it; metadata: received_bytes."""
+
+    reason = "UPLOAD_OFFSET_INVALID"
+
+
 class RevocationNotFound(DomainError):
     reason = "REVOCATION_NOT_FOUND"
 
@@ -318,6 +324,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     FailedPrecondition: StatusCode.FAILED_PRECONDITION,
     TenantDeleted: StatusCode.FAILED_PRECONDITION,
     EventsForgotten: StatusCode.OUT_OF_RANGE,
+    UploadOffsetInvalid: StatusCode.OUT_OF_RANGE,
     CollectionDisabled: StatusCode.FAILED_PRECONDITION,
     JobRunning: StatusCode.FAILED_PRECONDITION,
     SourceEmpty: StatusCode.FAILED_PRECONDITION,

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.jobs.ports_content import BlobStore
-from services.mesh.errors import DocumentTooLarge, TenantDeleted, UploadNotFound
+from services.mesh.errors import DocumentTooLarge, InvalidArgument, TenantDeleted, UploadNotFound, UploadOffsetInvalid
 from tests.fake_content import MemoryBlobStore
 
 TEXT = ExtractedText(
@@ -175,3 +177,155 @@ async def test_nothing_of_an_erased_tenant_is_in_the_folder_and_no_crash_brings_
             await store.put("acme", pieces(b"canary"))
     left = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in left} == {"acme": b"", "acme2.half": b"another's"}
+
+
+class Cut(Exception):
+    """The connection broke."""
+
+
+async def cut_after(*content: bytes) -> AsyncIterator[bytes]:
+    for piece in content:
+        yield piece
+    raise Cut
+
+
+async def test_an_upload_that_breaks_off_anywhere_goes_on_where_it_was(store: BlobStore) -> None:
+    content = random.Random(4).randbytes(3 << 20)
+    whole, offset, calls = hashlib.sha256(content).hexdigest(), 0, 0
+    lengths = random.Random(5)
+    while offset + (length := lengths.randrange(1, 400_000)) < len(content):
+        with pytest.raises(Cut):
+            await store.put_upload("acme", "u", offset, cut_after(content[offset : offset + length]), sha256=whole)
+        assert await store.received("acme", "u") == offset + length
+        offset, calls = offset + length, calls + 1
+    blob = await store.put_upload("acme", "u", offset, pieces(content[offset:]), sha256=whole)
+    assert calls > 5
+    assert (blob.content_hash, blob.size_bytes) == (whole, len(content))
+    assert await store.read("acme", whole) == content
+    with pytest.raises(UploadNotFound):
+        await store.received("acme", "u")
+
+
+async def test_an_upload_may_go_on_from_before_where_it_was_and_not_from_beyond(store: BlobStore) -> None:
+    for offset, piece in ((0, b"0123"), (2, b"2345"), (1, b"12")):
+        with pytest.raises(Cut):
+            await store.put_upload("acme", "u", offset, cut_after(piece))
+    assert await store.received("acme", "u") == 6
+    with pytest.raises(UploadOffsetInvalid) as caught:
+        await store.put_upload("acme", "u", 7, pieces(b"789"))
+    assert caught.value.metadata == {"received_bytes": "6"}
+    blob = await store.put_upload("acme", "u", 5, pieces(b"56789"))
+    assert await store.read("acme", blob.content_hash) == b"0123456789"
+
+
+async def test_an_upload_that_is_not_what_was_announced_leaves_nothing(store: BlobStore) -> None:
+    announced = hashlib.sha256(b"one two").hexdigest()
+    with pytest.raises(Cut):
+        await store.put_upload("acme", "u", 0, cut_after(b"one "), sha256=announced)
+    with pytest.raises(InvalidArgument, match="sha256"):
+        await store.put_upload("acme", "u", 4, pieces(b"six"), sha256=announced)
+    assert not await store.exists("acme", hashlib.sha256(b"one six").hexdigest())
+    with pytest.raises(UploadNotFound):
+        await store.received("acme", "u")
+    with pytest.raises(InvalidArgument, match="sha256"):
+        await store.put("acme", pieces(b"one six"), sha256=announced)
+    assert not await store.exists("acme", hashlib.sha256(b"one six").hexdigest())
+
+
+async def test_an_upload_is_held_to_the_limit_as_a_whole(store: BlobStore) -> None:
+    with pytest.raises(Cut):
+        await store.put_upload("acme", "u", 0, cut_after(b"123456"), max_bytes=10)
+    with pytest.raises(DocumentTooLarge):
+        await store.put_upload("acme", "u", 6, pieces(b"78901"), max_bytes=10)
+
+
+async def test_another_tenants_upload_of_the_same_name_is_another(store: BlobStore) -> None:
+    with pytest.raises(Cut):
+        await store.put_upload("acme", "u", 0, cut_after(b"secret"))
+    with pytest.raises(UploadNotFound):
+        await store.received("beta", "u")
+    with pytest.raises(UploadOffsetInvalid):
+        await store.put_upload("beta", "u", 6, pieces(b"x"))
+    await store.erase("beta", 100)
+    assert await store.received("acme", "u") == 6
+    while not (await store.erase("acme", 100))[1]:
+        pass
+    with pytest.raises(UploadNotFound):
+        await store.received("acme", "u")
+    with pytest.raises(TenantDeleted):
+        await store.put_upload("acme", "u", 0, pieces(b"x"))
+
+
+async def test_what_nobody_goes_on_with_is_forgotten(store: BlobStore) -> None:
+    with pytest.raises(Cut):
+        await store.put_upload("acme", "u", 0, cut_after(b"one"))
+    assert await store.forget_uploads(3600) == 0
+    assert await store.forget_uploads(-1) == 1
+    with pytest.raises(UploadNotFound):
+        await store.received("acme", "u")
+
+
+async def test_a_cancelled_upload_keeps_what_has_come(store: BlobStore) -> None:
+    waiting = asyncio.Event()
+
+    async def hanging() -> AsyncIterator[bytes]:
+        yield b"x" * (3 << 20)
+        waiting.set()
+        await asyncio.Event().wait()
+
+    sending = asyncio.create_task(store.put_upload("acme", "u", 0, hanging()))
+    await waiting.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert await store.received("acme", "u") == 3 << 20
+
+
+async def test_a_call_that_is_late_disturbs_no_newer_one(tmp_path: Path) -> None:
+    """Its client has gone on with another, as they do when a connection hangs; then it hears of the end after all."""
+    cut, waiting = asyncio.Event(), asyncio.Event()
+
+    async def late() -> AsyncIterator[bytes]:
+        yield b"01234"
+        waiting.set()
+        await cut.wait()
+        yield b"late bytes, and others"
+        raise Cut
+
+    async with FolderBlobStore.open_folder(tmp_path) as store:
+        old = asyncio.create_task(store.put_upload("acme", "u", 0, late()))
+        await waiting.wait()
+        blob = await store.put_upload("acme", "u", 0, pieces(b"0123456789"))
+        cut.set()
+        with pytest.raises(Cut):
+            await old
+        assert await store.read("acme", blob.content_hash) == b"0123456789"
+
+
+async def test_a_tenant_keeps_so_many_unfinished_uploads_the_newest(tmp_path: Path) -> None:
+    async with FolderBlobStore.open_folder(tmp_path) as store:
+        for number in range(20):
+            with pytest.raises(Cut):
+                await store.put_upload("acme", f"u{number}", 0, cut_after(b"x"))
+            for file in (tmp_path / ".uploads").iterdir():  # as if a minute had gone by
+                os.utime(file, (file.stat().st_mtime - 60,) * 2)
+        kept = {file.name.split(".")[1] for file in (tmp_path / ".uploads").iterdir()}
+        assert kept == {f"u{number}" for number in range(4, 20)}
+
+
+async def test_an_upload_cut_off_hundreds_of_times_takes_few_files(tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list((tmp_path / ".uploads").iterdir()))
+
+    async with FolderBlobStore.open_folder(tmp_path) as store:
+        for size in range(1, 30):  # each holds those before
+            with pytest.raises(Cut):
+                await store.put_upload("acme", "u", 0, cut_after(b"x" * size))
+        assert files() == 1
+        for offset in range(29, 200):
+            with pytest.raises(Cut):
+                await store.put_upload("acme", "u", offset, cut_after(b"x"))
+        assert (await store.received("acme", "u"), files() < 66) == (200, True)
+        blob = await store.put_upload("acme", "u", 200, pieces(b"y"))
+        assert await store.read("acme", blob.content_hash) == b"x" * 200 + b"y"
+        assert files() == 0

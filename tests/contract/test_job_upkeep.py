@@ -13,6 +13,7 @@ from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.job import ItemChange
 from services.jobs.upkeep import Upkeep
 from tests.contract.test_job_store import drained, eventually, job, jobs, specs
+from tests.fake_content import MemoryBlobStore
 from tests.jobs_store import Store, store_in
 from tests.sweeping import sweep
 
@@ -50,7 +51,7 @@ async def test_of_ended_jobs_nothing_is_left_in_the_store_for_tenants_nobody_ask
     for number in range(60):
         await store.submit(job(f"tenant-{number % 4}"), specs(2))
         await drained(queue, ItemChange.FAIL if number % 3 else ItemChange.SUCCEED)
-    upkeep = Upkeep(store)
+    upkeep = Upkeep(store, MemoryBlobStore())
 
     async def nothing() -> bool:
         await sweep(upkeep)
@@ -75,7 +76,7 @@ async def test_jobs_that_may_still_be_asked_about_stay(redis: Redis, prefix: str
 
     assert await eventually(gone) == 1
     assert {each.id for each in (await kept.list_jobs("acme", jobs())).items} == {stays, waits}
-    await sweep(Upkeep(kept))
+    await sweep(Upkeep(kept, MemoryBlobStore()))
     assert await redis.client.zcard(f"{prefix}purging") == 1, "the one that stays goes in its own time"
 
 
@@ -106,5 +107,5 @@ async def test_a_job_that_runs_again_is_not_forgotten_at_the_time_of_its_earlier
         return (await store.get("acme", job_id)).read_time > ended.purge_time  # type: ignore[operator]
 
     await eventually(past)
-    await sweep(Upkeep(store))
+    await sweep(Upkeep(store, MemoryBlobStore()))
     assert (await store.list_jobs("acme", jobs())).total_size == 1

@@ -46,6 +46,34 @@ def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Pat
     assert f"ingestion.completed  collections/bears {job} SUCCEEDED: 1/1 done" in told
 
 
+def test_rows_of_a_file_become_documents(mesh: Mesh, tmp_path: Path) -> None:
+    table = tmp_path / "products.csv"
+    table.write_text(
+        "sku;name;about\nm1;Mill;It grinds coffee finely.\nk1;Kettle;It boils water.\n;Nameless;It is lost.\n"
+    )
+    options = ["--rows", "--delimiter", ";", "--id-field", "sku", "--title-field", "name", "--text-field", "about"]
+    done = mesh.ragweave("import", str(table), "-c", "products", *options, check=False)
+    assert done.returncode == 1
+    assert "2 imported, 0 unchanged, 1 failed" in done.stdout
+    assert "line=4" in done.stderr
+    found = json.loads(mesh.ragweave("search", "what grinds", "-c", "products", "-k", "1", "--json").stdout)
+    assert [(hit["document"], hit["title"]) for hit in found["hits"]] == [("collections/products/documents/m1", "Mill")]
+    table.write_text("sku,name\nk1,Kettle\n")
+    assert (
+        "1 imported"
+        in mesh.ragweave("import", str(table), "-c", "products", "--rows", "--id-field", "sku", "--full").stdout
+    )
+    left = mesh.rest("GET", f"{PREFIX}/collections/products/documents").body["documents"]
+    assert [each["name"].rpartition("/")[2] for each in left if each["state"] == "ACTIVE"] == ["k1"]
+
+
+def test_pages_of_the_web_are_asked_for_and_what_may_not_be_is_named(mesh: Mesh) -> None:
+    pages = ["http://127.0.0.1:8080/a", "http://[::1]/b"]
+    done = mesh.ragweave("import", *pages, "-c", "pages", check=False)
+    assert (done.returncode, "2 failed" in done.stdout) == (1, True)
+    assert all(page in done.stderr for page in pages)
+
+
 def test_what_failed_is_listed_replayed_and_retried(mesh: Mesh, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_text("")
     (tmp_path / "bears.md").write_text("Bears eat fish.")
@@ -81,6 +109,9 @@ def test_documents_are_counted_before_they_are_purged_and_made_again_when_told(m
         (["search", "x", "-c", "python-reference", "--mode", "FUZZY"], "FUZZY"),
         (["search", "x", "-c", "python-reference", "-f", "titel = 1"], "titel"),
         (["import", "/no/such/folder", "-c", "a"], "/no/such/folder"),
+        (["import", "https://example.com", "here.md", "-c", "a"], "either"),
+        (["import", "here.md", "-c", "a", "--id-field", "sku"], "--rows"),
+        (["import", "here.md", "-c", "a", "--rows"], ".jsonl"),
         (["token", "--role", "king"], "king"),
         (["watch", "nothing"], "nothing"),
         (["retry", "nothing"], "nothing"),

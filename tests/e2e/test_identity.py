@@ -56,6 +56,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
         "documentId": "new",
         "file": {"contentType": "text/plain", "data": "eA=="},
     },
+    "DocumentService/GetUpload": {"parent": C, "requestId": "nobody-s"},
     "DocumentService/ListDocuments": {"parent": C},
     "DocumentService/GetDocument": {"name": D},
     "DocumentService/BatchGetDocuments": {"parent": C, "names": [D]},

@@ -528,6 +528,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "CollectionService/UndeleteCollection",
         "DocumentService/CreateDocument",
         "DocumentService/UploadDocument",
+        "DocumentService/GetUpload",
         "DocumentService/UpdateDocument",
         "DocumentService/DeleteDocument",
         "DocumentService/UndeleteDocument",

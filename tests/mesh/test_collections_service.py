@@ -33,6 +33,7 @@ from ragweave.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceS
 from ragweave.v1.model_service_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from services.collections.__main__ import wire
 from services.collections.settings import Settings
+from services.jobs.blobs import check_content
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentTooLarge, ModelNotFound
 from services.mesh.identity import caller
 from services.mesh.quotas import Amounts, amounts_to
@@ -123,13 +124,15 @@ class Scripted(
         self, request_iterator: AsyncIterator[upload_service_pb2.StoreUploadRequest], context: Context
     ) -> upload_service_pb2.StoreUploadResponse:
         content = hashlib.sha256()
-        size = 0
+        size, sha256 = 0, ""
         async for part in request_iterator:
+            sha256 = sha256 or part.sha256
             self.largest_part = max(self.largest_part, len(part.data))
             size += len(part.data)
             content.update(part.data)
             if size > 6 * 2**20:
                 raise DocumentTooLarge("upload: the jobs service takes 6 MiB")
+        check_content(content.hexdigest(), sha256)
         self._answer(request_iterator)
         return upload_service_pb2.StoreUploadResponse(content_hash=content.hexdigest(), size_bytes=size)
 

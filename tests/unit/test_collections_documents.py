@@ -1,6 +1,7 @@
 """Documents are recorded, imported, changed and deleted, and the index is told before anyone is answered."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -246,6 +247,39 @@ async def test_a_bad_file_is_refused_and_not_recorded(
         await documents.upload(file, parts(*pieces), ANN)
     assert jobs.uploads == []
     assert (await documents.list("docs", ANN)).total_size == 0
+
+
+async def test_an_upload_that_was_cut_off_goes_on_where_it_was(
+    documents: Documents, docs: Collection, jobs: FakeJobs
+) -> None:
+    async def cut() -> AsyncIterator[bytes]:
+        yield b"x" * 60
+        raise ConnectionError
+
+    file = NewFile("docs", "a", sha256=hashlib.sha256(b"x" * 90).hexdigest(), upload="r1")
+    with pytest.raises(ConnectionError):
+        await documents.upload(file, cut(), ANN, receipt=receipt())
+    assert await documents.received("docs", "r1", ANN) == 60
+    with pytest.raises(DocumentTooLarge, match="limit of 100 bytes"):
+        await documents.upload(replace(file, offset=60), parts(b"x" * 41), ANN, receipt=receipt())
+    made, _ = await documents.upload(replace(file, offset=60), parts(b"x" * 30), ANN, receipt=receipt())
+    assert (made.document_id, jobs.uploads) == ("a", [b"x" * 90])
+
+
+@pytest.mark.parametrize(
+    ("file", "validate_only", "field"),
+    [
+        (NewFile("docs", offset=1, sha256="0" * 64), False, "request_id"),
+        (NewFile("docs", offset=1, upload="r1"), False, "sha256"),
+        (NewFile("docs", offset=1, upload="r1", sha256="0" * 64), True, "offset"),
+    ],
+)
+async def test_what_going_on_takes_is_asked_for(
+    documents: Documents, docs: Collection, file: NewFile, validate_only: bool, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await documents.upload(file, parts(b"x"), ANN, receipt=receipt(), validate_only=validate_only)
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
 async def test_a_repeated_upload_is_answered_as_the_first_and_another_file_is_refused(

@@ -146,6 +146,16 @@ async def test_an_upload_is_refused_at_the_byte_that_is_too_many(
     await documents.upload(NewFile("docs", "a"), parts(100, 150), ANN)
 
 
+async def test_what_came_of_an_upload_before_counts_when_it_goes_on(
+    registry: Registry, documents: Documents, limits: FakeLimits
+) -> None:
+    await registry.create("docs", {}, ANN)
+    limits.amounts = replace(PLENTY, storage_bytes=250)
+    going_on = NewFile("docs", "a", sha256="0" * 64, upload="r1", offset=200)
+    with pytest.raises(QuotaExceeded, match="storage_bytes: 0 of 250 are used, 300 more"):
+        await documents.upload(going_on, parts(100), ANN, receipt=receipt())
+
+
 async def test_an_upload_that_was_taken_is_taken_again_under_its_request_id(
     registry: Registry, documents: Documents, limits: FakeLimits
 ) -> None:

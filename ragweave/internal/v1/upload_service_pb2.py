@@ -26,7 +26,7 @@ from ragweave.third_party.buf.validate import validate_pb2 as buf_dot_validate_d
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/upload_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"D\n\x12StoreUploadRequest\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"Q\n\x13StoreUploadResponse\x12\x1d\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"@\n\x11ReadUploadRequest\x12+\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"-\n\x12ReadUploadResponse\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x10\"?\n\x12\x46indImportsRequest\x12)\n\x0brequest_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x01\"5\n\x13\x46indImportsResponse\x12\x1e\n\x0brequest_ids\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x32\xf1\x02\n\rUploadService\x12v\n\x0bStoreUpload\x12(.ragweave.internal.v1.StoreUploadRequest\x1a).ragweave.internal.v1.StoreUploadResponse\"\x10\x90\x02\x02\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01(\x01\x12s\n\nReadUpload\x12\'.ragweave.internal.v1.ReadUploadRequest\x1a(.ragweave.internal.v1.ReadUploadResponse\"\x10\x90\x02\x01\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01\x30\x01\x12s\n\x0b\x46indImports\x12(.ragweave.internal.v1.FindImportsRequest\x1a).ragweave.internal.v1.FindImportsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)ragweave/internal/v1/upload_service.proto\x12\x14ragweave.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18ragweave/v1/policy.proto\"\xa4\x01\n\x12StoreUploadRequest\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12(\n\x06sha256\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\x12\x1b\n\tupload_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x06offset\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"7\n\x16GetStoredUploadRequest\x12\x1d\n\tupload_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\x17GetStoredUploadResponse\x12\x1f\n\x0ereceived_bytes\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"Q\n\x13StoreUploadResponse\x12\x1d\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"@\n\x11ReadUploadRequest\x12+\n\x0c\x63ontent_hash\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"-\n\x12ReadUploadResponse\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x10\"?\n\x12\x46indImportsRequest\x12)\n\x0brequest_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x01\"5\n\x13\x46indImportsResponse\x12\x1e\n\x0brequest_ids\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x32\xf2\x03\n\rUploadService\x12v\n\x0bStoreUpload\x12(.ragweave.internal.v1.StoreUploadRequest\x1a).ragweave.internal.v1.StoreUploadResponse\"\x10\x90\x02\x02\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01(\x01\x12\x7f\n\x0fGetStoredUpload\x12,.ragweave.internal.v1.GetStoredUploadRequest\x1a-.ragweave.internal.v1.GetStoredUploadResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\x05(\x01\x12s\n\nReadUpload\x12\'.ragweave.internal.v1.ReadUploadRequest\x1a(.ragweave.internal.v1.ReadUploadResponse\"\x10\x90\x02\x01\x92\x82\x19\t\x10\x06\x1a\x03\x08\xac\x02(\x01\x30\x01\x12s\n\x0b\x46indImports\x12(.ragweave.internal.v1.FindImportsRequest\x1a).ragweave.internal.v1.FindImportsResponse\"\x0f\x90\x02\x01\x92\x82\x19\x08\x10\x06\x1a\x02\x08\n(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREUPLOADREQUEST'].fields_by_name['data']._loaded_options = None
   _globals['_STOREUPLOADREQUEST'].fields_by_name['data']._serialized_options = b'\272H\006z\004\030\200\200@'
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['sha256']._serialized_options = b'\272H\025r\0232\021^([0-9a-f]{64})?$'
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['upload_id']._loaded_options = None
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['upload_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_STOREUPLOADREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_GETSTOREDUPLOADREQUEST'].fields_by_name['upload_id']._loaded_options = None
+  _globals['_GETSTOREDUPLOADREQUEST'].fields_by_name['upload_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETSTOREDUPLOADRESPONSE'].fields_by_name['received_bytes']._loaded_options = None
+  _globals['_GETSTOREDUPLOADRESPONSE'].fields_by_name['received_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_STOREUPLOADRESPONSE'].fields_by_name['content_hash']._loaded_options = None
   _globals['_STOREUPLOADRESPONSE'].fields_by_name['content_hash']._serialized_options = b'\272H\004r\002\030@'
   _globals['_STOREUPLOADRESPONSE'].fields_by_name['size_bytes']._loaded_options = None
@@ -49,22 +59,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDIMPORTSRESPONSE'].fields_by_name['request_ids']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_UPLOADSERVICE'].methods_by_name['StoreUpload']._loaded_options = None
   _globals['_UPLOADSERVICE'].methods_by_name['StoreUpload']._serialized_options = b'\220\002\002\222\202\031\t\020\006\032\003\010\254\002(\001'
+  _globals['_UPLOADSERVICE'].methods_by_name['GetStoredUpload']._loaded_options = None
+  _globals['_UPLOADSERVICE'].methods_by_name['GetStoredUpload']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\005(\001'
   _globals['_UPLOADSERVICE'].methods_by_name['ReadUpload']._loaded_options = None
   _globals['_UPLOADSERVICE'].methods_by_name['ReadUpload']._serialized_options = b'\220\002\001\222\202\031\t\020\006\032\003\010\254\002(\001'
   _globals['_UPLOADSERVICE'].methods_by_name['FindImports']._loaded_options = None
   _globals['_UPLOADSERVICE'].methods_by_name['FindImports']._serialized_options = b'\220\002\001\222\202\031\010\020\006\032\002\010\n(\001'
-  _globals['_STOREUPLOADREQUEST']._serialized_start=122
-  _globals['_STOREUPLOADREQUEST']._serialized_end=190
-  _globals['_STOREUPLOADRESPONSE']._serialized_start=192
-  _globals['_STOREUPLOADRESPONSE']._serialized_end=273
-  _globals['_READUPLOADREQUEST']._serialized_start=275
-  _globals['_READUPLOADREQUEST']._serialized_end=339
-  _globals['_READUPLOADRESPONSE']._serialized_start=341
-  _globals['_READUPLOADRESPONSE']._serialized_end=386
-  _globals['_FINDIMPORTSREQUEST']._serialized_start=388
-  _globals['_FINDIMPORTSREQUEST']._serialized_end=451
-  _globals['_FINDIMPORTSRESPONSE']._serialized_start=453
-  _globals['_FINDIMPORTSRESPONSE']._serialized_end=506
-  _globals['_UPLOADSERVICE']._serialized_start=509
-  _globals['_UPLOADSERVICE']._serialized_end=878
+  _globals['_STOREUPLOADREQUEST']._serialized_start=123
+  _globals['_STOREUPLOADREQUEST']._serialized_end=287
+  _globals['_GETSTOREDUPLOADREQUEST']._serialized_start=289
+  _globals['_GETSTOREDUPLOADREQUEST']._serialized_end=344
+  _globals['_GETSTOREDUPLOADRESPONSE']._serialized_start=346
+  _globals['_GETSTOREDUPLOADRESPONSE']._serialized_end=404
+  _globals['_STOREUPLOADRESPONSE']._serialized_start=406
+  _globals['_STOREUPLOADRESPONSE']._serialized_end=487
+  _globals['_READUPLOADREQUEST']._serialized_start=489
+  _globals['_READUPLOADREQUEST']._serialized_end=553
+  _globals['_READUPLOADRESPONSE']._serialized_start=555
+  _globals['_READUPLOADRESPONSE']._serialized_end=600
+  _globals['_FINDIMPORTSREQUEST']._serialized_start=602
+  _globals['_FINDIMPORTSREQUEST']._serialized_end=665
+  _globals['_FINDIMPORTSRESPONSE']._serialized_start=667
+  _globals['_FINDIMPORTSRESPONSE']._serialized_end=720
+  _globals['_UPLOADSERVICE']._serialized_start=723
+  _globals['_UPLOADSERVICE']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

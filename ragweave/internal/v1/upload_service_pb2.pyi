@@ -26,23 +26,79 @@ class StoreUploadRequest(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """At most 1 MiB."""
     validate_only: _builtins.bool
     """Counts and hashes the bytes, and keeps nothing; in the first message."""
+    sha256: _builtins.str
+    """What SHA-256 all of the bytes must have, lower-case hex, or empty; in the first message."""
+    upload_id: _builtins.str
+    """Under it, what has come before the stream is cut off is kept for a while; in the first message."""
+    offset: _builtins.int
+    """Where in the whole these bytes begin; the rest came under the same upload_id. In the first message."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         validate_only: _builtins.bool = ...,
+        sha256: _builtins.str = ...,
+        upload_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "sha256", b"sha256", "upload_id", b"upload_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreUploadRequest: _TypeAlias = StoreUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetStoredUploadRequest(_message.Message):
+    """Names an upload that was cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """As given to StoreUpload."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoredUploadRequest: _TypeAlias = GetStoredUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetStoredUploadResponse(_message.Message):
+    """What has come of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    received_bytes: _builtins.int
+    """Bytes from the first one on."""
+    def __init__(
+        self,
+        *,
+        received_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_bytes", b"received_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoredUploadResponse: _TypeAlias = GetStoredUploadResponse  # noqa: Y015
 
 @_typing.final
 class StoreUploadResponse(_message.Message):

@@ -40,6 +40,11 @@ class UploadServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.FromString,
                 _registered_method=True)
+        self.GetStoredUpload = channel.unary_unary(
+                '/ragweave.internal.v1.UploadService/GetStoredUpload',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadResponse.FromString,
+                _registered_method=True)
         self.ReadUpload = channel.unary_stream(
                 '/ragweave.internal.v1.UploadService/ReadUpload',
                 request_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.ReadUploadRequest.SerializeToString,
@@ -58,6 +63,13 @@ class UploadServiceServicer:
 
     def StoreUpload(self, request_iterator, context):
         """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStoredUpload(self, request, context):
+        """How much has come of an upload that was cut off. NOT_FOUND where there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +96,11 @@ def add_UploadServiceServicer_to_server(servicer, server):
                     servicer.StoreUpload,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.SerializeToString,
+            ),
+            'GetStoredUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoredUpload,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadResponse.SerializeToString,
             ),
             'ReadUpload': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadUpload,
@@ -124,6 +141,33 @@ class UploadService:
             '/ragweave.internal.v1.UploadService/StoreUpload',
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_upload__service__pb2.StoreUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStoredUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.UploadService/GetStoredUpload',
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_upload__service__pb2.GetStoredUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class UploadServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UploadServiceAsyncStub: ...
     StoreUpload: _grpc.StreamUnaryMultiCallable[_upload_service_pb2.StoreUploadRequest, _upload_service_pb2.StoreUploadResponse]
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+    GetStoredUpload: _grpc.UnaryUnaryMultiCallable[_upload_service_pb2.GetStoredUploadRequest, _upload_service_pb2.GetStoredUploadResponse]
+    """How much has come of an upload that was cut off. NOT_FOUND where there is none."""
     ReadUpload: _grpc.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]
     """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
     FindImports: _grpc.UnaryUnaryMultiCallable[_upload_service_pb2.FindImportsRequest, _upload_service_pb2.FindImportsResponse]
@@ -47,6 +49,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StoreUpload: _aio.StreamUnaryMultiCallable[_upload_service_pb2.StoreUploadRequest, _upload_service_pb2.StoreUploadResponse]  # type: ignore[assignment]
     """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+    GetStoredUpload: _aio.UnaryUnaryMultiCallable[_upload_service_pb2.GetStoredUploadRequest, _upload_service_pb2.GetStoredUploadResponse]  # type: ignore[assignment]
+    """How much has come of an upload that was cut off. NOT_FOUND where there is none."""
     ReadUpload: _aio.UnaryStreamMultiCallable[_upload_service_pb2.ReadUploadRequest, _upload_service_pb2.ReadUploadResponse]  # type: ignore[assignment]
     """Reads stored bytes of the caller's tenant, part by part. NOT_FOUND where there are none."""
     FindImports: _aio.UnaryUnaryMultiCallable[_upload_service_pb2.FindImportsRequest, _upload_service_pb2.FindImportsResponse]  # type: ignore[assignment]
@@ -62,6 +66,14 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_upload_service_pb2.StoreUploadResponse, _abc.Awaitable[_upload_service_pb2.StoreUploadResponse]]:
         """Stores bytes of the caller's tenant and answers with their hash. Durable when it answers."""
+
+    @_abc_1.abstractmethod
+    def GetStoredUpload(
+        self,
+        request: _upload_service_pb2.GetStoredUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_upload_service_pb2.GetStoredUploadResponse, _abc.Awaitable[_upload_service_pb2.GetStoredUploadResponse]]:
+        """How much has come of an upload that was cut off. NOT_FOUND where there is none."""
 
     @_abc_1.abstractmethod
     def ReadUpload(

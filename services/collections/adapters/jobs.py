@@ -62,12 +62,22 @@ class GrpcJobs:
             found = await self._uploads.FindImports(request)
         return {uids[request_id] for request_id in found.request_ids}
 
-    async def store(self, parts: AsyncIterator[bytes], *, validate_only: bool = False) -> Upload:
+    async def store(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        upload: str = "",
+        offset: int = 0,
+        sha256: str = "",
+        validate_only: bool = False,
+    ) -> Upload:
+        first = upload_service_pb2.StoreUploadRequest(
+            validate_only=validate_only, sha256=sha256, upload_id=upload, offset=offset
+        )
         with answering("jobs"):
             call = self._uploads.StoreUpload()
             try:
-                if validate_only:
-                    await call.write(upload_service_pb2.StoreUploadRequest(validate_only=True))
+                await call.write(first)
                 async for part in parts:
                     for start in range(0, len(part), _PART_BYTES):
                         data = part[start : start + _PART_BYTES]
@@ -80,6 +90,11 @@ class GrpcJobs:
                 call.cancel()
                 raise
         return Upload(stored.content_hash, stored.size_bytes)
+
+    async def received(self, upload: str) -> int:
+        with answering("jobs"):
+            request = upload_service_pb2.GetStoredUploadRequest(upload_id=upload)
+            return (await self._uploads.GetStoredUpload(request)).received_bytes
 
 
 def _request_id(document: Document) -> str:

@@ -17,13 +17,15 @@ from dataclasses import astuple
 from dataclasses import fields as fields_of
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from services.jobs.blobs import PIECE_BYTES, Blob, check_hash, check_size, key_part
+from services.jobs.adapters.folder_uploads import FolderUploads, Stretch
+from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_hash, check_size, key_part
 from services.jobs.extraction import ExtractedText, Page, Syntax
-from services.mesh.errors import TenantDeleted, UploadNotFound
+from services.mesh.errors import DomainError, TenantDeleted, UploadNotFound
 
 _TEMPORARY = ".incoming"
+_UNFINISHED = ".uploads"
 _DOOMED = ".erased"
 _ABANDONED_S = 24 * 3600
 
@@ -35,6 +37,8 @@ class FolderBlobStore:
         self._folder = folder
         self._incoming = folder / _TEMPORARY
         self._doomed = folder / _DOOMED
+        self._unfinished = folder / _UNFINISHED
+        self._uploads = FolderUploads(self._unfinished)
 
     @classmethod
     @asynccontextmanager
@@ -44,7 +48,9 @@ class FolderBlobStore:
         await asyncio.to_thread(store._prepare)
         yield store
 
-    async def put(self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None) -> Blob:
+    async def put(
+        self, tenant: str, content: AsyncIterable[bytes], *, max_bytes: int | None = None, sha256: str = ""
+    ) -> Blob:
         incoming: _Incoming | None = None
         buffer = bytearray()
         size = 0
@@ -56,12 +62,60 @@ class FolderBlobStore:
                 if len(buffer) >= PIECE_BYTES:
                     incoming = await asyncio.to_thread(self._write, tenant, incoming, bytes(buffer))
                     buffer.clear()
-            content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer))
+            content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer), sha256)
         except BaseException:
             if incoming:
                 incoming.discard()
             raise
         return Blob(content_hash, size)
+
+    async def put_upload(
+        self,
+        tenant: str,
+        upload: str,
+        offset: int,
+        content: AsyncIterable[bytes],
+        *,
+        max_bytes: int | None = None,
+        sha256: str = "",
+    ) -> Blob:
+        stretch = await asyncio.to_thread(self._begin, tenant, upload, offset)
+        buffer, size = bytearray(), offset
+        working: asyncio.Future[Any] | None = None
+        try:
+            async for piece in content:
+                size += len(piece)
+                check_size(size, max_bytes)
+                buffer += piece
+                if len(buffer) >= PIECE_BYTES:
+                    working = asyncio.ensure_future(asyncio.to_thread(stretch.write, size - len(buffer), bytes(buffer)))
+                    await asyncio.shield(working)
+                    buffer.clear()
+            working = asyncio.ensure_future(
+                asyncio.to_thread(self._complete, tenant, upload, stretch, size, bytes(buffer), sha256)
+            )
+            return Blob(await asyncio.shield(working), size)
+        except DomainError:
+            self._uploads.drop(key_part(tenant), key_part(upload))
+            raise
+        except BaseException:
+            if working:
+                await asyncio.gather(working, return_exceptions=True)
+            self._cut(tenant, upload, stretch, size - len(buffer), bytes(buffer))
+            raise
+        finally:
+            stretch.close()
+
+    async def received(self, tenant: str, upload: str) -> int:
+        received = await asyncio.to_thread(self._uploads.received, key_part(tenant), key_part(upload))
+        if not received:
+            raise UploadNotFound(
+                f"nothing has arrived of an upload of the request_id {upload[:128]!r}, or it has ended"
+            )
+        return received
+
+    async def forget_uploads(self, idle_s: float) -> int:
+        return await asyncio.to_thread(self._uploads.sweep, idle_s)
 
     async def open(self, tenant: str, content_hash: str) -> AsyncIterator[bytes]:
         file = await asyncio.to_thread(self._open, tenant, content_hash)
@@ -132,7 +186,7 @@ class FolderBlobStore:
         await asyncio.to_thread(open_up)
 
     def _prepare(self) -> None:
-        for folder in (self._incoming, self._doomed):
+        for folder in (self._incoming, self._doomed, self._unfinished):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in self._incoming.iterdir():
             with suppress(FileNotFoundError):
@@ -157,7 +211,8 @@ class FolderBlobStore:
         self._bar(self._folder / home_name)
         doomed = list(self._doomed.glob(f"{home_name}.*"))
         erased = 0
-        for file in (*self._incoming.glob(f"{home_name}.*"), *_files_in(doomed)):
+        coming = (*self._incoming.glob(f"{home_name}.*"), *self._unfinished.glob(f"{home_name}.*"))
+        for file in (*coming, *_files_in(doomed)):
             if erased == limit:
                 return erased, False
             file.unlink(missing_ok=True)
@@ -185,13 +240,55 @@ class FolderBlobStore:
             incoming.publish(path)
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
             incoming.discard()
-            if not (self._folder / key_part(tenant)).is_file():
-                raise
+            self._check_admitted(tenant)
+            raise
+
+    def _check_admitted(self, tenant: str) -> None:
+        if (self._folder / key_part(tenant)).is_file():
             raise TenantDeleted("the tenant was deleted; nothing is kept for it") from None
 
-    def _finish(self, tenant: str, incoming: "_Incoming | None", rest: bytes) -> str:
+    def _begin(self, tenant: str, upload: str, offset: int) -> Stretch:
+        stretch = self._uploads.begin(key_part(tenant), key_part(upload), offset)
+        try:
+            self._check_admitted(tenant)  # either it is seen here, or who erases sees the file
+        except TenantDeleted:
+            stretch.path.unlink(missing_ok=True)
+            stretch.close()
+            raise
+        return stretch
+
+    def _cut(self, tenant: str, upload: str, stretch: Stretch, at: int, rest: bytes) -> None:
+        stretch.write(at, rest)
+        self._uploads.keep(key_part(tenant), key_part(upload), stretch)
+
+    def _complete(self, tenant: str, upload: str, stretch: Stretch, size: int, rest: bytes, sha256: str) -> str:
+        """All stretches become the content, and go."""
+        home, name = key_part(tenant), key_part(upload)
+        stretch.write(size - len(rest), rest)
+        incoming = self._write(tenant, None, b"")
+        try:
+            for piece in self._uploads.read(home, name, stretch.begin):
+                incoming.write(piece)
+            at = stretch.begin
+            while at < size:
+                piece = os.pread(stretch.file, PIECE_BYTES, at - stretch.begin)
+                incoming.write(piece)
+                at += len(piece)
+        except BaseException:
+            incoming.discard()
+            raise
+        content_hash = self._finish(tenant, incoming, b"", sha256)
+        self._uploads.drop(home, name)
+        return content_hash
+
+    def _finish(self, tenant: str, incoming: "_Incoming | None", rest: bytes, sha256: str) -> str:
         incoming = self._write(tenant, incoming, rest)
         content_hash = incoming.digest.hexdigest()
+        try:
+            check_content(content_hash, sha256)
+        except DomainError:
+            incoming.discard()
+            raise
         path = self._path(tenant, content_hash)
         if path.is_file():
             incoming.discard()
