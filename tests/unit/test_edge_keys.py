@@ -58,7 +58,7 @@ def test_free_json_stays_free_and_messages_may_nest_in_themselves() -> None:
 
 
 def test_a_raw_body_is_not_described_and_its_other_fields_are_query_parameters() -> None:
-    [upload] = [line for line in KEYS.split('{["verb"]') if '["custom"] = "upload"' in line]
+    [upload] = [line for line in KEYS.split('{["verb"]') if '["custom"] = "upload"' in line and '"POST"' in line]
     assert '["raw"] = true, ["query"] = "ragweave.v1.UploadDocumentRequest"' in upload
     assert '["taken"] = {["parent"] = "path", ["file"] = "body"}' in upload
     assert '["body"]' not in upload
