@@ -74,6 +74,7 @@ class Rig:
             patience=Patience(diagnose, self.patience_s),
             batch=2,
             embedding_turns=Turns(2),
+            large_turns=Turns(1),
         )
 
         async def after(effect: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -47,6 +47,9 @@ from services.mesh.quotas import Amounts
 
 _CHUNKS_A_WRITE = 256
 _FLOAT_BYTES = 4
+# Bytes of a document, or characters of its text, from which on it waits for its turn: cut, it takes up to a hundred
+# times as much.
+_LARGE = 4 << 20
 T = TypeVar("T")
 
 
@@ -57,6 +60,8 @@ class Tools:
     Attributes:
         batch: Texts of one call to the embedding service.
         embedding_turns: How many such calls this worker has under way.
+        large_turns: How many large documents it has in work, from their extraction on, whatever its slots: what bounds
+            its memory.
     """
 
     queue: Queue
@@ -72,6 +77,7 @@ class Tools:
     patience: Patience
     batch: int
     embedding_turns: Turns
+    large_turns: Turns
 
 
 class DocumentImport:
@@ -160,8 +166,28 @@ class DocumentImport:
                 revision = await self._retired(collection, known.revision_key, known.chunk_count)
                 count = known.chunk_count if self._lease.torn else self._lease.chunks
                 return self._outcome(ItemChange.SUCCEED, chunks=count, index_revision=revision)
-        with self._timed("extract"):
-            text = await self._text(content)
+        async with AsyncExitStack() as turn:
+            if len(content) >= _LARGE:
+                await self._take_turn(turn)
+            with self._timed("extract"):
+                text = await self._text(content)
+            if len(text.text) >= _LARGE > len(content):
+                await self._take_turn(turn)
+            return await self._cut_and_written(collection, cutting, known, content, text)
+
+    async def _take_turn(self, held: AsyncExitStack) -> None:
+        with self._timed("wait"):
+            await held.enter_async_context(self._tools.large_turns.of(self._job.tenant))
+
+    async def _cut_and_written(
+        self,
+        collection: Collection,
+        cutting: Cutting,
+        known: KnownDocument | None,
+        content: bytes,
+        text: ExtractedText,
+    ) -> Outcome:
+        tools = self._tools
         given: Mapping[int, bytes] = {}
         with self._timed("chunk"):
             if self._spec.mime_type == READY_TYPE:

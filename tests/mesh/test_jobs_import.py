@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.jobs import expansion
+from services.jobs import expansion, pipeline
 from services.jobs.adapters.redis import Redis
 from services.jobs.job import ItemState, JobState, OnDuplicate
 from services.mesh.errors import DependencyUnavailable, TextTooLong
@@ -113,6 +113,21 @@ async def test_one_bad_document_fails_alone_and_says_why(rig: Rig) -> None:
     assert failed.error is not None
     assert failed.error.reason == "EMPTY_DOCUMENT"
     assert [record.failure.reason for record in rig.registry.records if record.failure] == ["EMPTY_DOCUMENT"]
+
+
+async def test_large_documents_take_turns_and_small_ones_pass_them(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_LARGE", 500)
+    rig.slots = 4
+    rig.embedding.gate = asyncio.Event()
+    large = [await rig.put(prose(160, f"w{at}"), f"large-{at}.txt") for at in range(3)]
+    job_id = await rig.submit(*large, await rig.put("Owls hunt.", "small.txt"))
+    async with rig.working():
+        await until(lambda: "small.txt" in rig.extractor.extracted and len(rig.extractor.extracted) > 1)
+        assert sorted(name.partition("-")[0] for name in rig.extractor.extracted) == ["large", "small.txt"]
+        rig.embedding.gate.set()
+        job = await rig.ended(job_id)
+    assert job.progress.succeeded == 4
+    assert sum("wait" in item.timings_ms for item in await rig.items(job)) == 3
 
 
 async def test_a_failed_reimport_leaves_the_older_revision_searchable(rig: Rig) -> None:

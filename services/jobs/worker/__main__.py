@@ -62,6 +62,7 @@ async def open_tools(settings: WorkerSettings, redis: Redis) -> AsyncIterator[To
             patience=Patience(diagnose, settings.patience_s),
             batch=settings.embed_batch,
             embedding_turns=Turns(settings.embed_calls),
+            large_turns=Turns(1),
         )
 
 
