@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,28 +37,37 @@ class CuttingProxy:
         self._target = target
         self._cuts = cuts
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
         self.port = self._listener.getsockname()[1]
         self.passed_on = 0
 
     @contextmanager
     def running(self) -> Iterator["CuttingProxy"]:
-        accepting = threading.Thread(target=self._accept, daemon=True)
-        accepting.start()
+        self._begin(self._accept)
         try:
             yield self
         finally:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            accepting.join()
+            _hang_up(self._listener)
+            self._threads.pop(0).join()  # from now on there are no new ones
+            _hang_up(*self._sockets)
+            for thread in self._threads:
+                thread.join()
+            for each in self._sockets:
+                each.close()
+
+    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._target)
-                left = self._cuts.pop(0) if self._cuts else None
-                threading.Thread(target=self._pass_on, args=(client, server, left), daemon=True).start()
-                threading.Thread(target=_answer, args=(server, client), daemon=True).start()
+                self._sockets += [client, server]
+                self._begin(self._pass_on, client, server, self._cuts.pop(0) if self._cuts else None)
+                self._begin(_answer, server, client)
 
     def _pass_on(self, client: socket.socket, server: socket.socket, left: int | None) -> None:
         with suppress(OSError):
@@ -67,15 +76,19 @@ class CuttingProxy:
                 self.passed_on += len(piece)
                 if left is not None and not (left := left - len(piece)):
                     break
-        for each in (client, server):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        _hang_up(client, server)
 
 
 def _answer(server: socket.socket, client: socket.socket) -> None:
     with suppress(OSError):
         while piece := server.recv(65536):
             client.sendall(piece)
+
+
+def _hang_up(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def stored(mesh: Mesh, tenant: str = "default") -> bytes:
