@@ -27,7 +27,7 @@ SLEEPS = {
     "index.upsert": "has been written by somebody whose turn was later",
     "index.retire": "has been written by somebody whose turn was later",
     "registry.record": "has been recorded by somebody whose turn was later",
-    "queue.finish": "command=finish",
+    "queue.finish": '"command": "finish"',
 }
 DOCUMENTS = 2
 LEASE = {"RAGWEAVE_JOBS_LEASE_S": "2", "RAGWEAVE_JOBS_HEARTBEAT_S": "0.3"}
