@@ -287,6 +287,13 @@ class MemoryFiles:
             page += [DocumentSpec("", path=path, refused=reason) for path, reason in self.barred.items()]
         return page, more
 
+    async def stamp(self, tenant: str, directory: DirectoryImport) -> str:
+        await self.resolve(tenant, directory)
+        return repr(sorted(self.files.items()))
+
+    def whereabouts(self, tenant: str, directory: DirectoryImport) -> str:
+        return f"/{directory.path}"
+
     async def read(self, tenant: str, directory: DirectoryImport, path: str) -> bytes:
         if path not in self.files:
             raise PathNotAllowed(f"{path}: not a regular file")

@@ -379,8 +379,6 @@ def _check(fields: Mapping[str, Any], model: EmbeddingModel | None = None) -> No
     source: Source | None = fields.get("source")
     if source is not None:
         checked("collection.source", "".join((source.directory, *source.include_globs, *source.exclude_globs)))
-        if source.auto_sync:
-            raise InvalidArgument.of("collection.source.auto_sync", "is not served yet")
     default_search: SearchDefaults | None = fields.get("default_search")
     if default_search and default_search.fusion and default_search.fusion.method == "DBSF":
         raise InvalidArgument.of("collection.default_search.fusion.dbsf", "is not served yet")

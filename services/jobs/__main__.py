@@ -11,6 +11,7 @@ from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServic
 from ragweave.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from ragweave.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from ragweave.v1.webhook_service_pb2_grpc import add_WebhookServiceServicer_to_server
+from services.jobs.adapters.bindings import BindingsClient
 from services.jobs.adapters.embedding import ModelsClient
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
@@ -18,8 +19,11 @@ from services.jobs.adapters.outbox import OutboxClient
 from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.adapters.redis_job_store import RedisJobStore
+from services.jobs.adapters.redis_marks import RedisMarks
 from services.jobs.adapters.registry import RegistryClient
+from services.jobs.adapters.watching import WatchedDirectories
 from services.jobs.adapters.xberg import XbergExtractor
+from services.jobs.auto_sync import AutoSync
 from services.jobs.background import kept_going
 from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
@@ -36,6 +40,7 @@ from services.jobs.syncing import Syncs
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
 from services.jobs.webhooks import Webhooks
+from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
 from services.mesh.roots import Roots
@@ -56,6 +61,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         settings.webhooks_web() as webhooks_web,
         open_channel(settings.mesh, settings.mesh.collections_target) as collections,
         open_channel(settings.mesh, settings.mesh.embedding_target) as embedding,
+        AuditTrail.open(settings.mesh) as trail,
     ):
         registry = RegistryClient(collections)
         store = RedisJobStore(redis, retention_s=settings.retention_s)
@@ -69,7 +75,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         streams, log = Streams(), RedisEventLog(redis)
         jobs = Jobs(store, streams)
         events = Events(log, streams)
-        outbox = OutboxClient(collections, Caller.of_service("jobs", settings.mesh.public_tenant))
+        itself = Caller.of_service("jobs", settings.mesh.public_tenant)
+        outbox = OutboxClient(collections, itself)
         webhooks = Webhooks(settings.webhook_store(redis), webhooks_web, most=settings.webhooks)
 
         def register(server: grpc.aio.Server) -> None:
@@ -79,11 +86,24 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
             add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server)
 
-        async with (
-            kept_going("news", events.run),
-            kept_going("collections", Follower(outbox, log).run),
-        ):
-            yield Wiring(register, checks={"redis": redis.ping}, stopping=streams.stop)
+        with WatchedDirectories() as watch:
+            auto_sync = AutoSync(
+                BindingsClient(collections, itself),
+                files,
+                syncs,
+                RedisMarks(redis),
+                watch,
+                trail,
+                look_s=settings.auto_sync_look_s,
+                whole_s=settings.auto_sync_whole_s,
+            )
+            async with (
+                kept_going("news", events.run),
+                kept_going("collections", Follower(outbox, log).run),
+                kept_going("bindings", auto_sync.learn),
+                kept_going("auto_sync", auto_sync.follow),
+            ):
+                yield Wiring(register, checks={"redis": redis.ping}, stopping=streams.stop)
 
 
 if __name__ == "__main__":

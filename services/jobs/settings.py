@@ -35,6 +35,15 @@ class Settings(ServiceSettings):
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
+    auto_sync_look_s: float = Field(
+        30.0, ge=0.05, le=86400, description="Seconds between two looks at a directory that a collection follows."
+    )
+    auto_sync_whole_s: float = Field(
+        3600.0,
+        ge=1,
+        le=10**7,
+        description="Seconds after which such a directory is synced even though it looks the same: every file is read.",
+    )
     events_kept_s: float = Field(7 * 24 * 3600, ge=1, le=10**8, description="Seconds an event is kept.")
     events_kept: int = Field(
         100_000, ge=100, le=10**7, description="Events of a tenant that are kept; some 300 bytes each."

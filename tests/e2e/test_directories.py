@@ -74,6 +74,30 @@ def test_who_may_not_write_documents_may_not_look_either(roots: Mesh) -> None:
             assert roots.rest(verb, PREFIX + path, body, token=token).status == status, path
 
 
+def test_a_collection_follows_its_directory_by_itself(roots: Mesh, trap: Trap) -> None:
+    folder = trap.team / "followed"
+    folder.mkdir()
+    (folder / "bears.md").write_text("Bears sleep in winter.")
+    (folder / "cranes.md").write_text("Cranes fly south.")
+    bound = {"source": {"directory": "team:followed", "autoSync": True}}
+    assert roots.rest("POST", f"{PREFIX}/collections?collectionId=followed", bound).status == 200
+
+    def follows(*titles: str) -> None:
+        """Waits until the documents are these."""
+        with roots.client() as client:
+            for event in client.watch_events(topics=["ingestion.completed"], collection="followed"):
+                assert event.job.type == job_pb2.Job.Type.SYNC
+                listed = roots.rest("GET", f"{PREFIX}/collections/followed/documents").body.get("documents", [])
+                if sorted(document["title"] for document in listed) == sorted(titles):
+                    return
+
+    follows("bears.md", "cranes.md")
+    (folder / "dogs.md").write_text("Dogs run.")
+    follows("bears.md", "cranes.md", "dogs.md")
+    (folder / "bears.md").unlink()
+    follows("cranes.md", "dogs.md")
+
+
 def test_what_validation_counts_is_what_an_import_takes(roots: Mesh, trap: Trap) -> None:
     """Every kind of file and name there is; the job agrees with the answer to the last one."""
     folder = trap.team / "mixed"

@@ -114,7 +114,7 @@ CASES = {
             collection={"name": "docs", "description": "new", "etag": etags["docs"]}
         ),
         _set("collection.description", "newer"),
-        _set("collection.source.auto_sync", True),
+        _set("collection.language", "xx"),
         _set("collection.etag", '"stale"'),
     ),
     "CollectionService/DeleteCollection": Case(

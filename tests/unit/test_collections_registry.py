@@ -132,7 +132,6 @@ async def test_another_tenants_collection_is_not_found_by_any_method(
         ({"chunking": Chunking(max_tokens=257)}, "collection.chunking.max_tokens"),
         ({"chunking": Chunking(max_tokens=100, overlap_tokens=50)}, "collection.chunking.overlap_tokens"),
         ({"chunking": Chunking(overlap_tokens=200)}, "collection.chunking.overlap_tokens"),
-        ({"source": Source("docs", auto_sync=True)}, "collection.source.auto_sync"),
         ({"source": Source("do\0cs")}, "collection.source"),
         ({"default_search": SearchDefaults(fusion=Fusion("DBSF"))}, "collection.default_search.fusion.dbsf"),
         ({"expire_time": LONG_AGO}, "collection.expire_time"),

@@ -1,12 +1,15 @@
 """Files and their listings over Sources, off the event loop's thread."""
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 from ragweave.names import document_id_from
 from services.jobs.job import DirectoryImport, DocumentSpec
 from services.jobs.sources import Selection, Sources
 from services.mesh.roots import Place
+
+_LISTED_AT_ONCE = 2000
 
 
 class Folders:
@@ -42,6 +45,24 @@ class Folders:
             # What is in such a directory cannot be told: an item of no document says so, and nothing has vanished then.
             found.append(replace(refused, document_id="") if skipped.barred else refused)
         return found, page.after
+
+    async def stamp(self, tenant: str, directory: DirectoryImport) -> str:
+        selection = Selection(directory.include_globs, directory.exclude_globs)
+        place = self._place(tenant, directory)
+        found = hashlib.sha256(repr((place.key, directory.include_globs, directory.exclude_globs)).encode())
+        after: str | None = ""
+        while after is not None:
+            page = await asyncio.to_thread(self._sources.list, place, selection, after=after, limit=_LISTED_AT_ONCE)
+            for file in page.files:
+                found.update(repr((file.path, file.size_bytes, file.modified_ns)).encode())
+            for skipped in page.skipped:
+                found.update(repr((skipped.path, skipped.reason)).encode())
+            after = page.after
+        return found.hexdigest()
+
+    def whereabouts(self, tenant: str, directory: DirectoryImport) -> str:
+        place = self._place(tenant, directory)
+        return str(place.root.path.joinpath(*place.names))
 
     @staticmethod
     def spec(directory: DirectoryImport, path: str, refused: str = "") -> DocumentSpec:

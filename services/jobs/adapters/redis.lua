@@ -24,6 +24,7 @@
 --   <p><t>:lock:<d>      string  who works on a document        <p><t>:once:<r>   hash    what a request id stands for
 --   <p><t>:sole:<s>      string  which of the jobs that have this in common is the one that has not ended
 --   <p><t>:log           stream  events of all kinds, see happened(); ids are <sequence>-0
+--   <p><t>:synced:<c>    string  what a collection's directory looked like; see redis_marks.py
 
 local P = ARGV[1]
 local A = cmsgpack.unpack(ARGV[3])

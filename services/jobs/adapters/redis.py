@@ -136,6 +136,10 @@ class Redis:
         """A stream that gets an entry when there are new events."""
         return f"{self._prefix}rung"
 
+    def synced(self, tenant: str, uid: str) -> str:
+        """A string: what a collection's directory looked like when it was last synced by itself."""
+        return f"{self._prefix}{named(tenant)}:synced:{uid}"
+
     async def assignment(self, tenant: str, job_id: str) -> Assignment:
         """What a job is to do; remembered, since it never changes. Raises JobNotFound."""
         known = self._assignments.get((tenant, job_id))

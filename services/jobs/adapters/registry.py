@@ -126,11 +126,12 @@ def _collection_from(record: pb.CollectionRecord) -> Collection:
         strategy=Strategy.FIXED if fixed else Strategy.STRUCTURE,
         max_tokens=chunking.max_tokens,
         overlap_tokens=chunking.overlap_tokens,
-        source=_source_from(collection.source),
+        source=directory_from(collection.source),
     )
 
 
-def _source_from(source: collection_pb2.Collection.Source) -> DirectoryImport | None:
+def directory_from(source: collection_pb2.Collection.Source) -> DirectoryImport | None:
+    """The directory a collection is bound to; None where it is bound to none."""
     if not source.directory:
         return None
     return DirectoryImport("", source.directory, tuple(source.include_globs), tuple(source.exclude_globs))
