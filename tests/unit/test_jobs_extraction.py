@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -325,3 +327,17 @@ def test_an_extracted_text_without_pages_or_metadata_is_whole() -> None:
 )
 def test_an_extension_is_what_follows_a_dot(name: str, kind: str) -> None:
     assert media_type_of(b"Owls hunt at night.", name).name == kind
+
+
+async def test_folders_of_processes_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    left = tmp_path / f"ragweave-extract-{gone.pid}-abc"
+    alive = tmp_path / f"ragweave-extract-{os.getpid()}-abc"
+    for folder in (left, alive):
+        folder.mkdir()
+    async with XbergExtractor.open():
+        assert list(tmp_path.iterdir()) == [alive]

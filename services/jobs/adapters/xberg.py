@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,9 @@ from services.mesh.media_types import SUPPORTED, media_type_of
 
 # Raise it whenever our own part of extraction gives another text for the same bytes.
 _OWN_VERSION = 2
+
+# Working folders begin so, and with the number of the process they are for.
+_FOLDERS = "ragweave-extract-"
 
 # How long a process that has closed its socket may take to end.
 _DYING_S = 1.0
@@ -77,6 +81,7 @@ class XbergExtractor:
         limits: ExtractionLimits = ExtractionLimits(),
         processes: int = 1,
     ) -> AsyncIterator["XbergExtractor"]:
+        await asyncio.to_thread(_sweep)
         extractor = cls(limits, processes)
         try:
             yield extractor
@@ -173,12 +178,20 @@ class XbergExtractor:
         return f"the extractor crashed on it ({how}); it is corrupt, or needs more than {self._megabytes} MiB of memory"
 
 
+def _sweep() -> None:
+    """Removes the folders of processes that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*-*"):
+        owner = folder.name.removeprefix(_FOLDERS).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Child:
     """One extractor process, spoken to over a socket pair; its working folder is empty and goes with it."""
 
     def __init__(self, memory_bytes: int, *, warm: bool) -> None:
         self.answered = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="ragweave-extract-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDERS}{os.getpid()}-")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
