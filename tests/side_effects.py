@@ -19,7 +19,7 @@ READS = {
     "files": {"resolve", "page", "read"},
 }
 # What tools hold besides ports.
-_NO_PORTS = {"reader", "diagnose", "patience", "batch", "embedding_turns"}
+_NO_PORTS = {"reader", "diagnose", "patience", "batch", "embedding_turns", "large_turns"}
 
 Step = Callable[[str], Awaitable[None]]
 

@@ -69,7 +69,7 @@ class Webhook(_message.Message):
     """`webhooks/{webhook}`."""
     uri: _builtins.str
     """Where events are sent by POST. https, unless configured otherwise; an address that is not public is never connected
-    to, whatever a name stands for by then, and redirects are not followed.
+    to, whatever a name stands for by then, and redirects are not followed. Required to create one.
     """
     collection: _builtins.str
     """Sends the events of one collection: `collections/{collection}` or the bare id. Empty sends those of all."""

@@ -2,8 +2,8 @@
 
 import base64
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import pytest
 from pydantic import SecretStr
@@ -25,7 +25,23 @@ from services.mesh.errors import InvalidArgument
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 BODY = b'{"test": 2432232314}'
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+class _Then(datetime):
+    """A clock that stands at NOW."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(NOW.timestamp(), tz)
+
+
+@pytest.fixture(autouse=True)
+def verifying_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who verifies what was sent at NOW does so at once, however long the suite has run."""
+    monkeypatch.setattr("standardwebhooks.webhooks.datetime", _Then)
+
+
 LONG_S = 5 * 24 * 3600.0
 
 
