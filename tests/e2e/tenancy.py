@@ -298,7 +298,10 @@ class Campaign:
     calls: int = 0
 
     async def prepare(self, *tenants: str) -> None:
-        """Two collections with a document for each tenant that has lost them, of the same names for all."""
+        """Two collections with a document for each tenant that has lost them, of the same names for all.
+
+        One collection was deleted and taken back: random calls seldom find one that is deleted before it is made anew.
+        """
         for tenant in tenants:
             asker = Asker(tenant, self.pool, random.Random(0))
             for name in _IDS[:2]:
@@ -309,6 +312,10 @@ class Campaign:
                 made.text = asker.content()
                 await self._checked(tenant, "grpc", _method("CreateDocument"), made)
             await self._settled(tenant)
+            again = _message("DeleteCollection", {"name": f"collections/{_IDS[0]}", "force": True})
+            await self._checked(tenant, "grpc", _method("DeleteCollection"), again)
+            back = _message("UndeleteCollection", {"name": f"collections/{_IDS[0]}"})
+            await self._checked(tenant, "grpc", _method("UndeleteCollection"), back)
 
     async def batch(self, seed: int, calls: int) -> None:
         """Random calls by one tenant; whatever they were, the others are as they were before.
