@@ -293,7 +293,7 @@ class SearchDefaults(_message.Message):
     mode: _search_pb2.SearchRequest.Mode.ValueType
     """How candidates are found."""
     min_score: _builtins.float
-    """Hits that score less are left out."""
+    """Hits less like the query are left out: the least cosine similarity, as in SearchRequest."""
     @_builtins.property
     def fusion(self) -> _search_pb2.Fusion:
         """How dense and sparse candidates are merged."""

@@ -136,3 +136,65 @@ class Comparison(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class ParseFilterRequest(_message.Message):
+    """A filter to be read, not applied."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    TYPED_FILTER_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """AIP-160 filter, as `SearchRequest.filter`."""
+    @_builtins.property
+    def typed_filter(self) -> Global___TypedFilter:
+        """The same as a tree; with `filter` set too, both must hold."""
+
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        typed_filter: Global___TypedFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["typed_filter", b"typed_filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "typed_filter", b"typed_filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParseFilterRequest: _TypeAlias = ParseFilterRequest  # noqa: Y015
+
+@_typing.final
+class ParseFilterResponse(_message.Message):
+    """How a filter is understood."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_FIELD_NUMBER: _builtins.int
+    CANONICAL_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    canonical: _builtins.str
+    """The tree in AIP-160, in one canonical form: equal filters give the same."""
+    @_builtins.property
+    def tree(self) -> Global___TypedFilter:
+        """The tree. Lets through what the filter lets through."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields it names."""
+
+    def __init__(
+        self,
+        *,
+        tree: Global___TypedFilter | None = ...,
+        canonical: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tree", b"tree"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canonical", b"canonical", "fields", b"fields", "tree", b"tree"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParseFilterResponse: _TypeAlias = ParseFilterResponse  # noqa: Y015

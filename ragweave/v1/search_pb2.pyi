@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from ragweave.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
 import sys
@@ -138,6 +139,8 @@ class SearchRequest(_message.Message):
     class _CacheControlEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchRequest._CacheControl.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         CACHE_CONTROL_UNSPECIFIED: SearchRequest._CacheControl.ValueType  # 0
+        """Reads as DEFAULT."""
+        DEFAULT: SearchRequest._CacheControl.ValueType  # 3
         """Reads and fills the cache."""
         BYPASS: SearchRequest._CacheControl.ValueType  # 1
         """Neither reads nor fills the cache."""
@@ -148,6 +151,8 @@ class SearchRequest(_message.Message):
         """How the result cache is used."""
 
     CACHE_CONTROL_UNSPECIFIED: SearchRequest.CacheControl.ValueType  # 0
+    """Reads as DEFAULT."""
+    DEFAULT: SearchRequest.CacheControl.ValueType  # 3
     """Reads and fills the cache."""
     BYPASS: SearchRequest.CacheControl.ValueType  # 1
     """Neither reads nor fills the cache."""
@@ -204,14 +209,14 @@ class SearchRequest(_message.Message):
 
     @_typing.final
     class GroupBy(_message.Message):
-        """Groups hits by a field."""
+        """Hits of the same value together. `top_k` and `page_size` then count groups; hits of all groups are at most 200."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         FIELD_FIELD_NUMBER: _builtins.int
         GROUP_SIZE_FIELD_NUMBER: _builtins.int
         field: _builtins.str
-        """"document", or a metadata path such as "metadata.product"."""
+        """"document", or a metadata path such as "metadata.product". A hit without the field is in no group and left out."""
         group_size: _builtins.int
         """Hits of each group. 0 reads as 1."""
         def __init__(
@@ -250,6 +255,109 @@ class SearchRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Boost(_message.Message):
+        """Raises or lowers hits by what their documents say of themselves: the score is multiplied by each boost's factor.
+        Of a negative score, which a cross-encoder may give, the factor's inverse is taken, so that more is always better.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Curve:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _CurveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchRequest.Boost._Curve.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            CURVE_UNSPECIFIED: SearchRequest.Boost._Curve.ValueType  # 0
+            """Reads as EXPONENTIAL."""
+            EXPONENTIAL: SearchRequest.Boost._Curve.ValueType  # 1
+            """midpoint ^ (distance / scale)."""
+            GAUSSIAN: SearchRequest.Boost._Curve.ValueType  # 2
+            """midpoint ^ ((distance / scale) ^ 2)."""
+            LINEAR: SearchRequest.Boost._Curve.ValueType  # 3
+            """1 - (1 - midpoint) * distance / scale, not below 0."""
+
+        class Curve(_Curve, metaclass=_CurveEnumTypeWrapper):
+            """How a factor falls with distance."""
+
+        CURVE_UNSPECIFIED: SearchRequest.Boost.Curve.ValueType  # 0
+        """Reads as EXPONENTIAL."""
+        EXPONENTIAL: SearchRequest.Boost.Curve.ValueType  # 1
+        """midpoint ^ (distance / scale)."""
+        GAUSSIAN: SearchRequest.Boost.Curve.ValueType  # 2
+        """midpoint ^ ((distance / scale) ^ 2)."""
+        LINEAR: SearchRequest.Boost.Curve.ValueType  # 3
+        """1 - (1 - midpoint) * distance / scale, not below 0."""
+
+        @_typing.final
+        class Decay(_message.Message):
+            """Falls with the distance of a field's value from an origin. Hits without the field keep their score."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            FIELD_FIELD_NUMBER: _builtins.int
+            ORIGIN_FIELD_NUMBER: _builtins.int
+            SCALE_FIELD_NUMBER: _builtins.int
+            OFFSET_FIELD_NUMBER: _builtins.int
+            MIDPOINT_FIELD_NUMBER: _builtins.int
+            CURVE_FIELD_NUMBER: _builtins.int
+            field: _builtins.str
+            """"create_time", "page_number", or a metadata path; a number or a timestamp."""
+            scale: _builtins.float
+            """Distance at which the factor is `midpoint`: in the field's unit, or in seconds for a timestamp."""
+            offset: _builtins.float
+            """Distance within which the factor is 1. The curve begins there."""
+            midpoint: _builtins.float
+            """Factor at distance `scale`. 0 reads as .5."""
+            curve: Global___SearchRequest.Boost.Curve.ValueType
+            """How the factor falls. Defaults to EXPONENTIAL."""
+            @_builtins.property
+            def origin(self) -> _struct_pb2.Value:
+                """A number, or an RFC 3339 timestamp. Unset with a timestamp's field: now, to the minute."""
+
+            def __init__(
+                self,
+                *,
+                field: _builtins.str = ...,
+                origin: _struct_pb2.Value | None = ...,
+                scale: _builtins.float = ...,
+                offset: _builtins.float = ...,
+                midpoint: _builtins.float = ...,
+                curve: Global___SearchRequest.Boost.Curve.ValueType = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "field", b"field", "midpoint", b"midpoint", "offset", b"offset", "origin", b"origin", "scale", b"scale"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        FILTER_FIELD_NUMBER: _builtins.int
+        DECAY_FIELD_NUMBER: _builtins.int
+        FACTOR_FIELD_NUMBER: _builtins.int
+        filter: _builtins.str
+        """AIP-160 filter, as `SearchRequest.filter`: hits that it lets through are boosted by `factor`."""
+        factor: _builtins.float
+        """What scores are multiplied by where `filter` holds: more than 1 raises, less lowers. Not with `decay`."""
+        @_builtins.property
+        def decay(self) -> Global___SearchRequest.Boost.Decay:
+            """Boosted by distance."""
+
+        def __init__(
+            self,
+            *,
+            filter: _builtins.str = ...,
+            decay: Global___SearchRequest.Boost.Decay | None = ...,
+            factor: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["decay", b"decay", "filter", b"filter", "kind", b"kind"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["decay", b"decay", "factor", b"factor", "filter", b"filter", "kind", b"kind"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["filter", "decay"]  # noqa: Y015
+        _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
     QUERY_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -273,6 +381,9 @@ class SearchRequest(_message.Message):
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
     REQUIRE_ALL_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, in words. Needed unless `vector` is given."""
     collection: _builtins.str
@@ -294,7 +405,10 @@ class SearchRequest(_message.Message):
     neighbors: _builtins.int
     """Adjacent chunks returned on each side of a hit."""
     min_score: _builtins.float
-    """Hits that score less are left out."""
+    """Hits less like the query are left out: the least cosine similarity between the query and the passage by the
+    collection's model. It means the same in every mode, before boosts and reranking; in mode SPARSE it takes an embedding too.
+    0 keeps all; a negative one is a bound as well.
+    """
     consistency_token: _builtins.str
     """From a finished job: the answer waits, within its deadline, until that job's writes are visible."""
     cache_control: Global___SearchRequest.CacheControl.ValueType
@@ -302,7 +416,11 @@ class SearchRequest(_message.Message):
     require_all: _builtins.bool
     """Fails rather than answering from fewer stages or collections than asked for."""
     explain: _builtins.bool
-    """Adds how each hit was found."""
+    """Adds how the answer came about: `explanation`."""
+    candidates: _builtins.int
+    """Candidates that each stage hands to the fusion. 0 reads as 4 * top_k, at least 200."""
+    page: _builtins.int
+    """The page, from 1, of page_size hits: for pagers with numbers, instead of page_token."""
     @_builtins.property
     def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """A vector by the collection's model, instead of one made from `query`."""
@@ -339,6 +457,10 @@ class SearchRequest(_message.Message):
     def read_mask(self) -> _field_mask_pb2.FieldMask:
         """Fields of a hit to return. Empty: all."""
 
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest.Boost]:
+        """Raise or lower hits, after fusion and reranking."""
+
     def __init__(
         self,
         *,
@@ -365,10 +487,13 @@ class SearchRequest(_message.Message):
         cache_control: Global___SearchRequest.CacheControl.ValueType = ...,
         require_all: _builtins.bool = ...,
         explain: _builtins.bool = ...,
+        boosts: _abc.Iterable[Global___SearchRequest.Boost] | None = ...,
+        candidates: _builtins.int = ...,
+        page: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion", "group_by", b"group_by", "mmr", b"mmr", "read_mask", b"read_mask", "rerank", b"rerank", "typed_filter", b"typed_filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_control", b"cache_control", "collection", b"collection", "collections", b"collections", "consistency_token", b"consistency_token", "explain", b"explain", "facets", b"facets", "filter", b"filter", "fusion", b"fusion", "group_by", b"group_by", "highlight", b"highlight", "min_score", b"min_score", "mmr", b"mmr", "mode", b"mode", "neighbors", b"neighbors", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "read_mask", b"read_mask", "require_all", b"require_all", "rerank", b"rerank", "top_k", b"top_k", "typed_filter", b"typed_filter", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boosts", b"boosts", "cache_control", b"cache_control", "candidates", b"candidates", "collection", b"collection", "collections", b"collections", "consistency_token", b"consistency_token", "explain", b"explain", "facets", b"facets", "filter", b"filter", "fusion", b"fusion", "group_by", b"group_by", "highlight", b"highlight", "min_score", b"min_score", "mmr", b"mmr", "mode", b"mode", "neighbors", b"neighbors", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "read_mask", b"read_mask", "require_all", b"require_all", "rerank", b"rerank", "top_k", b"top_k", "typed_filter", b"typed_filter", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,7 +514,7 @@ class SearchResponse(_message.Message):
         STAGE_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"authorize", "cache", "embed", "store", "rerank", "total"."""
+        """"authorize", "wait", "cache", "embed", "store", "rerank", "mmr", "facets", "neighbors", "total"."""
         @_builtins.property
         def duration(self) -> _duration_pb2.Duration:
             """How long it took."""
@@ -414,19 +539,23 @@ class SearchResponse(_message.Message):
 
         STAGE_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
+        COLLECTION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """The stage's name, as in timings."""
+        """"embed", "dense", "sparse", "store", "min_score", "rerank", "mmr", "neighbors", "facets", "cache"."""
         reason: _builtins.str
         """Why it was left out."""
+        collection: _builtins.str
+        """`collections/{collection}`, where the stage is left out for one of several."""
         def __init__(
             self,
             *,
             stage: _builtins.str = ...,
             reason: _builtins.str = ...,
+            collection: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "stage", b"stage"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,6 +579,8 @@ class SearchResponse(_message.Message):
             """Looked for and not found."""
             BYPASSED: SearchResponse.Cache._Status.ValueType  # 3
             """Not looked for, as asked."""
+            REFRESHED: SearchResponse.Cache._Status.ValueType  # 4
+            """Not looked for, as asked, and filled."""
 
         class Status(_Status, metaclass=_StatusEnumTypeWrapper):
             """What the cache did."""
@@ -462,11 +593,43 @@ class SearchResponse(_message.Message):
         """Looked for and not found."""
         BYPASSED: SearchResponse.Cache.Status.ValueType  # 3
         """Not looked for, as asked."""
+        REFRESHED: SearchResponse.Cache.Status.ValueType  # 4
+        """Not looked for, as asked, and filled."""
+
+        class _Layer:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _LayerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchResponse.Cache._Layer.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            LAYER_UNSPECIFIED: SearchResponse.Cache._Layer.ValueType  # 0
+            """Nowhere."""
+            PROCESS: SearchResponse.Cache._Layer.ValueType  # 1
+            """In the process that answered."""
+            SHARED: SearchResponse.Cache._Layer.ValueType  # 2
+            """In Redis, for all processes."""
+            IN_FLIGHT: SearchResponse.Cache._Layer.ValueType  # 3
+            """Computed for somebody else's same request at the same time."""
+
+        class Layer(_Layer, metaclass=_LayerEnumTypeWrapper):
+            """Where a cached answer was kept."""
+
+        LAYER_UNSPECIFIED: SearchResponse.Cache.Layer.ValueType  # 0
+        """Nowhere."""
+        PROCESS: SearchResponse.Cache.Layer.ValueType  # 1
+        """In the process that answered."""
+        SHARED: SearchResponse.Cache.Layer.ValueType  # 2
+        """In Redis, for all processes."""
+        IN_FLIGHT: SearchResponse.Cache.Layer.ValueType  # 3
+        """Computed for somebody else's same request at the same time."""
 
         STATUS_FIELD_NUMBER: _builtins.int
         AGE_FIELD_NUMBER: _builtins.int
+        LAYER_FIELD_NUMBER: _builtins.int
         status: Global___SearchResponse.Cache.Status.ValueType
         """What the cache did."""
+        layer: Global___SearchResponse.Cache.Layer.ValueType
+        """Where it was kept."""
         @_builtins.property
         def age(self) -> _duration_pb2.Duration:
             """Age of the cached answer."""
@@ -476,10 +639,149 @@ class SearchResponse(_message.Message):
             *,
             status: Global___SearchResponse.Cache.Status.ValueType = ...,
             age: _duration_pb2.Duration | None = ...,
+            layer: Global___SearchResponse.Cache.Layer.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "status", b"status"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "layer", b"layer", "status", b"status"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Explanation(_message.Message):
+        """How an answer came about."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Stage(_message.Message):
+            """One stage of one collection, or of all."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            STAGE_FIELD_NUMBER: _builtins.int
+            COLLECTION_FIELD_NUMBER: _builtins.int
+            CANDIDATES_FIELD_NUMBER: _builtins.int
+            DURATION_FIELD_NUMBER: _builtins.int
+            BUDGET_FIELD_NUMBER: _builtins.int
+            MODEL_FIELD_NUMBER: _builtins.int
+            DETAIL_FIELD_NUMBER: _builtins.int
+            stage: _builtins.str
+            """As in timings, or "dense", "sparse", "fusion", "boosts", "group_by"."""
+            collection: _builtins.str
+            """`collections/{collection}`; empty for a stage over all."""
+            candidates: _builtins.int
+            """Candidates that came out of it."""
+            model: _builtins.str
+            """`models/{model}`, where one took part."""
+            detail: _builtins.str
+            """What was made of the request: the fusion and its weights, the stemmed words, the tree of the filter."""
+            @_builtins.property
+            def duration(self) -> _duration_pb2.Duration:
+                """How long it took."""
+
+            @_builtins.property
+            def budget(self) -> _duration_pb2.Duration:
+                """How long it might have taken."""
+
+            def __init__(
+                self,
+                *,
+                stage: _builtins.str = ...,
+                collection: _builtins.str = ...,
+                candidates: _builtins.int = ...,
+                duration: _duration_pb2.Duration | None = ...,
+                budget: _duration_pb2.Duration | None = ...,
+                model: _builtins.str = ...,
+                detail: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "duration", b"duration"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "candidates", b"candidates", "collection", b"collection", "detail", b"detail", "duration", b"duration", "model", b"model", "stage", b"stage"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class Searched(_message.Message):
+            """A collection that was searched."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            COLLECTION_FIELD_NUMBER: _builtins.int
+            INDEX_REVISION_FIELD_NUMBER: _builtins.int
+            EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+            collection: _builtins.str
+            """`collections/{collection}`."""
+            index_revision: _builtins.int
+            """Revision of its index that the answer is of, at least."""
+            embedding_model: _builtins.str
+            """`models/{model}`."""
+            def __init__(
+                self,
+                *,
+                collection: _builtins.str = ...,
+                index_revision: _builtins.int = ...,
+                embedding_model: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding_model", b"embedding_model", "index_revision", b"index_revision"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        STAGES_FIELD_NUMBER: _builtins.int
+        COLLECTIONS_FIELD_NUMBER: _builtins.int
+        MODE_FIELD_NUMBER: _builtins.int
+        FILTER_FIELD_NUMBER: _builtins.int
+        mode: Global___SearchRequest.Mode.ValueType
+        """The mode that was used."""
+        filter: _builtins.str
+        """The filter as it was understood, in AIP-160."""
+        @_builtins.property
+        def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResponse.Explanation.Stage]:
+            """Stages, in the order they ran."""
+
+        @_builtins.property
+        def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResponse.Explanation.Searched]:
+            """Collections, in the order they were named."""
+
+        def __init__(
+            self,
+            *,
+            stages: _abc.Iterable[Global___SearchResponse.Explanation.Stage] | None = ...,
+            collections: _abc.Iterable[Global___SearchResponse.Explanation.Searched] | None = ...,
+            mode: Global___SearchRequest.Mode.ValueType = ...,
+            filter: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "filter", b"filter", "mode", b"mode", "stages", b"stages"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Group(_message.Message):
+        """Hits of one value of group_by."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUE_FIELD_NUMBER: _builtins.int
+        HITS_FIELD_NUMBER: _builtins.int
+        hits: _builtins.int
+        """How many of `hits`, which come group by group, are of this one."""
+        @_builtins.property
+        def value(self) -> _struct_pb2.Value:
+            """The value."""
+
+        def __init__(
+            self,
+            *,
+            value: _struct_pb2.Value | None = ...,
+            hits: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,8 +870,10 @@ class SearchResponse(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     total_size: _builtins.int
-    """Hits in all pages."""
+    """Hits in all pages; with group_by, groups."""
     next_page_token: _builtins.str
     """Set when there are more hits; send it as page_token."""
     trace_id: _builtins.str
@@ -598,6 +902,14 @@ class SearchResponse(_message.Message):
     def usage(self) -> Global___SearchResponse.Usage:
         """Work done for the answer."""
 
+    @_builtins.property
+    def explanation(self) -> Global___SearchResponse.Explanation:
+        """How the answer came about, where asked for."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResponse.Group]:
+        """The groups of this page, best first, with group_by."""
+
     def __init__(
         self,
         *,
@@ -610,10 +922,12 @@ class SearchResponse(_message.Message):
         cache: Global___SearchResponse.Cache | None = ...,
         usage: Global___SearchResponse.Usage | None = ...,
         trace_id: _builtins.str = ...,
+        explanation: Global___SearchResponse.Explanation | None = ...,
+        groups: _abc.Iterable[Global___SearchResponse.Group] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "explanation", b"explanation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_stages", b"degraded_stages", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token", "timings", b"timings", "total_size", b"total_size", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "degraded_stages", b"degraded_stages", "explanation", b"explanation", "facets", b"facets", "groups", b"groups", "hits", b"hits", "next_page_token", b"next_page_token", "timings", b"timings", "total_size", b"total_size", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,9 +949,9 @@ class Hit(_message.Message):
         SCORE_FIELD_NUMBER: _builtins.int
         RANK_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"dense", "sparse", "fusion", "rerank"."""
+        """"dense", "sparse", "fusion", "rerank", "boosts", "mmr"."""
         score: _builtins.float
-        """Score in the stage's own units: cosine for dense, BM25 for sparse."""
+        """Score in the stage's own units: cosine for dense, BM25 for sparse; the factor for boosts."""
         rank: _builtins.int
         """Rank in the stage, from 1."""
         def __init__(
@@ -685,19 +999,27 @@ class Hit(_message.Message):
 
         CHUNK_FIELD_NUMBER: _builtins.int
         TEXT_FIELD_NUMBER: _builtins.int
+        START_OFFSET_FIELD_NUMBER: _builtins.int
+        END_OFFSET_FIELD_NUMBER: _builtins.int
         chunk: _builtins.str
         """`collections/{collection}/documents/{document}/chunks/{chunk}`."""
         text: _builtins.str
         """Its text."""
+        start_offset: _builtins.int
+        """Where it starts in the document's extracted text, in Unicode code points."""
+        end_offset: _builtins.int
+        """Where it ends, exclusive."""
         def __init__(
             self,
             *,
             chunk: _builtins.str = ...,
             text: _builtins.str = ...,
+            start_offset: _builtins.int = ...,
+            end_offset: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end_offset", b"end_offset", "start_offset", b"start_offset", "text", b"text"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,6 +1041,8 @@ class Hit(_message.Message):
     PAGE_NUMBER_FIELD_NUMBER: _builtins.int
     MIME_TYPE_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    STITCHED_TEXT_FIELD_NUMBER: _builtins.int
     chunk: _builtins.str
     """`collections/{collection}/documents/{document}/chunks/{chunk}`."""
     document: _builtins.str
@@ -747,6 +1071,10 @@ class Hit(_message.Message):
     """Page, slide or sheet, from 1; 0 where the format has none."""
     mime_type: _builtins.str
     """The document's media type."""
+    similarity: _builtins.float
+    """Cosine similarity of the query and the passage; unset where no stage had to know it."""
+    stitched_text: _builtins.str
+    """The passage with its neighbors as one text, without what they share twice, where neighbors are asked for."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit.StageScore]:
         """Score and rank in each stage that found the passage."""
@@ -784,11 +1112,223 @@ class Hit(_message.Message):
         page_number: _builtins.int = ...,
         mime_type: _builtins.str = ...,
         neighbors: _abc.Iterable[Global___Hit.Neighbor] | None = ...,
+        similarity: _builtins.float | None = ...,
+        stitched_text: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "metadata", b"metadata", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collection", b"collection", "content_hash", b"content_hash", "document", b"document", "end_offset", b"end_offset", "highlights", b"highlights", "metadata", b"metadata", "mime_type", b"mime_type", "neighbors", b"neighbors", "page_number", b"page_number", "revision", b"revision", "score", b"score", "scores", b"scores", "section", b"section", "source_uri", b"source_uri", "start_offset", b"start_offset", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "chunk", b"chunk", "collection", b"collection", "content_hash", b"content_hash", "document", b"document", "end_offset", b"end_offset", "highlights", b"highlights", "metadata", b"metadata", "mime_type", b"mime_type", "neighbors", b"neighbors", "page_number", b"page_number", "revision", b"revision", "score", b"score", "scores", b"scores", "section", b"section", "similarity", b"similarity", "source_uri", b"source_uri", "start_offset", b"start_offset", "stitched_text", b"stitched_text", "text", b"text", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
+    _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
+
+Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class BatchSearchRequest(_message.Message):
+    """Several questions at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection of the questions that name none: `collections/{collection}` or the bare id."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest]:
+        """The questions. Their texts are embedded in one pass for each model."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SearchRequest] | None = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Hit: _TypeAlias = Hit  # noqa: Y015
+Global___BatchSearchRequest: _TypeAlias = BatchSearchRequest  # noqa: Y015
+
+@_typing.final
+class BatchSearchResponse(_message.Message):
+    """What became of each question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        """An answer, or why there is none."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RESPONSE_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def response(self) -> Global___SearchResponse:
+            """Its answer."""
+
+        @_builtins.property
+        def error(self) -> _status_pb2.Status:
+            """Why there is none. The other questions are answered all the same."""
+
+        def __init__(
+            self,
+            *,
+            response: Global___SearchResponse | None = ...,
+            error: _status_pb2.Status | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+        _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchSearchResponse.Result]:
+        """One a question, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchSearchResponse.Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchResponse: _TypeAlias = BatchSearchResponse  # noqa: Y015
+
+@_typing.final
+class StreamSearchRequest(_message.Message):
+    """A question whose answer comes in steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def search(self) -> Global___SearchRequest:
+        """The question."""
+
+    def __init__(
+        self,
+        *,
+        search: Global___SearchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSearchRequest: _TypeAlias = StreamSearchRequest  # noqa: Y015
+
+@_typing.final
+class StreamSearchResponse(_message.Message):
+    """One step of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FINAL_STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def partial(self) -> Global___SearchResponse:
+        """What the first stage that was ready found, at once: by words, or by meaning. Later answers replace it."""
+
+    @_builtins.property
+    def complete(self) -> Global___SearchResponse:
+        """The whole answer, as Search gives it."""
+
+    @_builtins.property
+    def final_status(self) -> _status_pb2.Status:
+        """The stream's end: always the last message."""
+
+    def __init__(
+        self,
+        *,
+        partial: Global___SearchResponse | None = ...,
+        complete: Global___SearchResponse | None = ...,
+        final_status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "event", b"event", "final_status", b"final_status", "partial", b"partial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "event", b"event", "final_status", b"final_status", "partial", b"partial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["partial", "complete", "final_status"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___StreamSearchResponse: _TypeAlias = StreamSearchResponse  # noqa: Y015
+
+@_typing.final
+class FindSimilarRequest(_message.Message):
+    """A request for passages like one there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TYPED_FILTER_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    SAME_DOCUMENT_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The example: `collections/{collection}/documents/{document}/chunks/{chunk}`, or a document, whose chunks' mean is taken."""
+    filter: _builtins.str
+    """As `SearchRequest.filter`."""
+    top_k: _builtins.int
+    """Hits to find, best first. Defaults to 10, at most 200."""
+    min_score: _builtins.float
+    """Least cosine similarity of a hit. 0 keeps all."""
+    same_document: _builtins.bool
+    """Finds other chunks of the example's document too. The example itself is never a hit."""
+    page_size: _builtins.int
+    """Hits in one answer. Defaults to top_k."""
+    page_token: _builtins.str
+    """Continues the answer that gave it; every other field as before."""
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The collections to search, of the example's model. Empty: the example's own."""
+
+    @_builtins.property
+    def typed_filter(self) -> _filter_pb2.TypedFilter:
+        """The same as a tree; with `filter` set too, both must hold."""
+
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields of a hit to return. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        collections: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _builtins.str = ...,
+        typed_filter: _filter_pb2.TypedFilter | None = ...,
+        top_k: _builtins.int = ...,
+        min_score: _builtins.float = ...,
+        same_document: _builtins.bool = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask", "typed_filter", b"typed_filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "filter", b"filter", "min_score", b"min_score", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "read_mask", b"read_mask", "same_document", b"same_document", "top_k", b"top_k", "typed_filter", b"typed_filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindSimilarRequest: _TypeAlias = FindSimilarRequest  # noqa: Y015
