@@ -17,14 +17,13 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
-    func,
     select,
 )
 
 from services.mesh.filters import Field, FieldType, Schema
 from services.mesh.lists import Listing, ListQuery, Page, paginate
 from services.mesh.sql.filters import Columns
-from services.mesh.sql.lists import paged
+from services.mesh.sql.lists import listed
 from tests.filter_trees import documents
 
 LISTING = Listing(
@@ -78,9 +77,8 @@ def page_in_sql(engine: Engine, query: ListQuery) -> Page[Row[Any]]:
     columns = Columns({name: TABLE.c[name] for name in LISTING.schema.fields}, engine.dialect)
     found = select(TABLE).where(columns.where(query.filter))
     with engine.connect() as connection:
-        total = connection.scalar(select(func.count()).select_from(found.subquery()))
-        rows = connection.execute(paged(found, query, columns)).all()
-    return query.page(rows, total or 0, lambda row: row._asdict())
+        rows, total = listed(found, query, columns)(connection)
+    return query.page(rows, total, lambda row: row._asdict())
 
 
 ORDERS = st.lists(

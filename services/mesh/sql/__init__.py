@@ -6,7 +6,7 @@ A service opens its database with `OpenDatabase.open(url, SCHEMA)` and hands it 
 from services.mesh.sql.columns import OBJECT, TEXT, Instant
 from services.mesh.sql.databases import Database, Mode, database, sqlite_url
 from services.mesh.sql.filters import Columns
-from services.mesh.sql.lists import paged
+from services.mesh.sql.lists import listed, paged
 from services.mesh.sql.opened import OpenDatabase
 from services.mesh.sql.receipts import Receipts
 from services.mesh.sql.schema import Schema
@@ -22,6 +22,7 @@ __all__ = [
     "Receipts",
     "Schema",
     "database",
+    "listed",
     "paged",
     "sqlite_url",
 ]

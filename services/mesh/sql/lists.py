@@ -1,11 +1,24 @@
 """A list query as SQL: rows after the cursor, by any mix of ascending and descending keys, missing values lowest."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, and_, false, or_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, false, func, or_
 
 from services.mesh.lists import CursorValue, ListQuery, Order
 from services.mesh.sql.filters import Columns, Condition, bound
+
+Listed: TypeAlias = tuple[Sequence[Row[Any]], int]
+
+
+def listed(found: Select[Any], query: ListQuery, columns: Columns) -> Callable[[Connection], Listed]:
+    """Work that reads a page of what is found (see `paged`) and how many there are; of one moment in a READ."""
+
+    def read(connection: Connection) -> Listed:
+        rows = connection.execute(paged(found, query, columns)).all()
+        return rows, connection.execute(found.with_only_columns(func.count(), maintain_column_froms=True)).scalar_one()
+
+    return read
 
 
 def paged(statement: Select[Any], query: ListQuery, columns: Columns) -> Select[Any]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Text, delete, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Text, delete, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.mesh.audit import AuditEvent
 from services.mesh.lists import ListQuery, Page
-from services.mesh.sql import Columns, Mode, OpenDatabase, paged
+from services.mesh.sql import Columns, Mode, OpenDatabase, listed
 from services.system.adapters.sql_tables import AUDIT_EVENTS
 from services.system.audit import event_fields
 
@@ -44,12 +44,7 @@ class SqlAuditLog:
     async def list_events(self, tenant: str, query: ListQuery) -> Page[AuditEvent]:
         columns = _columns(self._database)
         found = select(AUDIT_EVENTS).where(AUDIT_EVENTS.c.tenant == tenant, columns.where(query.filter))
-
-        def read(connection: Connection) -> tuple[Sequence[Any], int]:
-            rows = connection.execute(paged(found, query, columns)).all()
-            return rows, connection.execute(found.with_only_columns(func.count())).scalar_one()
-
-        rows, total = await self._database.run(read, Mode.READ)
+        rows, total = await self._database.run(listed(found, query, columns), Mode.READ)
         return query.page([_event(row) for row in rows], total, event_fields)
 
     async def prune(self, before: datetime, limit: int) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, in
 from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page
 from services.mesh.receipts import Receipt
-from services.mesh.sql import Columns, Mode, OpenDatabase, paged
+from services.mesh.sql import Columns, Mode, OpenDatabase, listed
 from services.system.adapters.sql_tables import RECEIPTS, REVOCATIONS
 from services.system.records import Revocation
 from services.system.revocations import revocation_fields
@@ -46,12 +46,7 @@ class SqlRevocationStore:
         name = literal("revocations/", Text) + REVOCATIONS.c.revocation_id
         columns = Columns({**fields, "name": name}, self._database.dialect)
         found = _holding(at).where(REVOCATIONS.c.tenant == tenant, _OF_SOMEBODY, columns.where(query.filter))
-
-        def read(connection: Connection) -> tuple[Sequence[Any], int]:
-            rows = connection.execute(paged(found, query, columns)).all()
-            return rows, connection.execute(found.with_only_columns(func.count())).scalar_one()
-
-        rows, total = await self._database.run(read, Mode.READ)
+        rows, total = await self._database.run(listed(found, query, columns), Mode.READ)
         return query.page([_revocation(row) for row in rows], total, revocation_fields)
 
     async def count(self, tenant: str) -> int:
