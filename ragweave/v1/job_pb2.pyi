@@ -367,7 +367,7 @@ class JobItem(_message.Message):
         STAGE_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"read", "extract", "chunk", "embed", "index", "record"."""
+        """"read", "extract", "chunk", "embed", "index", "record"; of a large document also "wait": its turn among others."""
         @_builtins.property
         def duration(self) -> _duration_pb2.Duration:
             """How long it took."""

@@ -21,7 +21,7 @@ from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_marks import RedisMarks
 from services.jobs.adapters.registry import RegistryClient
-from services.jobs.adapters.watching import WatchedDirectories
+from services.jobs.adapters.watchfiles import WatchedDirectories
 from services.jobs.adapters.xberg import XbergExtractor
 from services.jobs.auto_sync import AutoSync
 from services.jobs.background import kept_going

@@ -10,7 +10,7 @@ import pytest
 from services.jobs.adapters.folders import Folders
 from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_marks import RedisMarks
-from services.jobs.adapters.watching import WatchedDirectories
+from services.jobs.adapters.watchfiles import WatchedDirectories
 from services.jobs.auto_sync import AutoSync
 from services.jobs.job import DirectoryImport, Job, JobState
 from services.jobs.listing import jobs_query
