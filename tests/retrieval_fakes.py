@@ -82,12 +82,18 @@ class MemoryVectorStore:
             scores = [(key, _bm25(query.sparse, each.sparse, chunks.values())) for key, each in chosen.items()]
             sparse = ranked([(key, score) for key, score in scores if score > 0])[: query.depth]
         fused = merge(query.fusion, dense, sparse)
-        hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
+        candidates = len(fused)
+        similarities = dict(dense or [])
+        if query.reference is not None and query.min_similarity is not None:
+            asked = np.frombuffer(query.reference, "<f4")
+            similarities = {key: _cosine(asked, chosen[key].vector) for key, _ in fused}
+            fused = [hit for hit in fused if similarities[hit[0]] >= query.min_similarity]
+        hits = fused[: query.limit]
         found = [
-            ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse))
+            ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse), similarities.get(key))
             for key, score in hits[query.page]
         ]
-        return Found(found, len(hits), len(fused))
+        return Found(found, len(hits), candidates)
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         chunks = [each.chunk for each in self._chunks(index).values()]
@@ -141,8 +147,11 @@ class FakeEmbedder:
         self._vectors = vectors or {}
         self._dimension = dimension
         self.asked: list[tuple[str, str]] = []
+        self.down = False
 
     async def embed(self, model: str, text: str) -> QueryEmbedding:
+        if self.down:
+            raise DependencyUnavailable("embedding is unavailable")
         self.asked.append((model, text))
         return QueryEmbedding(vector(self._vectors.get(text) or direction(text, self._dimension)), len(text.split()))
 

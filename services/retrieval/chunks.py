@@ -118,7 +118,8 @@ class VectorQuery:
         offset: Hits of these to skip.
         page_size: Hits to return from there; None: all.
         depth: Candidates each stage hands to the fusion.
-        min_score: Hits that score less are left out, before limit; None keeps all.
+        reference: What the similarity of hits is measured to, little-endian float32; needed by `min_similarity` only.
+        min_similarity: Hits of a smaller cosine are left out, before limit; None keeps all.
         exact: Compares with every vector instead of walking the search graph.
     """
 
@@ -130,7 +131,8 @@ class VectorQuery:
     page_size: int | None = None
     depth: int = 200
     fusion: Fusion = DEFAULT_FUSION
-    min_score: float | None = None
+    reference: bytes | None = None
+    min_similarity: float | None = None
     exact: bool = False
 
     @property
@@ -150,9 +152,22 @@ class StageScore:
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
+    """A chunk found.
+
+    Attributes:
+        measured: Its cosine to the query, where a bound made the store measure it.
+    """
+
     chunk: Chunk
     score: float
     stages: tuple[StageScore, ...]
+    measured: float | None = None
+
+    @property
+    def similarity(self) -> float | None:
+        """Its cosine to the query; None where no stage had to know it."""
+        dense = (stage.score for stage in self.stages if stage.stage == "dense")
+        return next(dense, self.measured)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,16 @@ from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
-from services.retrieval.retriever import Answer, Hit, Query
+from services.retrieval.query import Query
+from services.retrieval.ranking import Hit
+from services.retrieval.retriever import Answer
 
 _MODES: Final = {
     pb.SearchRequest.HYBRID: Mode.HYBRID,
     pb.SearchRequest.DENSE: Mode.DENSE,
     pb.SearchRequest.SPARSE: Mode.SPARSE,
 }
-_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors")
+_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors", "boosts", "explain", "page")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -43,6 +45,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         page_token=request.page_token,
         mode=_MODES.get(request.mode),
         fusion=fusion_from(request.fusion),
+        candidates=request.candidates,
         min_score=request.min_score,
         highlight=request.highlight,
         features=frozenset(given.intersection(_FEATURES)),
@@ -81,7 +84,12 @@ def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchR
             for stage, seconds in answer.timings_s.items()
         ],
         degraded_stages=[
-            pb.SearchResponse.DegradedStage(stage=each.stage, reason=each.reason) for each in answer.degraded
+            pb.SearchResponse.DegradedStage(
+                stage=each.stage,
+                reason=each.reason,
+                collection=f"collections/{each.collection}" if each.collection else "",
+            )
+            for each in answer.degraded
         ],
         usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
         trace_id=trace_id,
@@ -109,6 +117,7 @@ def hit_to(hit: Hit) -> pb.Hit:
         section=chunk.section,
         page_number=chunk.page_number,
         mime_type=document.mime_type,
+        similarity=hit.found.similarity,
     )
     message.metadata.update(document.metadata)
     return message

@@ -1,15 +1,8 @@
-"""Search: which collections, by which vectors, through which filter, fused into one ranking and cut into pages."""
+"""Search: which collections, by which vectors, through which filter, refined into one ranking and cut into pages."""
 
 import asyncio
-import base64
-import hashlib
-import json
-import math
-import re
-import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,78 +13,23 @@ from services.mesh.errors import (
     DependencyUnavailable,
     FailedPrecondition,
     InvalidArgument,
-    InvalidPageToken,
     Violation,
 )
-from services.mesh.filters import EVERYTHING, Filter, all_of, parse, unparse
 from services.mesh.identity import Caller
-from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
-from services.retrieval.collection import NO_DEFAULTS, CollectionView
+from services.retrieval import pages
+from services.retrieval.chunks import Found, Mode, VectorQuery
+from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.filterable import SCHEMA, by_document_id, visible_to
 from services.retrieval.freshness import Freshness
-from services.retrieval.fusion import DEFAULT_FUSION, Fusion, fuse
-from services.retrieval.ports import QueryEmbedder, QueryEmbedding, VectorStore
+from services.retrieval.ports import QueryEmbedder, VectorStore
+from services.retrieval.query import Plan, Query, planned
+from services.retrieval.ranking import Hit, together
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import encoder_for
+from services.retrieval.stages import Degraded, Stages
 
-DEFAULT_TOP_K: Final = 10
-MAX_TOP_K: Final = 200
-
-# Candidates of each stage: a chunk that both stages rank low may still lead the fusion.
-_LEAST_DEPTH: Final = 200
-_DEPTH_FACTOR: Final = 4
 _MAX_HIGHLIGHTS: Final = 1000
-_TOKEN_VERSION: Final = 1
-_COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A search as asked for; 0, "", None and empty mean unset.
-
-    Attributes:
-        vector: By the collection's model, instead of one made from text.
-        collection: Name or bare id.
-        collections: The same, several, instead of `collection`.
-        typed_filter: Must hold besides `filter`.
-        features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
-        require_all: Fails rather than answering from fewer stages.
-    """
-
-    text: str = ""
-    vector: Sequence[float] = ()
-    collection: str = ""
-    collections: Sequence[str] = ()
-    filter: str = ""
-    typed_filter: Filter = EVERYTHING
-    top_k: int = 0
-    page_size: int = 0
-    page_token: str = ""
-    mode: Mode | None = None
-    fusion: Fusion | None = None
-    min_score: float = 0.0
-    highlight: bool = False
-    features: frozenset[str] = frozenset()
-    require_all: bool = False
-    consistency_token: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A passage found, where, and which of its characters are words of the query: (start, end) in code points."""
-
-    found: ScoredChunk
-    collection: CollectionView
-    highlights: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Degraded:
-    """A stage that was left out, and why."""
-
-    stage: str
-    reason: str
+_OVER: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +51,26 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A query with every default filled in."""
+class _Vectors:
+    """The query by model, little-endian float32, and the tokens embedded for it."""
 
-    mode: Mode
-    fusion: Fusion
-    top_k: int
-    min_score: float | None
-    filter: Filter
-    offset: int
-    page_size: int
-    binding: str
+    by_model: Mapping[str, bytes]
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The best hits, in order, of which a page is cut.
+
+    Attributes:
+        begins: Place of the first of them in the whole ranking.
+        total: Hits in all.
+    """
+
+    hits: Sequence[Hit]
+    begins: int
+    total: int
+    candidates: int
 
 
 class Retriever:
@@ -161,33 +108,31 @@ class Retriever:
             DeadlineExceeded: The write that the consistency_token stands for has not been made in time.
             DependencyUnavailable: The index does not answer; or another stage does not, and all were required.
         """
-        timings_s: dict[str, float] = {}
-        with _timed(timings_s, "total"):
-            with _timed(timings_s, "authorize"):
+        stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
+        with stages.timed("total"):
+            with stages.timed("authorize"):
                 views = await self._views(query, who)
-            plan = _plan(query, views, who)
+            plan = planned(query, views, who)
             if query.consistency_token:
-                with _timed(timings_s, "wait"):
-                    await self._seen(query.consistency_token, views, timeout_s)
-            degraded = _degraded(query)
-            with _timed(timings_s, "embed"):
-                plan, vectors, query_tokens = await self._embedded(query, plan, views, degraded)
-            with _timed(timings_s, "store"):
-                found = await asyncio.gather(
-                    *(self._found(view, plan, query, vectors, len(views) == 1) for view in views)
-                )
-            hits, total = _merged(views, found, plan)
-            terms = {view.uid: _terms(query, view) for view in views}
-            page = [replace(hit, highlights=_highlights(hit, terms[hit.collection.uid])) for hit in hits]
-        more = plan.offset + plan.page_size < total
+                with stages.timed("wait"):
+                    await self._seen(query.consistency_token, views, stages.remaining_s())
+            _check_features(query, stages)
+            with stages.timed("embed"):
+                plan, vectors = await self._embedded(query, plan, views, stages)
+            with stages.timed("store"):
+                pool = await self._pool(query, plan, views, vectors)
+            hits = pool.hits[plan.offset - pool.begins :][: plan.page_size]
+            if query.highlight:
+                hits = _highlighted(hits, query, views)
+        following = plan.offset + plan.page_size
         return Answer(
-            hits=page,
-            total=total,
-            next_page_token=_token(plan.offset + plan.page_size, plan.binding) if more else "",
-            timings_s=timings_s,
-            degraded=degraded,
-            query_tokens=query_tokens,
-            candidates=sum(each.candidates for each in found),
+            hits=hits,
+            total=pool.total,
+            next_page_token=pages.token(following, plan.binding) if following < pool.total else "",
+            timings_s=stages.timings_s,
+            degraded=stages.degraded,
+            query_tokens=vectors.tokens,
+            candidates=pool.candidates,
         )
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
@@ -205,7 +150,7 @@ class Retriever:
         raise InvalidArgument.of("consistency_token", "it is from a job on a collection that is not searched here")
 
     async def _views(self, query: Query, who: Caller) -> list[CollectionView]:
-        views = [await self._collections.find(who.tenant, each) for each in _collection_ids(query)]
+        views = [await self._collections.find(who.tenant, each) for each in query.collection_ids]
         for view in views:
             if who.anonymous and not view.public:
                 # As if it were not there: what is private does not show by its refusal.
@@ -218,166 +163,82 @@ class Retriever:
         return views
 
     async def _embedded(
-        self, query: Query, plan: _Plan, views: Sequence[CollectionView], degraded: list[Degraded]
-    ) -> tuple[_Plan, Mapping[str, bytes], int]:
-        """Vectors by model, and tokens embedded; without the embedding service a hybrid search goes on by words."""
-        if plan.mode is Mode.SPARSE:
-            return plan, {}, 0
-        models = {view.embedding_model for view in views}
+        self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages
+    ) -> tuple[Plan, _Vectors]:
+        """The query's vectors, one a model; without the embedding service a search goes on by words, where it can."""
+        if plan.mode is Mode.SPARSE and plan.min_similarity is None:
+            return plan, _Vectors({})
+        models = sorted({view.embedding_model for view in views})
         if query.vector:
-            _check_vector(query.vector, views)
-            return plan, dict.fromkeys(models, array("f", query.vector).tobytes()), 0
+            return plan, _Vectors(dict.fromkeys(models, array("f", query.vector).tobytes()))
         try:
-            made = await asyncio.gather(*(self._embedder.embed(model, query.text) for model in sorted(models)))
+            made = await asyncio.gather(*(self._embedder.embed(model, query.text) for model in models))
         except DependencyUnavailable as error:
-            if plan.mode is Mode.DENSE or query.require_all:
+            if plan.mode is Mode.DENSE:
                 raise
-            degraded.append(Degraded("embed", error.message))
-            return replace(plan, mode=Mode.SPARSE), {}, 0
-        return plan, _by_model(models, made), sum(each.token_count for each in made)
+            if plan.mode is Mode.HYBRID:
+                stages.left_out("embed", error)
+            if plan.min_similarity is not None:
+                stages.left_out("min_score", error)
+            return replace(plan, mode=Mode.SPARSE, min_similarity=None), _Vectors({})
+        vectors = {model: each.vector for model, each in zip(models, made, strict=True)}
+        return plan, _Vectors(vectors, sum(each.token_count for each in made))
+
+    async def _pool(self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors) -> _Pool:
+        if len(views) == 1:
+            (view,) = views
+            found = await self._found(view, query, plan, vectors, plan.top_k, plan.offset, plan.page_size)
+            return _Pool([Hit(each, view) for each in found.hits], plan.offset, found.total, found.candidates)
+        # A hit that its own collection ranks low may rank higher among all: the fusion sees other ranks there.
+        limit = min(plan.depth, _OVER * plan.top_k) if plan.mode is Mode.HYBRID else plan.top_k
+        each = await asyncio.gather(*(self._found(view, query, plan, vectors, limit, 0, None) for view in views))
+        hits = together(views, each, plan.mode, plan.fusion)[: plan.top_k]
+        return _Pool(hits, 0, len(hits), sum(found.candidates for found in each))
 
     async def _found(
-        self, view: CollectionView, plan: _Plan, query: Query, vectors: Mapping[str, bytes], alone: bool
+        self,
+        view: CollectionView,
+        query: Query,
+        plan: Plan,
+        vectors: _Vectors,
+        limit: int,
+        offset: int,
+        page_size: int | None,
     ) -> Found:
+        vector = vectors.by_model.get(view.embedding_model)
         return await self._store.search(
             view.uid,
             VectorQuery(
-                dense=vectors.get(view.embedding_model),
+                dense=None if plan.mode is Mode.SPARSE else vector,
                 sparse=None if plan.mode is Mode.DENSE else encoder_for(view.language).query(query.text),
                 filter=plan.filter,
-                limit=plan.top_k,
-                # Several collections are cut into pages once they are merged.
-                offset=plan.offset if alone else 0,
-                page_size=plan.page_size if alone else plan.top_k,
-                depth=max(_LEAST_DEPTH, _DEPTH_FACTOR * plan.top_k),
+                limit=limit,
+                offset=offset,
+                page_size=page_size,
+                depth=plan.depth,
                 fusion=plan.fusion,
-                min_score=plan.min_score,
+                reference=None if plan.min_similarity is None else vector,
+                min_similarity=plan.min_similarity,
             ),
         )
 
 
-def _plan(query: Query, views: Sequence[CollectionView], who: Caller) -> _Plan:
-    defaults = views[0].defaults if len(views) == 1 else NO_DEFAULTS
-    mode = query.mode or (Mode.DENSE if query.vector and not query.text.strip() else defaults.mode) or Mode.HYBRID
-    if not query.text.strip() and (mode is not Mode.DENSE or not query.vector):
-        needed = "must not be empty" if query.mode is None else f"must not be empty in mode {mode.name}"
-        raise InvalidArgument.of("query", needed if mode is not Mode.DENSE else "give query or vector")
-    top_k = query.top_k or defaults.top_k or DEFAULT_TOP_K
-    if not 0 < top_k <= MAX_TOP_K:
-        raise InvalidArgument.of("top_k", f"must be from 1 to {MAX_TOP_K}, found {top_k}")
-    if query.page_size < 0:
-        raise InvalidArgument.of("page_size", f"must not be negative, found {query.page_size}")
-    chosen = all_of(parse(query.filter, SCHEMA), query.typed_filter)
-    fusion = query.fusion or defaults.fusion or DEFAULT_FUSION
-    min_score = query.min_score or defaults.min_score or None
-    asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
-    binding = _digest(*asked, top_k, mode, repr(fusion), min_score)
-    return _Plan(
-        mode=mode,
-        fusion=fusion,
-        top_k=top_k,
-        min_score=min_score,
-        filter=all_of(by_document_id(chosen), visible_to(who)),
-        offset=_offset(query.page_token, binding) if query.page_token else 0,
-        page_size=min(query.page_size or top_k, top_k),
-        binding=binding,
-    )
-
-
-def _degraded(query: Query) -> list[Degraded]:
-    """The stages asked for that there are none of; what would change the meaning of the answer is refused."""
+def _check_features(query: Query, stages: Stages) -> None:
+    """What would change the meaning of the answer, and is not there, is refused; a better order is left out."""
     unknown = sorted(query.features - {"rerank"})
     if unknown:
         violations = [Violation(field, "is not offered yet") for field in unknown]
         raise InvalidArgument(f"{unknown[0]}: is not offered yet", violations=violations)
-    if "rerank" in query.features and query.require_all:
-        raise FailedPrecondition("rerank: no reranking model is configured")
-    return [Degraded("rerank", "no reranking model is configured")] if query.features else []
+    if query.features:
+        stages.left_out("rerank", FailedPrecondition("no reranking model is configured"))
 
 
-def _merged(views: Sequence[CollectionView], found: Sequence[Found], plan: _Plan) -> tuple[list[Hit], int]:
-    """The hits of one page, and how many there are in all; several collections are fused by rank."""
-    if len(views) == 1:
-        return [Hit(hit, views[0]) for hit in found[0].hits], found[0].total
-    hits = {
-        (view.uid, hit.chunk.document.document_id, hit.chunk.chunk_id): Hit(hit, view)
-        for view, each in zip(views, found, strict=True)
-        for hit in each.hits
-    }
-    ranked = fuse([[(key, 0.0) for key in hits if key[0] == view.uid] for view in views])[: plan.top_k]
-    page = ranked[plan.offset : plan.offset + plan.page_size]
-    return [replace(hits[key], found=replace(hits[key].found, score=score)) for key, score in page], len(ranked)
-
-
-def _by_model(models: set[str], made: Sequence[QueryEmbedding]) -> dict[str, bytes]:
-    return {model: embedding.vector for model, embedding in zip(sorted(models), made, strict=True)}
-
-
-def _check_vector(vector: Sequence[float], views: Sequence[CollectionView]) -> None:
-    for view in views:
-        if len(vector) != view.dimension:
-            wanted = f"collection {view.collection_id!r} takes {view.dimension} values"
-            raise InvalidArgument.of("vector", f"{wanted}, found {len(vector)}")
-    if not all(map(math.isfinite, vector)):
-        raise InvalidArgument.of("vector", "has a value that is not finite")
-
-
-def _collection_ids(query: Query) -> list[str]:
-    """The ids in `collections/{id}` or the bare ids, each once."""
-    if query.collection and query.collections:
-        raise InvalidArgument.of("collections", "give collection or collections, not both")
-    if not query.collection and not query.collections:
-        raise InvalidArgument.of("collection", "name the collection to search")
-    field = "collection" if query.collection else "collections"
-    names = [query.collection] if query.collection else query.collections
-    ids = dict.fromkeys(name.removeprefix("collections/") for name in names)
-    if not all(_COLLECTION_ID.fullmatch(each) for each in ids):
-        found = f"found {', '.join(names)!r:.80}"
-        raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
-    return list(ids)
-
-
-def _terms(query: Query, view: CollectionView) -> frozenset[int]:
-    return frozenset(encoder_for(view.language).counts(query.text)) if query.highlight else frozenset()
+def _highlighted(hits: Sequence[Hit], query: Query, views: Sequence[CollectionView]) -> list[Hit]:
+    """The hits, with the places of the query's words in them."""
+    terms = {view.language: frozenset(encoder_for(view.language).counts(query.text)) for view in views}
+    return [replace(hit, highlights=_highlights(hit, terms[hit.collection.language])) for hit in hits]
 
 
 def _highlights(hit: Hit, terms: frozenset[int]) -> tuple[tuple[int, int], ...]:
-    if not terms:
-        return ()
     words = encoder_for(hit.collection.language).terms(hit.found.chunk.text)
     return tuple((word.start, word.end) for word in words if word.index in terms)[:_MAX_HIGHLIGHTS]
-
-
-def _token(offset: int, binding: str) -> str:
-    content = json.dumps([_TOKEN_VERSION, binding, offset], separators=(",", ":"))
-    return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
-
-
-def _offset(token: str, binding: str) -> int:
-    try:
-        content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-        version, bound, offset = content
-        if version != _TOKEN_VERSION or type(offset) is not int or not 0 < offset < MAX_TOP_K:
-            raise ValueError("not a token of this version")
-    except (ValueError, TypeError, RecursionError):
-        raise _refused("not a token that this method returned") from None
-    if bound != binding:
-        raise _refused("belongs to another search; start again without it")
-    return int(offset)
-
-
-def _refused(description: str) -> InvalidPageToken:
-    return InvalidPageToken(f"page_token: {description}", violations=[Violation("page_token", description)])
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
-    started_s = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings_s[stage] = time.perf_counter() - started_s

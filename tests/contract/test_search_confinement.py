@@ -20,7 +20,8 @@ from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.filterable import SCHEMA, by_document_id
 from services.retrieval.freshness import Freshness
 from services.retrieval.ports import VectorStore
-from services.retrieval.retriever import Query, Retriever
+from services.retrieval.query import Query
+from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
 from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, FakeRevisions, MemoryVectorStore, chunk, encoded, view
 

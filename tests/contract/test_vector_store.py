@@ -102,7 +102,10 @@ async def expected(query: VectorQuery) -> Found:
         asking(fusion=Dbsf()),
         asking(limit=2),
         asking(limit=4, offset=2),
-        asking(text=None, min_score=0.1),
+        asking(text=None, reference=vector(QUERY), min_similarity=0.1),
+        asking(dense=False, reference=vector(QUERY), min_similarity=0.1),
+        asking(depth=1, reference=vector(QUERY), min_similarity=0.1),
+        asking(depth=1, reference=vector(QUERY), min_similarity=0.999),
         asking(depth=2),
         asking(exact=True),
         asking(text="fox fox dog weather"),
@@ -118,7 +121,10 @@ async def expected(query: VectorQuery) -> Found:
         "dbsf",
         "limit",
         "offset",
-        "min-score",
+        "like-the-query",
+        "like-the-query-by-words",
+        "like-the-query-hybrid",
+        "unlike-the-query",
         "depth",
         "exact",
         "words",
@@ -135,6 +141,8 @@ async def test_a_search_finds_what_looking_at_every_chunk_finds(store: VectorSto
     for hit, other in zip(found.hits, wanted.hits, strict=True):
         assert hit.chunk == other.chunk
         assert hit.score == pytest.approx(other.score, rel=1e-4)
+        assert (hit.similarity is None) == (other.similarity is None)
+        assert (hit.similarity or 0) == pytest.approx(other.similarity or 0, rel=1e-4)
         assert [(stage.stage, stage.rank) for stage in hit.stages] == [(each.stage, each.rank) for each in other.stages]
         assert [stage.score for stage in hit.stages] == pytest.approx([each.score for each in other.stages], rel=1e-4)
 

@@ -19,7 +19,8 @@ from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import QueryEmbedding, VectorStore
-from services.retrieval.retriever import Query, Retriever
+from services.retrieval.query import Query
+from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
 from tests.retrieval_fakes import FakeRegistry, FakeRevisions, chunk, view
 from tests.retrieval_sets import DIMENSION, LabelledSet, embedded, language_reference, library_docstrings

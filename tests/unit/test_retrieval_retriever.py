@@ -23,8 +23,8 @@ from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.fusion import Dbsf, Rrf
-from services.retrieval.ports import QueryEmbedding
-from services.retrieval.retriever import Answer, Query, Retriever
+from services.retrieval.query import Query
+from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
 from tests.retrieval_fakes import (
     FakeEmbedder,
@@ -246,8 +246,32 @@ async def test_a_collections_defaults_fill_what_is_unset() -> None:
     await searching.search()
     await searching.search(top_k=2, mode=Mode.HYBRID, fusion=Rrf(k=1), min_score=0.2)
     first, second = searching.store.queries
-    assert (first.limit, first.depth, first.dense, first.fusion, first.min_score) == (60, 240, None, Dbsf(), 0.1)
-    assert (second.limit, second.dense is None, second.fusion, second.min_score) == (2, False, Rrf(k=1), 0.2)
+    assert (first.limit, first.depth, first.dense, first.fusion, first.min_similarity) == (60, 240, None, Dbsf(), 0.1)
+    assert (second.limit, second.dense is None, second.fusion, second.min_similarity) == (2, False, Rrf(k=1), 0.2)
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_a_least_score_means_the_same_in_every_mode(mode: Mode) -> None:
+    searching = await Searching().holding()
+    like = {hit.key: hit.found.similarity for hit in (await searching.search("foxes", mode=mode, min_score=-1.0)).hits}
+    assert all(each is not None for each in like.values())
+    bound = sorted(each for each in like.values() if each is not None)[1]
+    kept = (await searching.search("foxes", mode=mode, min_score=bound)).hits
+    assert {hit.key for hit in kept} == {key for key, each in like.items() if each is not None and each >= bound}
+    assert len(kept) == len(like) - 1
+
+
+async def test_a_least_score_that_no_cosine_reaches_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="min_score: is a cosine similarity"):
+        await (await Searching().holding()).search(min_score=1.5)
+
+
+async def test_without_embedding_a_least_score_is_left_out_and_said_so() -> None:
+    searching = await Searching().holding()
+    searching.embedder.down = True
+    answer = await searching.search(mode=Mode.SPARSE, min_score=0.9)
+    assert [each.stage for each in answer.degraded] == ["min_score"]
+    assert sorted(documents(answer)) == ["dogs", "foxes"]
 
 
 async def test_words_of_the_query_are_highlighted_where_asked_for() -> None:
@@ -276,31 +300,36 @@ async def test_several_collections_are_fused_by_rank() -> None:
     assert paged == [hit.collection.collection_id + hit.found.chunk.document.document_id for hit in answer.hits]
 
 
+@pytest.mark.parametrize("mode", Mode)
+async def test_scores_of_several_collections_are_those_of_one_that_holds_all(mode: Mode) -> None:
+    searching = await Searching(view(), view("more")).holding("docs")
+    more = IndexId("uid-more")
+    await searching.store.ensure_index(more, 4)
+    others = [encoded(chunk(f"foxes and foxes {each}", document=str(each)), scale=70) for each in range(9)]
+    await searching.store.upsert(more, others)
+    answer = await searching.search("foxes", collections=["docs", "more"], mode=mode, top_k=20)
+    for stage in {score.stage for hit in answer.hits for score in hit.found.stages}:
+        places = [(each.rank, -each.score) for hit in answer.hits for each in hit.found.stages if each.stage == stage]
+        assert [rank for rank, _ in sorted(places)] == list(range(1, len(places) + 1))
+        assert [score for _, score in sorted(places)] == sorted(score for _, score in places)
+    if mode is not Mode.HYBRID:
+        assert all(hit.found.score == hit.found.stages[0].score for hit in answer.hits)
+
+
 async def test_a_collection_without_an_index_has_no_hits() -> None:
     answer = await Searching().search()
     assert (list(answer.hits), answer.total, answer.next_page_token) == ([], 0, "")
 
 
-class DeadEmbedder:
-    async def embed(self, model: str, text: str) -> QueryEmbedding:
-        raise DependencyUnavailable("embedding is unavailable")
-
-
 async def test_without_embedding_a_hybrid_search_goes_on_by_words_and_says_so() -> None:
     searching = await Searching().holding()
-    searching.retriever = Retriever(
-        searching.store,
-        DeadEmbedder(),
-        searching.collections,
-        SparseScales(searching.store, searching.collections.language_of),
-        Freshness(searching.revisions),
-    )
+    searching.embedder.down = True
     answer = await searching.search()
     assert sorted(documents(answer)) == ["dogs", "foxes"]
     assert [(each.stage, each.reason) for each in answer.degraded] == [("embed", "embedding is unavailable")]
     for fields in ({"require_all": True}, {"mode": Mode.DENSE}):
         with pytest.raises(DependencyUnavailable):
-            await searching.search(**fields)  # type: ignore[arg-type]
+            await searching.search(**fields)
 
 
 async def test_reranking_without_a_model_is_left_out_and_said_so() -> None:

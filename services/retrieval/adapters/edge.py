@@ -221,13 +221,14 @@ class EdgeVectorStore:
             query.limit,
             query.page.start,
             query.page.stop,
-            query.min_score,
+            query.reference,
+            query.min_similarity,
             query.exact,
         )
         total, candidates, hits = answer or (0, 0, [])
         found = [
-            ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages))
-            for score, payload, stages in hits
+            ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages), similarity)
+            for score, payload, stages, similarity in hits
         ]
         return Found(found, total, candidates)
 

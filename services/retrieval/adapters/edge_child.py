@@ -6,6 +6,7 @@ few reads.
 """
 
 import ctypes
+import math
 import os
 import selectors
 import signal
@@ -186,9 +187,10 @@ class Engine:
         limit: int,
         start: int,
         stop: int | None,
-        min_score: float | None,
+        reference: bytes | None,
+        min_similarity: float | None,
         exact: bool,
-    ) -> tuple[int, int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]]]]]:
+    ) -> tuple[int, int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None]]]:
         """How many hits there are in all, how many candidates there were, and the hits of a page."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
         stages: dict[str, Any] = {}
@@ -206,7 +208,13 @@ class Engine:
         if sparse is not None:
             rankings.setdefault(SPARSE, [])
         fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE))
-        hits = [hit for hit in fused if min_score is None or hit[1] >= min_score][:limit]
+        candidates = len(fused)
+        similarities: dict[Any, float] = {}
+        if reference is not None and min_similarity is not None:
+            similarities.update(rankings.get(DENSE, []))
+            similarities.update(_similarities(shard, reference, [id_ for id_, _ in fused if id_ not in similarities]))
+            fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= min_similarity]
+        hits = fused[:limit]
         page = hits[start:stop]
         ids = [id_ for id_, _ in page]
         payloads = {record.id: record.payload or {} for record in shard.retrieve(ids, True, False)} if ids else {}
@@ -215,8 +223,8 @@ class Engine:
             for rank, (id_, score) in enumerate(ranking, start=1):
                 if id_ in places:
                     places[id_].append((stage, score, rank))
-        found = [(score, payloads[id_], places[id_]) for id_, score in page]
-        return len(hits), len(fused), found
+        found = [(score, payloads[id_], places[id_], similarities.get(id_)) for id_, score in page]
+        return len(hits), candidates, found
 
     def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
         """Ids and payloads of some points that the filter chooses."""
@@ -324,6 +332,18 @@ def _point(point: Point) -> edge.Point:
     if indices:
         vector[SPARSE] = _sparse(indices, values)
     return edge.Point(id=id_, vector=vector, payload=payload)
+
+
+def _similarities(shard: edge.EdgeShard, reference: bytes, ids: Sequence[Any]) -> dict[Any, float]:
+    """The dense score of some points, whatever their rank."""
+    if not ids:
+        return {}
+    chosen = edge.Filter(must=[edge.HasIdCondition(set(ids))])
+    nearest = edge.Query.Nearest(_floats(reference), using=DENSE)
+    points = shard.query(
+        edge.QueryRequest(len(ids), query=nearest, filter=chosen, params=edge.SearchParams(exact=True))
+    )
+    return {point.id: point.score for point in points}
 
 
 def _sparse(indices: bytes, values: bytes) -> edge.SparseVector:

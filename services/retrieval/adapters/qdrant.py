@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from array import array
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -138,7 +139,14 @@ class QdrantVectorStore:
                 return Found([], 0, 0)
             rankings = await self._rankings(index, query)
             fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE))
-            hits = [hit for hit in fused if query.min_score is None or hit[1] >= query.min_score][: query.limit]
+            candidates = len(fused)
+            similarities: dict[int, float] = {}
+            if query.reference is not None and query.min_similarity is not None:
+                similarities.update(rankings.get(DENSE, []))
+                unknown = [id_ for id_, _ in fused if id_ not in similarities]
+                similarities.update(await self._similarities(index, query.reference, unknown))
+                fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= query.min_similarity]
+            hits = fused[: query.limit]
             page = hits[query.page]
             records = (
                 await self._client.retrieve(self._name(index), [id_ for id_, _ in page], True, False, **self._read)
@@ -151,11 +159,16 @@ class QdrantVectorStore:
             for stage, ranking in rankings.items()
         }
         found = [
-            ScoredChunk(chunk_of(payloads[id_]), score, tuple(place[id_] for place in places.values() if id_ in place))
+            ScoredChunk(
+                chunk_of(payloads[id_]),
+                score,
+                tuple(place[id_] for place in places.values() if id_ in place),
+                similarities.get(id_),
+            )
             for id_, score in page
             if id_ in payloads  # deleted since it was ranked
         ]
-        return Found(found, len(hits), len(fused))
+        return Found(found, len(hits), candidates)
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         page = AllOf(
@@ -297,6 +310,22 @@ class QdrantVectorStore:
         if query.sparse is not None:
             rankings.setdefault(SPARSE, [])
         return rankings
+
+    async def _similarities(self, index: IndexId, reference: bytes, ids: Sequence[int]) -> dict[int, float]:
+        """The dense score of some points, whatever their rank."""
+        if not ids:
+            return {}
+        answer = await self._client.query_points(
+            self._name(index),
+            array("f", reference).tolist(),
+            using=DENSE,
+            query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(ids))]),
+            search_params=models.SearchParams(exact=True),
+            limit=len(ids),
+            with_payload=False,
+            **self._read,
+        )
+        return {int(point.id): point.score for point in answer.points}
 
     async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: bool | list[str]) -> list[models.Record]:
         with _told():

@@ -1,0 +1,158 @@
+"""A search as asked for, and as it is run: every field checked, every default filled in."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.mesh.errors import InvalidArgument
+from services.mesh.filters import EVERYTHING, Filter, all_of, parse, unparse
+from services.mesh.identity import Caller
+from services.retrieval import pages
+from services.retrieval.chunks import Mode
+from services.retrieval.collection import NO_DEFAULTS, CollectionView
+from services.retrieval.filterable import SCHEMA, by_document_id, visible_to
+from services.retrieval.fusion import DEFAULT_FUSION, Fusion
+
+DEFAULT_TOP_K: Final = 10
+MAX_TOP_K: Final = 200
+MAX_CANDIDATES: Final = 1000
+
+# Candidates of each stage: a chunk that both stages rank low may still lead the fusion.
+_LEAST_DEPTH: Final = 200
+_DEPTH_FACTOR: Final = 4
+_COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search as asked for; 0, "", None and empty mean unset.
+
+    Attributes:
+        vector: By the collection's model, instead of one made from text.
+        collection: Name or bare id.
+        collections: The same, several, instead of `collection`.
+        typed_filter: Must hold besides `filter`.
+        candidates: What each stage hands to the fusion.
+        min_score: Least cosine similarity of a hit and the query.
+        features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
+        require_all: Fails rather than answering from fewer stages.
+    """
+
+    text: str = ""
+    vector: Sequence[float] = ()
+    collection: str = ""
+    collections: Sequence[str] = ()
+    filter: str = ""
+    typed_filter: Filter = EVERYTHING
+    top_k: int = 0
+    page_size: int = 0
+    page_token: str = ""
+    mode: Mode | None = None
+    fusion: Fusion | None = None
+    candidates: int = 0
+    min_score: float = 0.0
+    highlight: bool = False
+    features: frozenset[str] = frozenset()
+    require_all: bool = False
+    consistency_token: str = ""
+
+    @property
+    def collection_ids(self) -> list[str]:
+        """The ids in `collections/{id}` or the bare ids, each once.
+
+        Raises:
+            InvalidArgument: None, both fields, or no id.
+        """
+        if self.collection and self.collections:
+            raise InvalidArgument.of("collections", "give collection or collections, not both")
+        if not self.collection and not self.collections:
+            raise InvalidArgument.of("collection", "name the collection to search")
+        field = "collection" if self.collection else "collections"
+        names = [self.collection] if self.collection else self.collections
+        ids = dict.fromkeys(name.removeprefix("collections/") for name in names)
+        if not all(_COLLECTION_ID.fullmatch(each) for each in ids):
+            found = f"found {', '.join(names)!r:.80}"
+            raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
+        return list(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A query with every default filled in.
+
+    Attributes:
+        depth: Candidates each stage hands to the fusion.
+        min_similarity: None keeps all.
+        filter: What the caller asked for and may see.
+        binding: The same for searches that rank the same, whichever page they ask for.
+    """
+
+    mode: Mode
+    fusion: Fusion
+    top_k: int
+    depth: int
+    min_similarity: float | None
+    filter: Filter
+    offset: int
+    page_size: int
+    binding: str
+
+
+def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
+    """How the query is run over the collections for the caller.
+
+    Raises:
+        InvalidArgument, InvalidFilter, InvalidPageToken: A field of the query is wrong; named.
+    """
+    defaults = views[0].defaults if len(views) == 1 else NO_DEFAULTS
+    mode = query.mode or (Mode.DENSE if query.vector and not query.text.strip() else defaults.mode) or Mode.HYBRID
+    if not query.text.strip() and (mode is not Mode.DENSE or not query.vector):
+        needed = "must not be empty" if query.mode is None else f"must not be empty in mode {mode.name}"
+        raise InvalidArgument.of("query", needed if mode is not Mode.DENSE else "give query or vector")
+    if query.vector:
+        _check_vector(query.vector, views)
+    top_k = _bounded("top_k", query.top_k or defaults.top_k or DEFAULT_TOP_K, MAX_TOP_K)
+    depth = _bounded("candidates", query.candidates or max(_LEAST_DEPTH, _DEPTH_FACTOR * top_k), MAX_CANDIDATES)
+    if query.page_size < 0:
+        raise InvalidArgument.of("page_size", f"must not be negative, found {query.page_size}")
+    chosen = all_of(parse(query.filter, SCHEMA), query.typed_filter)
+    fusion = query.fusion or defaults.fusion or DEFAULT_FUSION
+    min_similarity = query.min_score or defaults.min_score or None
+    if min_similarity is not None and not -1 <= min_similarity <= 1:
+        raise InvalidArgument.of("min_score", f"is a cosine similarity, from -1 to 1, found {min_similarity:g}")
+    asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
+    binding = _digest(*asked, top_k, depth, mode, repr(fusion), min_similarity)
+    return Plan(
+        mode=mode,
+        fusion=fusion,
+        top_k=top_k,
+        depth=max(depth, top_k),
+        min_similarity=min_similarity,
+        filter=all_of(by_document_id(chosen), visible_to(who)),
+        offset=pages.offset(query.page_token, binding, MAX_TOP_K) if query.page_token else 0,
+        page_size=min(query.page_size or top_k, top_k),
+        binding=binding,
+    )
+
+
+def _bounded(field: str, value: int, most: int) -> int:
+    if not 0 < value <= most:
+        raise InvalidArgument.of(field, f"must be from 1 to {most}, found {value}")
+    return value
+
+
+def _check_vector(vector: Sequence[float], views: Sequence[CollectionView]) -> None:
+    for view in views:
+        if len(vector) != view.dimension:
+            wanted = f"collection {view.collection_id!r} takes {view.dimension} values"
+            raise InvalidArgument.of("vector", f"{wanted}, found {len(vector)}")
+    if not all(map(math.isfinite, vector)):
+        raise InvalidArgument.of("vector", "has a value that is not finite")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
