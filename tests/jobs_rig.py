@@ -20,6 +20,7 @@ from services.jobs.listing import items_query
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
 from services.jobs.reading import Reader
+from services.jobs.submission import Submissions
 from services.jobs.tasks import beginning
 from tests.fake_content import MemoryBlobStore, PlainExtractor
 from tests.jobs_fakes import (
@@ -58,6 +59,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.store = RedisJobStore(self.redis, retention_s=3600)
+        self.submissions = Submissions(self.store, self.registry)
 
     def tools(self, worker: str = "one") -> Tools:
         tools = Tools(

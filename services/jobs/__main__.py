@@ -36,6 +36,7 @@ from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, U
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
 from services.jobs.streams import Streams
+from services.jobs.submission import Submissions
 from services.jobs.syncing import Syncs
 from services.jobs.uploads import Uploads
 from services.jobs.watching import Events
@@ -69,9 +70,10 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         files = Folders(Sources(Roots(settings.mesh.roots), max_file_bytes=most))
         reader = Reader(blobs, files, web, max_bytes=most)
         estimator = Estimator(registry, ModelsClient(embedding), blobs, extractor, reader)
-        importer = Importer(store, registry, blobs, files, estimator)
-        syncs = Syncs(store, registry, files, estimator)
-        selections = Selections(store, registry, blobs, estimator)
+        submissions = Submissions(store, registry)
+        importer = Importer(submissions, registry, blobs, files, estimator)
+        syncs = Syncs(submissions, files, estimator)
+        selections = Selections(submissions, registry, blobs, estimator)
         streams, log = Streams(), RedisEventLog(redis)
         jobs = Jobs(store, streams)
         events = Events(log, streams)

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 from urllib.parse import urldefrag, urlsplit
@@ -17,21 +16,19 @@ from services.jobs.job import (
     DocumentSpec,
     Failure,
     Job,
-    JobState,
     JobType,
     OnDuplicate,
-    Progress,
     RowFormat,
     TableImport,
     new_job_id,
 )
-from services.jobs.ports import Collection, Files, JobStore, Registry
+from services.jobs.ports import Collection, Files, Registry
 from services.jobs.ports_content import BlobStore
 from services.jobs.reading import Found
 from services.jobs.ready import READY_TYPE, ReadyChunks
+from services.jobs.submission import Submissions, estimated
 from services.jobs.tables import MAX_METADATA_BYTES, Part, check_fields, columns_of, document, page
 from services.mesh.errors import (
-    CollectionDisabled,
     DomainError,
     InvalidArgument,
     InvalidRow,
@@ -42,7 +39,7 @@ from services.mesh.errors import (
     Violation,
 )
 from services.mesh.identity import Caller
-from services.mesh.receipts import Receipt, once
+from services.mesh.receipts import Receipt
 
 _ID_DIGITS = 32
 # The pages of a collection are one source: FULL deletes those that are not listed any more.
@@ -129,9 +126,9 @@ class Importer:
     """Makes import jobs. Whatever can be known to be wrong is refused here; what one document hides fails its item."""
 
     def __init__(
-        self, store: JobStore, registry: Registry, blobs: BlobStore, files: Files, estimator: Estimator
+        self, submissions: Submissions, registry: Registry, blobs: BlobStore, files: Files, estimator: Estimator
     ) -> None:
-        self._store = store
+        self._submissions = submissions
         self._registry = registry
         self._blobs = blobs
         self._files = files
@@ -150,20 +147,13 @@ class Importer:
             UploadNotFound: the tenant has uploaded no such content.
             RequestIdReused: the request id stands for another request.
         """
-
-        async def recall(receipt: Receipt) -> Job | None:
-            made = await self._store.recall(receipt)
-            return await self._store.get(who.tenant, made) if made else None
-
-        return await once(request.receipt, recall, lambda: self._import(request, who))
+        return await self._submissions.once(request.receipt, who, lambda: self._import(request, who))
 
     async def _import(self, request: ImportRequest, who: Caller) -> Job:
-        collection = await self._registry.collection(request.collection_id)
-        if collection.disabled:
-            raise CollectionDisabled(f"collections/{collection.id} is disabled")
+        collection = await self._submissions.collection(request.collection_id)
         assignment = Assignment(
             tenant=who.tenant,
-            job_id="" if request.validate_only else new_job_id(),
+            job_id=new_job_id(),
             subject=who.subject,
             type=JobType.IMPORT,
             collection_id=collection.id,
@@ -198,7 +188,7 @@ class Importer:
             return await self._estimated(job, collection, _known(specs, contents))
         for content in contents:
             await self._blobs.put(job.tenant, _whole(content))
-        return await self._submitted(job, specs, request)
+        return await self._submissions.submit(job, specs, request.receipt)
 
     async def _uploads(
         self, source: UploadSource, job: Assignment, request: ImportRequest, collection: Collection
@@ -216,7 +206,7 @@ class Importer:
                 )
         if request.validate_only:
             return await self._estimated(job, collection, _each(specs))
-        return await self._submitted(job, specs, request)
+        return await self._submissions.submit(job, specs, request.receipt)
 
     async def _directory(
         self, source: DirectorySource, job: Assignment, request: ImportRequest, collection: Collection
@@ -234,7 +224,7 @@ class Importer:
         if request.validate_only:
             found = _each([specs[0].within(directory)]) if file else listed(self._files, job.tenant, directory)
             return await self._estimated(job, collection, found)
-        return await self._submitted(job, specs, request)
+        return await self._submissions.submit(job, specs, request.receipt)
 
     async def _urls(self, source: UrlSource, job: Assignment, request: ImportRequest, collection: Collection) -> Job:
         """Whether a URL may be asked, and what it answers, its item tells."""
@@ -242,7 +232,7 @@ class Importer:
         job = replace(job, web=True, source_key=_WEB)
         if request.validate_only:
             return await self._estimated(job, collection, _each(specs))
-        return await self._submitted(job, specs, request)
+        return await self._submissions.submit(job, specs, request.receipt)
 
     async def _rows(self, source: RowSource, job: Assignment, request: ImportRequest, collection: Collection) -> Job:
         """The table is kept as it is now, so that each of its rows stays where it was found."""
@@ -271,7 +261,7 @@ class Importer:
             return await self._estimated(job, collection, _rows_of(part, table))
         if content is not None:
             await self._blobs.put(job.tenant, _whole(content))
-        return await self._submitted(job, [], request)
+        return await self._submissions.submit(job, [], request.receipt)
 
     async def _table_at(self, path: str, tenant: str, table: TableImport) -> tuple[bytes, TableImport, str]:
         """A file's content, its table and its source key."""
@@ -284,10 +274,6 @@ class Importer:
             raise _named(error, "rows.path") from None
         return content, replace(table, name=directory.spelt(file)), f"{_ROWS}:{directory.key(file)}"
 
-    async def _submitted(self, job: Assignment, specs: Sequence[DocumentSpec], request: ImportRequest) -> Job:
-        made = await self._store.submit(job, specs, request.receipt)
-        return await self._store.get(job.tenant, made)
-
     async def _estimated(self, job: Assignment, collection: Collection, found: AsyncIterator[Candidate]) -> Job:
         estimate, added = await self._estimator.estimate(job, collection, found)
         refused: Failure | None = None
@@ -295,8 +281,7 @@ class Importer:
             await self._registry.check_quota(added)
         except QuotaExceeded as error:  # what fits would be imported all the same, so this is told, not raised
             refused = Failure(_RESOURCE_EXHAUSTED, error.reason, error.message)
-        now = datetime.now(UTC)
-        return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate, error=refused)
+        return estimated(job, estimate, refused)
 
 
 async def listed(files: Files, tenant: str, directory: DirectoryImport) -> AsyncIterator[Candidate]:

@@ -1,32 +1,22 @@
 """Jobs about the documents that a filter selects: made again, or deleted."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 
 from services.jobs.estimator import Candidate, Estimator
 from services.jobs.expansion import Listing
-from services.jobs.job import (
-    Assignment,
-    DocumentSpec,
-    Estimate,
-    Job,
-    JobState,
-    JobType,
-    OnDuplicate,
-    Progress,
-    new_job_id,
-)
+from services.jobs.job import Assignment, DocumentSpec, Estimate, Job, JobType, OnDuplicate, new_job_id
 from services.jobs.patience import Patience
-from services.jobs.ports import Collection, JobStore, KnownDocument, Registry
+from services.jobs.ports import Collection, KnownDocument, Registry
 from services.jobs.ports_content import BlobStore
 from services.jobs.reading import Found
 from services.jobs.ready import READY_TYPE
 from services.jobs.reprocessing import spec_of
-from services.mesh.errors import CollectionDisabled, InvalidArgument
+from services.jobs.submission import Submissions, estimated
+from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
-from services.mesh.receipts import Receipt, once
+from services.mesh.receipts import Receipt
 
 _PAGE = 200
 _NAMED = 100
@@ -55,8 +45,8 @@ class SelectionRequest:
 class Selections:
     """Makes jobs about documents that there are."""
 
-    def __init__(self, store: JobStore, registry: Registry, blobs: BlobStore, estimator: Estimator) -> None:
-        self._store = store
+    def __init__(self, submissions: Submissions, registry: Registry, blobs: BlobStore, estimator: Estimator) -> None:
+        self._submissions = submissions
         self._registry = registry
         self._blobs = blobs
         self._estimator = estimator
@@ -74,10 +64,10 @@ class Selections:
             collection, job = await self._begun(request, who, JobType.REPROCESS, request.filter)
             if request.validate_only:
                 estimate, _ = await self._estimator.estimate(job, collection, self._stored(job))
-                return _estimated(job, estimate)
-            return await self._submitted(job, request)
+                return estimated(job, estimate)
+            return await self._submissions.submit(job, [], request.receipt)
 
-        return await once(request.receipt, partial(self._recall, who), work)
+        return await self._submissions.once(request.receipt, who, work)
 
     async def purge(self, request: SelectionRequest, who: Caller) -> Job:
         """The job, recorded and queued; without `force`, or with `validate_only`, one that holds an estimate and is
@@ -96,21 +86,15 @@ class Selections:
         async def work() -> Job:
             _, job = await self._begun(request, who, JobType.PURGE, wanted)
             if request.validate_only or not request.force:
-                return _estimated(job, await self._counted(job))
-            return await self._submitted(job, request)
+                return estimated(job, await self._counted(job))
+            return await self._submissions.submit(job, [], request.receipt)
 
-        return await once(request.receipt, partial(self._recall, who), work)
-
-    async def _recall(self, who: Caller, receipt: Receipt) -> Job | None:
-        made = await self._store.recall(receipt)
-        return await self._store.get(who.tenant, made) if made else None
+        return await self._submissions.once(request.receipt, who, work)
 
     async def _begun(
         self, request: SelectionRequest, who: Caller, type: JobType, filter: str
     ) -> tuple[Collection, Assignment]:
-        collection = await self._registry.collection(request.collection_id)
-        if collection.disabled:
-            raise CollectionDisabled(f"collections/{collection.id} is disabled")
+        collection = await self._submissions.collection(request.collection_id)
         await self._registry.select(collection.id, filter, "", 1)  # refuses now what no worker could list
         return collection, Assignment(
             tenant=who.tenant,
@@ -123,10 +107,6 @@ class Selections:
             filter=filter,
             request=request.echo,
         )
-
-    async def _submitted(self, job: Assignment, request: SelectionRequest) -> Job:
-        made = await self._store.submit(job, [], request.receipt)
-        return await self._store.get(job.tenant, made)
 
     async def _counted(self, job: Assignment) -> Estimate:
         count = await self._registry.count(job.collection_id, job.filter)
@@ -155,8 +135,3 @@ def selected(registry: Registry, patience: Patience, job: Assignment) -> Listing
         return specs, found[-1].document_id if len(found) == limit else None
 
     return page
-
-
-def _estimated(job: Assignment, estimate: Estimate) -> Job:
-    now = datetime.now(UTC)
-    return Job(replace(job, job_id=""), JobState.QUEUED, Progress(), now, now, now, estimate=estimate)

@@ -1,15 +1,15 @@
 """Takes requests to bring a collection in line with the directory it is bound to."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from services.jobs.estimator import Estimator
 from services.jobs.importer import listed
-from services.jobs.job import Assignment, DirectoryImport, Job, JobState, JobType, Progress, new_job_id
-from services.jobs.ports import Collection, Files, JobStore, Registry
-from services.mesh.errors import CollectionDisabled, FailedPrecondition, PathNotAllowed, PathNotFound
+from services.jobs.job import Assignment, DirectoryImport, Job, JobType, new_job_id
+from services.jobs.ports import Collection, Files
+from services.jobs.submission import Submissions, estimated
+from services.mesh.errors import FailedPrecondition, PathNotAllowed, PathNotFound
 from services.mesh.identity import Caller
-from services.mesh.receipts import Receipt, once
+from services.mesh.receipts import Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,8 @@ class Syncs:
     since would have it deleted as vanished.
     """
 
-    def __init__(self, store: JobStore, registry: Registry, files: Files, estimator: Estimator) -> None:
-        self._store = store
-        self._registry = registry
+    def __init__(self, submissions: Submissions, files: Files, estimator: Estimator) -> None:
+        self._submissions = submissions
         self._files = files
         self._estimator = estimator
 
@@ -51,21 +50,14 @@ class Syncs:
             JobRunning: a sync of the collection has not ended.
             RequestIdReused: the request id stands for another request.
         """
-
-        async def recall(receipt: Receipt) -> Job | None:
-            made = await self._store.recall(receipt)
-            return await self._store.get(who.tenant, made) if made else None
-
-        return await once(request.receipt, recall, lambda: self._sync(request, who))
+        return await self._submissions.once(request.receipt, who, lambda: self._sync(request, who))
 
     async def _sync(self, request: SyncRequest, who: Caller) -> Job:
-        collection = await self._registry.collection(request.collection_id)
-        if collection.disabled:
-            raise CollectionDisabled(f"collections/{collection.id} is disabled")
+        collection = await self._submissions.collection(request.collection_id)
         directory = await self.directory(collection, who.tenant)
         job = Assignment(
             tenant=who.tenant,
-            job_id="" if request.validate_only else new_job_id(),
+            job_id=new_job_id(),
             subject=who.subject,
             type=JobType.SYNC,
             collection_id=collection.id,
@@ -79,10 +71,8 @@ class Syncs:
         )
         if request.validate_only:
             estimate, _ = await self._estimator.estimate(job, collection, listed(self._files, who.tenant, directory))
-            now = datetime.now(UTC)
-            return Job(job, JobState.QUEUED, Progress(), now, now, now, estimate=estimate)
-        made = await self._store.submit(job, [], request.receipt)
-        return await self._store.get(who.tenant, made)
+            return estimated(job, estimate)
+        return await self._submissions.submit(job, [], request.receipt)
 
     async def directory(self, collection: Collection, tenant: str) -> DirectoryImport:
         """The directory a collection is bound to, as it is there now. Raises FailedPrecondition where it is not."""

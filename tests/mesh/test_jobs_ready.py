@@ -36,7 +36,7 @@ async def rig(server: Store) -> AsyncIterator[Rig]:
 async def submitted(rig: Rig, *chunks: ReadyChunk, validate_only: bool = False, **fields: Any) -> Job:
     reader = Reader(rig.blobs, rig.files, rig.web, max_bytes=10_000)
     estimator = Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
-    importer = Importer(rig.store, rig.registry, rig.blobs, rig.files, estimator)
+    importer = Importer(rig.submissions, rig.registry, rig.blobs, rig.files, estimator)
     document = InlineDocument(DocumentSpec("a", **fields), b"", ReadyChunks(chunks))
     request = ImportRequest("books", InlineSource([document]), validate_only=validate_only)
     return await importer.import_documents(request, Caller(tenant="acme", subject="ann"))

@@ -38,7 +38,7 @@ def rows(*values: dict[str, Any] | str) -> str:
 async def submitted(rig: Rig, text: str = "", *, path: str = "", content_hash: str = "", **fields: Any) -> Job:
     reader = Reader(rig.blobs, rig.files, rig.web, max_bytes=10_000)
     estimator = Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
-    importer = Importer(rig.store, rig.registry, rig.blobs, rig.files, estimator)
+    importer = Importer(rig.submissions, rig.registry, rig.blobs, rig.files, estimator)
     kind = fields.pop("format", RowFormat.JSONL)
     table = TableImport(content_hash, "rows", kind, id_field="id", text_fields=("text",))
     request = ImportRequest("books", RowSource(table, text, path), **fields)

@@ -42,7 +42,7 @@ async def rig(server: Store) -> AsyncIterator[Rig]:
 def selections(rig: Rig) -> Selections:
     reader = Reader(rig.blobs, rig.files, rig.web, max_bytes=10_000)
     return Selections(
-        rig.store, rig.registry, rig.blobs, Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
+        rig.submissions, rig.registry, rig.blobs, Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
     )
 
 

@@ -44,9 +44,8 @@ def bind(rig: Rig, path: str = "docs", **fields: Any) -> None:
 
 def syncs(rig: Rig) -> Syncs:
     reader = Reader(rig.blobs, rig.files, rig.web, max_bytes=10_000)
-    return Syncs(
-        rig.store, rig.registry, rig.files, Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
-    )
+    estimator = Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
+    return Syncs(rig.submissions, rig.files, estimator)
 
 
 async def synced(rig: Rig, **fields: Any) -> Job:

@@ -46,7 +46,7 @@ async def there(rig: Rig) -> AsyncIterator[Site]:
 def importer_of(rig: Rig) -> Importer:
     reader = Reader(rig.blobs, rig.files, rig.web, max_bytes=10_000)
     estimator = Estimator(rig.registry, rig.models, rig.blobs, rig.extractor, reader)
-    return Importer(rig.store, rig.registry, rig.blobs, rig.files, estimator)
+    return Importer(rig.submissions, rig.registry, rig.blobs, rig.files, estimator)
 
 
 async def submitted(rig: Rig, *urls: str, **fields: bool) -> Job:
