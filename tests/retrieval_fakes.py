@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition
-from services.mesh.filters import evaluate
-from services.retrieval.adapters.qdrant_payload import payload_of, point_id
+from services.mesh.filters import Filter, evaluate
+from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import (
     Chunk,
     Distance,
@@ -91,9 +91,13 @@ class MemoryVectorStore:
         hits = fused[: query.limit]
         found = [
             ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse), similarities.get(key))
-            for key, score in hits[query.page]
+            for key, score in hits
         ]
-        return Found(found, len(hits), candidates)
+        return Found(found, candidates)
+
+    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+        found = (self._chunks(index).get(key) for key in keys)
+        return {each.chunk.key: each.chunk for each in found if each and evaluate(chosen, payload_of(each))}
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         chunks = [each.chunk for each in self._chunks(index).values()]
@@ -259,7 +263,7 @@ def view(collection_id: str = "docs", **fields: Any) -> CollectionView:
 
 
 def _key(each: EncodedChunk) -> int:
-    return point_id(each.chunk.document.document_id, each.chunk.chunk_id)
+    return each.chunk.key
 
 
 def _cosine(asked: "np.ndarray[Any, Any]", kept: bytes) -> float:

@@ -28,7 +28,7 @@ _MODES: Final = {
     pb.SearchRequest.DENSE: Mode.DENSE,
     pb.SearchRequest.SPARSE: Mode.SPARSE,
 }
-_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors", "boosts", "explain", "page")
+_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors", "boosts", "explain")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -43,6 +43,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         top_k=request.top_k,
         page_size=request.page_size,
         page_token=request.page_token,
+        page=request.page,
         mode=_MODES.get(request.mode),
         fusion=fusion_from(request.fusion),
         candidates=request.candidates,

@@ -1,36 +1,94 @@
-"""Page tokens: where the next page of a ranking begins, for the search that it belongs to."""
+"""Page tokens. A token holds the ranking that its first page was cut of, so later pages repeat and miss nothing."""
 
 import base64
 import json
-from typing import Final
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from services.mesh.errors import InvalidPageToken, Violation
+from services.retrieval.chunks import StageScore
+from services.retrieval.stages import Degraded
 
-_TOKEN_VERSION: Final = 1
+MAX_TOKEN: Final = 32_768
+"""Characters of the longest token, as the contract bounds it."""
+
+_VERSION: Final = 2
+# What a token of the longest ranking unpacks to, several times over; a token made up to be more is refused unread.
+_MAX_BYTES: Final = 262_144
 
 
-def token(offset: int, binding: str) -> str:
-    """What stands for a page: its first hit, and which search it is of."""
-    content = json.dumps([_TOKEN_VERSION, binding, offset], separators=(",", ":"))
-    return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A hit of a ranking, without its text.
+
+    Attributes:
+        view: Which of the collections searched, from 0.
+        key: The chunk's.
+        measured: As of ScoredChunk.
+    """
+
+    view: int
+    key: int
+    score: float
+    stages: tuple[StageScore, ...]
+    measured: float | None = None
 
 
-def offset(token: str, binding: str, most: int) -> int:
-    """The first hit of the page that a token stands for, below `most`.
+@dataclass(frozen=True, slots=True)
+class FrozenRanking:
+    """A whole ranking as it was when its first page was answered, and what that answer went without."""
+
+    places: Sequence[Place]
+    degraded: Sequence[Degraded] = ()
+
+
+def token(ranking: FrozenRanking, offset: int, binding: str) -> str:
+    """What stands for the page of a ranking that begins at `offset`, and for which search it is of."""
+    places = [
+        (place.view, place.key, place.score, place.measured, [(s.stage, s.score, s.rank) for s in place.stages])
+        for place in ranking.places
+    ]
+    degraded = [(each.stage, each.reason, each.collection) for each in ranking.degraded]
+    content = json.dumps([_VERSION, binding, offset, places, degraded], separators=(",", ":"))
+    return base64.urlsafe_b64encode(zlib.compress(content.encode())).rstrip(b"=").decode()
+
+
+def read(token: str, binding: str) -> tuple[FrozenRanking, int]:
+    """The ranking that a token holds, and where its page begins.
 
     Raises:
         InvalidPageToken: It is no token, or of another search.
     """
     try:
-        content = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-        version, bound, found = content
-        if version != _TOKEN_VERSION or type(found) is not int or not 0 < found < most:
+        packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(packed, _MAX_BYTES)
+        if unpacking.unconsumed_tail or not unpacking.eof:
+            raise ValueError("longer than any token")
+        version, bound, offset, places, degraded = json.loads(content)
+        if version != _VERSION:
             raise ValueError("not a token of this version")
-    except (ValueError, TypeError, RecursionError):
+        ranking = FrozenRanking([_place(*each) for each in places], [_degraded(*each) for each in degraded])
+        if type(offset) is not int or not 0 < offset < len(ranking.places):
+            raise ValueError("no page begins there")
+    except (ValueError, TypeError, RecursionError, zlib.error):
         raise _refused("not a token that this method returned") from None
     if bound != binding:
         raise _refused("belongs to another search; start again without it")
-    return int(found)
+    return ranking, offset
+
+
+def _place(view: Any, key: Any, score: Any, measured: Any, stages: Any) -> Place:
+    if type(view) is not int or type(key) is not int or view < 0 or not 0 <= key < 2**64:
+        raise ValueError("no chunk")
+    scores = tuple(StageScore(str(stage), float(each), int(rank)) for stage, each, rank in stages)
+    return Place(view, key, float(score), scores, None if measured is None else float(measured))
+
+
+def _degraded(stage: Any, reason: Any, collection: Any) -> Degraded:
+    return Degraded(str(stage), str(reason), str(collection))
 
 
 def _refused(description: str) -> InvalidPageToken:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.mesh.filters import Filter
 from services.retrieval.chunks import (
     Chunk,
     Distance,
@@ -81,6 +82,10 @@ class VectorStore(Protocol):
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
         """The chunks nearest to the query that its filter lets through, in one round trip."""
+        ...
+
+    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+        """Chunks by key, of those that there are and the filter lets through."""
         ...
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:

@@ -36,6 +36,7 @@ class Query:
         collection: Name or bare id.
         collections: The same, several, instead of `collection`.
         typed_filter: Must hold besides `filter`.
+        page: From 1, of page_size hits; with a page_token, of the ranking that it is of.
         candidates: What each stage hands to the fusion.
         min_score: Least cosine similarity of a hit and the query.
         features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
@@ -51,6 +52,7 @@ class Query:
     top_k: int = 0
     page_size: int = 0
     page_token: str = ""
+    page: int = 0
     mode: Mode | None = None
     fusion: Fusion | None = None
     candidates: int = 0
@@ -88,6 +90,8 @@ class Plan:
         depth: Candidates each stage hands to the fusion.
         min_similarity: None keeps all.
         filter: What the caller asked for and may see.
+        page: Which hits of the ranking to return.
+        resumed: The ranking that the page is of; None where there is none yet.
         binding: The same for searches that rank the same, whichever page they ask for.
     """
 
@@ -97,8 +101,8 @@ class Plan:
     depth: int
     min_similarity: float | None
     filter: Filter
-    offset: int
-    page_size: int
+    page: slice
+    resumed: pages.FrozenRanking | None
     binding: str
 
 
@@ -119,6 +123,8 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
     depth = _bounded("candidates", query.candidates or max(_LEAST_DEPTH, _DEPTH_FACTOR * top_k), MAX_CANDIDATES)
     if query.page_size < 0:
         raise InvalidArgument.of("page_size", f"must not be negative, found {query.page_size}")
+    if query.page < 0:
+        raise InvalidArgument.of("page", f"counts from 1, found {query.page}")
     chosen = all_of(parse(query.filter, SCHEMA), query.typed_filter)
     fusion = query.fusion or defaults.fusion or DEFAULT_FUSION
     min_similarity = query.min_score or defaults.min_score or None
@@ -126,6 +132,10 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         raise InvalidArgument.of("min_score", f"is a cosine similarity, from -1 to 1, found {min_similarity:g}")
     asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
     binding = _digest(*asked, top_k, depth, mode, repr(fusion), min_similarity)
+    page_size = min(query.page_size or top_k, top_k)
+    resumed, offset = pages.read(query.page_token, binding) if query.page_token else (None, 0)
+    if query.page:
+        offset = (query.page - 1) * page_size
     return Plan(
         mode=mode,
         fusion=fusion,
@@ -133,8 +143,8 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         depth=max(depth, top_k),
         min_similarity=min_similarity,
         filter=all_of(by_document_id(chosen), visible_to(who)),
-        offset=pages.offset(query.page_token, binding, MAX_TOP_K) if query.page_token else 0,
-        page_size=min(query.page_size or top_k, top_k),
+        page=slice(offset, offset + page_size),
+        resumed=resumed,
         binding=binding,
     )
 

@@ -17,10 +17,11 @@ from services.mesh.errors import (
 )
 from services.mesh.identity import Caller
 from services.retrieval import pages
-from services.retrieval.chunks import Found, Mode, VectorQuery
+from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
+from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import QueryEmbedder, VectorStore
 from services.retrieval.query import Plan, Query, planned
 from services.retrieval.ranking import Hit, together
@@ -59,18 +60,12 @@ class _Vectors:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
-    """The best hits, in order, of which a page is cut.
-
-    Attributes:
-        begins: Place of the first of them in the whole ranking.
-        total: Hits in all.
-    """
+class _Ranked:
+    """All hits, best first, and the work done for them."""
 
     hits: Sequence[Hit]
-    begins: int
-    total: int
     candidates: int
+    query_tokens: int
 
 
 class Retriever:
@@ -116,24 +111,51 @@ class Retriever:
             if query.consistency_token:
                 with stages.timed("wait"):
                     await self._seen(query.consistency_token, views, stages.remaining_s())
-            _check_features(query, stages)
-            with stages.timed("embed"):
-                plan, vectors = await self._embedded(query, plan, views, stages)
-            with stages.timed("store"):
-                pool = await self._pool(query, plan, views, vectors)
-            hits = pool.hits[plan.offset - pool.begins :][: plan.page_size]
+            if plan.resumed is None:
+                ranked = await self._ranked(query, plan, views, stages)
+                hits, total = ranked.hits[plan.page], len(ranked.hits)
+            else:
+                stages.degraded.extend(plan.resumed.degraded)
+                ranked = _Ranked([], 0, 0)
+                with stages.timed("store"):
+                    hits, total = await self._resumed(plan, plan.resumed, views), len(plan.resumed.places)
             if query.highlight:
                 hits = _highlighted(hits, query, views)
-        following = plan.offset + plan.page_size
+        following = plan.page.stop
+        frozen = plan.resumed or _frozen(ranked.hits, views, stages.degraded) if following < total else None
         return Answer(
             hits=hits,
-            total=pool.total,
-            next_page_token=pages.token(following, plan.binding) if following < pool.total else "",
+            total=total,
+            next_page_token=pages.token(frozen, following, plan.binding) if frozen else "",
             timings_s=stages.timings_s,
             degraded=stages.degraded,
-            query_tokens=vectors.tokens,
-            candidates=pool.candidates,
+            query_tokens=ranked.query_tokens,
+            candidates=ranked.candidates,
         )
+
+    async def _ranked(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> _Ranked:
+        """The whole ranking, as long as top_k lets it be."""
+        _check_features(query, stages)
+        with stages.timed("embed"):
+            plan, vectors = await self._embedded(query, plan, views, stages)
+        with stages.timed("store"):
+            hits, candidates = await self._fused(query, plan, views, vectors)
+        return _Ranked(hits, candidates, vectors.tokens)
+
+    async def _resumed(self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView]) -> list[Hit]:
+        """A page of a ranking made before, less what is gone or hidden from the caller since."""
+        places = ranking.places[plan.page]
+        keys = [[place.key for place in places if place.view == number] for number in range(len(views))]
+        chunks = await asyncio.gather(
+            *(self._store.fetch(view.uid, wanted, plan.filter) for view, wanted in zip(views, keys, strict=True))
+        )
+        return [
+            Hit(
+                ScoredChunk(chunks[place.view][place.key], place.score, place.stages, place.measured), views[place.view]
+            )
+            for place in places
+            if place.view < len(views) and place.key in chunks[place.view]
+        ]
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
         """Returns once the write that a token stands for shows.
@@ -184,27 +206,21 @@ class Retriever:
         vectors = {model: each.vector for model, each in zip(models, made, strict=True)}
         return plan, _Vectors(vectors, sum(each.token_count for each in made))
 
-    async def _pool(self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors) -> _Pool:
+    async def _fused(
+        self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors
+    ) -> tuple[list[Hit], int]:
+        """The hits of all collections, best first, and how many candidates they were chosen of."""
         if len(views) == 1:
             (view,) = views
-            found = await self._found(view, query, plan, vectors, plan.top_k, plan.offset, plan.page_size)
-            return _Pool([Hit(each, view) for each in found.hits], plan.offset, found.total, found.candidates)
+            found = await self._found(view, query, plan, vectors, plan.top_k)
+            return [Hit(each, view) for each in found.hits], found.candidates
         # A hit that its own collection ranks low may rank higher among all: the fusion sees other ranks there.
         limit = min(plan.depth, _OVER * plan.top_k) if plan.mode is Mode.HYBRID else plan.top_k
-        each = await asyncio.gather(*(self._found(view, query, plan, vectors, limit, 0, None) for view in views))
+        each = await asyncio.gather(*(self._found(view, query, plan, vectors, limit) for view in views))
         hits = together(views, each, plan.mode, plan.fusion)[: plan.top_k]
-        return _Pool(hits, 0, len(hits), sum(found.candidates for found in each))
+        return hits, sum(found.candidates for found in each)
 
-    async def _found(
-        self,
-        view: CollectionView,
-        query: Query,
-        plan: Plan,
-        vectors: _Vectors,
-        limit: int,
-        offset: int,
-        page_size: int | None,
-    ) -> Found:
+    async def _found(self, view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, limit: int) -> Found:
         vector = vectors.by_model.get(view.embedding_model)
         return await self._store.search(
             view.uid,
@@ -213,8 +229,6 @@ class Retriever:
                 sparse=None if plan.mode is Mode.DENSE else encoder_for(view.language).query(query.text),
                 filter=plan.filter,
                 limit=limit,
-                offset=offset,
-                page_size=page_size,
                 depth=plan.depth,
                 fusion=plan.fusion,
                 reference=None if plan.min_similarity is None else vector,
@@ -231,6 +245,15 @@ def _check_features(query: Query, stages: Stages) -> None:
         raise InvalidArgument(f"{unknown[0]}: is not offered yet", violations=violations)
     if query.features:
         stages.left_out("rerank", FailedPrecondition("no reranking model is configured"))
+
+
+def _frozen(hits: Sequence[Hit], views: Sequence[CollectionView], degraded: Sequence[Degraded]) -> FrozenRanking:
+    numbers = {view.uid: number for number, view in enumerate(views)}
+    places = [
+        Place(numbers[hit.collection.uid], hit.found.chunk.key, hit.found.score, hit.found.stages, hit.found.measured)
+        for hit in hits
+    ]
+    return FrozenRanking(places, list(degraded))
 
 
 def _highlighted(hits: Sequence[Hit], query: Query, views: Sequence[CollectionView]) -> list[Hit]:

@@ -66,7 +66,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         kill(store)
         assert await store.count(INDEX) == 490
         assert {each.document.title for each in await store.list_chunks(INDEX, "d8", 0, 1000)} == {"T"}
-        assert (await store.search(INDEX, QUERY)).total == 5
+        assert len((await store.search(INDEX, QUERY)).hits) == 5
 
 
 async def test_reads_under_way_are_repeated_when_the_engine_dies(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_reads_under_way_are_repeated_when_the_engine_dies(tmp_path: Path)
         searches = [asyncio.create_task(store.search(INDEX, QUERY)) for _ in range(200)]
         await searches[0]
         kill(store)
-        assert {found.total for found in await asyncio.gather(*searches)} == {5}
+        assert {len(found.hits) for found in await asyncio.gather(*searches)} == {5}
 
 
 async def test_writes_under_way_fail_clearly_and_may_be_repeated(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_queries_and_writes_go_on_while_a_graph_is_built(tmp_path: Path) -
         async def searching() -> None:
             nonlocal answered
             while True:
-                assert (await store.search(INDEX, QUERY)).total == 5
+                assert len((await store.search(INDEX, QUERY)).hits) == 5
                 answered += 1
 
         searches = asyncio.create_task(searching())
@@ -259,7 +259,7 @@ async def test_a_kill_in_the_middle_of_a_build_loses_nothing(tmp_path: Path, vic
                     os.kill(pid, signal.SIGKILL)
         await building
         assert await store.count(INDEX) == 3100
-        assert (await store.search(INDEX, QUERY)).total == 5
+        assert len((await store.search(INDEX, QUERY)).hits) == 5
         assert sorted(entry.name for entry in (tmp_path / INDEX).iterdir()) == ["g0", "manifest.json"]
         await store.build(INDEX)
         assert await store.count(INDEX) == 3100

@@ -25,7 +25,7 @@ def point(id_: int, dense: tuple[float, ...] = (1.0, 0.0), terms: tuple[int, ...
 def search(engine: Engine, folder: str, terms: tuple[int, ...] = (7,)) -> Any:
     sparse = [array("I", terms).tobytes(), array("f", [1.0] * len(terms)).tobytes()]
     dense = array("f", [1.0, 0.1]).tobytes()
-    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, 0, None, None, None, False])
+    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, None, None, False])
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def created(engine: Engine, folder: Path) -> str:
 def test_a_search_tells_total_candidates_and_stages(engine: Engine, tmp_path: Path) -> None:
     folder = created(engine, tmp_path / "a")
     engine.answer(["upsert", folder, [point(1), point(2, (0.0, 1.0), ()), point(3, (-1.0, 0.0), (8,))]])
-    total, candidates, hits = search(engine, folder)
-    assert (total, candidates, len(hits)) == (3, 3, 3)
+    candidates, hits = search(engine, folder)
+    assert (candidates, len(hits)) == (3, 3)
     score, payload, stages, _ = hits[0]
     assert score == pytest.approx(2 / 61)
     assert payload == {"document": "d"}

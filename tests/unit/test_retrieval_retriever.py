@@ -1,8 +1,13 @@
 """Search, over fakes."""
 
 import asyncio
+import base64
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from random import random
+from secrets import randbelow
+from typing import Any
 
 import pytest
 
@@ -18,14 +23,17 @@ from services.mesh.errors import (
 )
 from services.mesh.filters import Comparison, Operator
 from services.mesh.identity import Caller
-from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
+from services.retrieval import pages
+from services.retrieval.chunks import Found, IndexId, Mode, StageScore, VectorQuery
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.fusion import Dbsf, Rrf
-from services.retrieval.query import Query
+from services.retrieval.pages import FrozenRanking, Place
+from services.retrieval.query import MAX_TOP_K, Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.stages import Degraded
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
@@ -223,7 +231,59 @@ async def test_pages_make_up_the_whole_answer() -> None:
     assert (seen, sizes) == (whole, [2, 1])
 
 
-@pytest.mark.parametrize("token", ["x", "!!!!", "WzEsInh4IiwyXQ", "bnVsbA", "WzEsInh4IiwtMV0"])
+async def test_pages_stay_as_they_were_while_documents_come_and_go() -> None:
+    searching = await Searching(view(), view("more")).holding("docs", "more")
+    asked: dict[str, Any] = {"collections": ["docs", "more"], "top_k": 8, "page_size": 3}
+    whole = [hit.key for hit in (await searching.search(**{**asked, "page_size": 0})).hits]
+    first = await searching.search(**asked)
+    await searching.store.upsert(
+        IndexId("uid-docs"), [encoded(chunk("foxes foxes foxes", document=f"new{each}"), scale=70) for each in range(9)]
+    )
+    second = await searching.search(**asked, page_token=first.next_page_token)
+    await searching.store.delete_documents(IndexId("uid-docs"), [whole[6][1]])
+    third = await searching.search(**asked, page_token=second.next_page_token)
+    seen = [[hit.key for hit in page.hits] for page in (first, second, third)]
+    assert seen[:2] == [whole[:3], whole[3:6]]
+    assert seen[2] == [key for key in whole[6:] if (key[0], key[1]) != ("uid-docs", whole[6][1])]
+    assert (first.total, second.total, third.total, third.next_page_token) == (8, 8, 8, "")
+    assert len(searching.store.queries) == 4, "later pages rank nothing anew"
+
+
+async def test_what_a_caller_may_no_longer_see_is_on_no_later_page() -> None:
+    searching = await Searching().holding()
+    first = await searching.search(top_k=4, page_size=1)
+    await searching.store.set_fields(IndexId("uid-docs"), list(TEXTS), {"principals": ["user:bob"]})
+    assert (await searching.search(top_k=4, page_size=3, page_token=first.next_page_token)).hits == []
+
+
+async def test_pages_have_numbers_too() -> None:
+    searching = await Searching().holding()
+    whole = documents(await searching.search())
+    assert documents(await searching.search(page_size=3, page=2)) == whole[3:]
+    assert (await searching.search(page_size=3, page=3)).hits == []
+    token = (await searching.search(page_size=1)).next_page_token
+    await searching.store.delete_documents(IndexId("uid-docs"), whole[:1])
+    for number in (4, 2):
+        numbered = await searching.search(page_size=1, page=number, page_token=token)
+        assert documents(numbered) == whole[number - 1 : number], "of the ranking that the token is of"
+
+
+def test_the_longest_ranking_fits_into_a_token() -> None:
+    stages = tuple(StageScore(name, random(), 200) for name in ("dense", "sparse", "fusion", "rerank", "boosts", "mmr"))
+    places = [Place(19, randbelow(2**64), random(), stages, random()) for _ in range(MAX_TOP_K)]
+    frozen = FrozenRanking(places, [Degraded("rerank", "the reranker is unavailable")])
+    token = pages.token(frozen, 3, "0123456789abcdef")
+    assert len(token) <= pages.MAX_TOKEN
+    assert pages.read(token, "0123456789abcdef") == (frozen, 3)
+
+
+def test_a_token_that_unpacks_to_more_than_any_is_refused() -> None:
+    bomb = base64.urlsafe_b64encode(zlib.compress(b" " * 10**7)).decode().rstrip("=")
+    with pytest.raises(InvalidPageToken, match="not a token that this method returned"):
+        pages.read(bomb, "")
+
+
+@pytest.mark.parametrize("token", ["x", "!!!!", "WzEsInh4IiwyXQ", "bnVsbA", "WzEsInh4IiwtMV0", "eJyLBgAAXQBd"])
 async def test_a_page_token_made_up_is_refused(token: str) -> None:
     searching = await Searching().holding()
     with pytest.raises(InvalidPageToken, match="page_token"):

@@ -24,7 +24,6 @@ from services.retrieval.adapters.qdrant_payload import (
     fields_payload,
     not_beyond,
     payload_of,
-    point_id,
     searched_text,
 )
 from services.retrieval.chunks import (
@@ -219,18 +218,20 @@ class EdgeVectorStore:
             query.depth,
             astuple(query.fusion) if isinstance(query.fusion, Rrf) else None,
             query.limit,
-            query.page.start,
-            query.page.stop,
             query.reference,
             query.min_similarity,
             query.exact,
         )
-        total, candidates, hits = answer or (0, 0, [])
+        candidates, hits = answer or (0, [])
         found = [
             ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages), similarity)
             for score, payload, stages, similarity in hits
         ]
-        return Found(found, total, candidates)
+        return Found(found, candidates)
+
+    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+        records = await self._read(index, "fetch", list(keys), recipe(chosen)) or []
+        return {key: chunk_of(payload) for key, payload in records}
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         page = AllOf(
@@ -579,7 +580,7 @@ def _of_document(document_id: str) -> Filter:
 
 
 def _point(encoded: EncodedChunk) -> tuple[int, bytes, bytes, bytes, dict[str, Any]]:
-    id_ = point_id(encoded.chunk.document.document_id, encoded.chunk.chunk_id)
+    id_ = encoded.chunk.key
     return id_, encoded.vector, *_packed(encoded.sparse), payload_of(encoded)
 
 

@@ -185,13 +185,11 @@ class Engine:
         depth: int,
         fusion: tuple[int, float, float] | None,
         limit: int,
-        start: int,
-        stop: int | None,
         reference: bytes | None,
         min_similarity: float | None,
         exact: bool,
-    ) -> tuple[int, int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None]]]:
-        """How many hits there are in all, how many candidates there were, and the hits of a page."""
+    ) -> tuple[int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None]]]:
+        """How many candidates there were, and the hits."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
         stages: dict[str, Any] = {}
         if dense is not None:
@@ -215,16 +213,22 @@ class Engine:
             similarities.update(_similarities(shard, reference, [id_ for id_, _ in fused if id_ not in similarities]))
             fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= min_similarity]
         hits = fused[:limit]
-        page = hits[start:stop]
-        ids = [id_ for id_, _ in page]
+        ids = [id_ for id_, _ in hits]
         payloads = {record.id: record.payload or {} for record in shard.retrieve(ids, True, False)} if ids else {}
         places: dict[Any, list[tuple[str, float, int]]] = {id_: [] for id_ in ids}
         for stage, ranking in rankings.items():
             for rank, (id_, score) in enumerate(ranking, start=1):
                 if id_ in places:
                     places[id_].append((stage, score, rank))
-        found = [(score, payloads[id_], places[id_], similarities.get(id_)) for id_, score in page]
-        return len(hits), candidates, found
+        found = [(score, payloads[id_], places[id_], similarities.get(id_)) for id_, score in hits]
+        return candidates, found
+
+    def do_fetch(self, folder: str, keys: list[int], chosen: Recipe) -> list[tuple[int, Any]]:
+        """Payloads of some points, of those that the filter lets through."""
+        filter_ = edge.Filter(must=[edge.HasIdCondition(set(keys)), built(chosen)])
+        request = edge.ScrollRequest(limit=len(keys), filter=filter_, with_payload=True, with_vector=False)
+        records, _ = self._shard(folder).edge.scroll(request)
+        return [(int(record.id), record.payload or {}) for record in records]
 
     def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
         """Ids and payloads of some points that the filter chooses."""

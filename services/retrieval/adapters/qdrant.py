@@ -24,7 +24,6 @@ from services.retrieval.adapters.qdrant_payload import (
     fields_payload,
     not_beyond,
     payload_of,
-    point_id,
     searched_text,
 )
 from services.retrieval.chunks import (
@@ -136,7 +135,7 @@ class QdrantVectorStore:
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
         with _told():
             if not await self._exists(index):
-                return Found([], 0, 0)
+                return Found([], 0)
             rankings = await self._rankings(index, query)
             fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE))
             candidates = len(fused)
@@ -147,10 +146,9 @@ class QdrantVectorStore:
                 similarities.update(await self._similarities(index, query.reference, unknown))
                 fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= query.min_similarity]
             hits = fused[: query.limit]
-            page = hits[query.page]
             records = (
-                await self._client.retrieve(self._name(index), [id_ for id_, _ in page], True, False, **self._read)
-                if page
+                await self._client.retrieve(self._name(index), [id_ for id_, _ in hits], True, False, **self._read)
+                if hits
                 else []
             )
         payloads = {int(record.id): record.payload or {} for record in records}
@@ -165,10 +163,19 @@ class QdrantVectorStore:
                 tuple(place[id_] for place in places.values() if id_ in place),
                 similarities.get(id_),
             )
-            for id_, score in page
+            for id_, score in hits
             if id_ in payloads  # deleted since it was ranked
         ]
-        return Found(found, len(hits), candidates)
+        return Found(found, candidates)
+
+    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+        with _told():
+            if not keys or not await self._exists(index):
+                return {}
+            named = models.HasIdCondition(has_id=list(keys))
+            filter_ = models.Filter(must=[named, _FILTERS.compile(chosen)])
+            records, _ = await self._client.scroll(self._name(index), filter_, len(keys), with_payload=True)
+        return {int(record.id): chunk_of(record.payload or {}) for record in records}
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         page = AllOf(
@@ -358,7 +365,7 @@ def _of_document(document_id: str) -> Filter:
 
 
 def _point(encoded: EncodedChunk) -> models.PointStruct:
-    id_ = point_id(encoded.chunk.document.document_id, encoded.chunk.chunk_id)
+    id_ = encoded.chunk.key
     vector: dict[str, Any] = {DENSE: array("f", encoded.vector).tolist()}
     if encoded.sparse.indices:
         vector[SPARSE] = _sparse(encoded.sparse)

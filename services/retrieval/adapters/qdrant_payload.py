@@ -1,6 +1,5 @@
 """A chunk as Qdrant's payload, the same for the server and for Edge; keys are the names that filters use."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,15 +15,6 @@ _FIELDS: Final = {
     "fence": "fence",
 }
 """Payload key of each document field that can be replaced."""
-
-
-def point_id(document_id: str, chunk_id: str) -> int:
-    """The point of a chunk; chunk ids are unique inside their document only.
-
-    64 bits of BLAKE2b: a million chunks of a collection hold two of the same with a chance of 3 in 10^8. Edge makes an
-    object of each UUID it returns, which cost a third of a search.
-    """
-    return int.from_bytes(hashlib.blake2b(f"{document_id}\0{chunk_id}".encode(), digest_size=8).digest(), "little")
 
 
 def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
