@@ -27,7 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ragweave/v1/filter.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xe2\x01\n\x0bTypedFilter\x12\x32\n\x06\x61ll_of\x18\x01 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x32\n\x06\x61ny_of\x18\x02 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x33\n\x07none_of\x18\x03 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x36\n\x0b\x63omparisons\x18\x04 \x03(\x0b\x32\x17.ragweave.v1.ComparisonB\x08\xbaH\x05\x92\x01\x02\x10\x64\"\xa0\x02\n\nComparison\x12\x19\n\x05\x66ield\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12>\n\x08operator\x18\x02 \x01(\x0e\x32 .ragweave.v1.Comparison.OperatorB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xbaH\x03\xc8\x01\x01\"\x87\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\t\n\x05\x45QUAL\x10\x01\x12\r\n\tNOT_EQUAL\x10\x02\x12\x08\n\x04LESS\x10\x03\x12\x11\n\rLESS_OR_EQUAL\x10\x04\x12\x0b\n\x07GREATER\x10\x05\x12\x14\n\x10GREATER_OR_EQUAL\x10\x06\x12\x07\n\x03HAS\x10\x07\"h\n\x12ParseFilterRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x34\n\x0ctyped_filter\x18\x02 \x01(\x0b\x32\x18.ragweave.v1.TypedFilterB\x04\xe2\x41\x01\x01\"v\n\x13ParseFilterResponse\x12&\n\x04tree\x18\x01 \x01(\x0b\x32\x18.ragweave.v1.TypedFilter\x12\x1c\n\tcanonical\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x19\n\x06\x66ields\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ragweave/v1/filter.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xe6\x01\n\x0bTypedFilter\x12\x33\n\x06\x61ll_of\x18\x01 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x33\n\x06\x61ny_of\x18\x02 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x34\n\x07none_of\x18\x03 \x03(\x0b\x32\x18.ragweave.v1.TypedFilterB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x37\n\x0b\x63omparisons\x18\x04 \x03(\x0b\x32\x17.ragweave.v1.ComparisonB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\"\xba\x02\n\nComparison\x12\x19\n\x05\x66ield\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12>\n\x08operator\x18\x02 \x01(\x0e\x32 .ragweave.v1.Comparison.OperatorB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xbaH\x03\xc8\x01\x01\"\xa1\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\t\n\x05\x45QUAL\x10\x01\x12\r\n\tNOT_EQUAL\x10\x02\x12\x08\n\x04LESS\x10\x03\x12\x11\n\rLESS_OR_EQUAL\x10\x04\x12\x0b\n\x07GREATER\x10\x05\x12\x14\n\x10GREATER_OR_EQUAL\x10\x06\x12\x07\n\x03HAS\x10\x07\x12\n\n\x06PREFIX\x10\x08\x12\x0c\n\x08\x43ONTAINS\x10\t\"h\n\x12ParseFilterRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x34\n\x0ctyped_filter\x18\x02 \x01(\x0b\x32\x18.ragweave.v1.TypedFilterB\x04\xe2\x41\x01\x01\"v\n\x13ParseFilterResponse\x12&\n\x04tree\x18\x01 \x01(\x0b\x32\x18.ragweave.v1.TypedFilter\x12\x1c\n\tcanonical\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x10\x12\x19\n\x06\x66ields\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ragweave.v1.filter_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TYPEDFILTER'].fields_by_name['all_of']._loaded_options = None
-  _globals['_TYPEDFILTER'].fields_by_name['all_of']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_TYPEDFILTER'].fields_by_name['all_of']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_TYPEDFILTER'].fields_by_name['any_of']._loaded_options = None
-  _globals['_TYPEDFILTER'].fields_by_name['any_of']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_TYPEDFILTER'].fields_by_name['any_of']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_TYPEDFILTER'].fields_by_name['none_of']._loaded_options = None
-  _globals['_TYPEDFILTER'].fields_by_name['none_of']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_TYPEDFILTER'].fields_by_name['none_of']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_TYPEDFILTER'].fields_by_name['comparisons']._loaded_options = None
-  _globals['_TYPEDFILTER'].fields_by_name['comparisons']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_TYPEDFILTER'].fields_by_name['comparisons']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_COMPARISON'].fields_by_name['field']._loaded_options = None
   _globals['_COMPARISON'].fields_by_name['field']._serialized_options = b'\272H\007r\005\020\001\030\200\004'
   _globals['_COMPARISON'].fields_by_name['operator']._loaded_options = None
@@ -53,17 +53,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARSEFILTERREQUEST'].fields_by_name['typed_filter']._loaded_options = None
   _globals['_PARSEFILTERREQUEST'].fields_by_name['typed_filter']._serialized_options = b'\342A\001\001'
   _globals['_PARSEFILTERRESPONSE'].fields_by_name['canonical']._loaded_options = None
-  _globals['_PARSEFILTERRESPONSE'].fields_by_name['canonical']._serialized_options = b'\272H\006r\004\030\200\200\004'
+  _globals['_PARSEFILTERRESPONSE'].fields_by_name['canonical']._serialized_options = b'\272H\006r\004\030\200\200\020'
   _globals['_PARSEFILTERRESPONSE'].fields_by_name['fields']._loaded_options = None
-  _globals['_PARSEFILTERRESPONSE'].fields_by_name['fields']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_PARSEFILTERRESPONSE'].fields_by_name['fields']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_TYPEDFILTER']._serialized_start=134
-  _globals['_TYPEDFILTER']._serialized_end=360
-  _globals['_COMPARISON']._serialized_start=363
-  _globals['_COMPARISON']._serialized_end=651
-  _globals['_COMPARISON_OPERATOR']._serialized_start=516
-  _globals['_COMPARISON_OPERATOR']._serialized_end=651
-  _globals['_PARSEFILTERREQUEST']._serialized_start=653
-  _globals['_PARSEFILTERREQUEST']._serialized_end=757
-  _globals['_PARSEFILTERRESPONSE']._serialized_start=759
-  _globals['_PARSEFILTERRESPONSE']._serialized_end=877
+  _globals['_TYPEDFILTER']._serialized_end=364
+  _globals['_COMPARISON']._serialized_start=367
+  _globals['_COMPARISON']._serialized_end=681
+  _globals['_COMPARISON_OPERATOR']._serialized_start=520
+  _globals['_COMPARISON_OPERATOR']._serialized_end=681
+  _globals['_PARSEFILTERREQUEST']._serialized_start=683
+  _globals['_PARSEFILTERREQUEST']._serialized_end=787
+  _globals['_PARSEFILTERRESPONSE']._serialized_start=789
+  _globals['_PARSEFILTERRESPONSE']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

@@ -22,7 +22,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TypedFilter(_message.Message):
-    """A filter as a tree, for programs; the AIP-160 string says the same for people. Everything set must hold."""
+    """A filter as a tree, for programs; the AIP-160 string says the same for people. Everything set must hold.
+
+    Both have the same bounds: 256 comparisons, 32 levels of filters within one another, 8192 characters (of the string; of
+    all values together).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,7 +36,7 @@ class TypedFilter(_message.Message):
     COMPARISONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def all_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypedFilter]:
-        """All of these must hold."""
+        """All of these must hold. None of them may be empty."""
 
     @_builtins.property
     def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypedFilter]:
@@ -89,7 +93,11 @@ class Comparison(_message.Message):
         GREATER_OR_EQUAL: Comparison._Operator.ValueType  # 6
         """The field is at least the value."""
         HAS: Comparison._Operator.ValueType  # 7
-        """A list holds the value; a map holds the key; with the value "*", the field is present."""
+        """A list holds the value; a map holds the key; with the value "*", the field is present: `exists(field)`."""
+        PREFIX: Comparison._Operator.ValueType  # 8
+        """The field's text, or a text in its list, begins with the value: `prefix(field, "value")`."""
+        CONTAINS: Comparison._Operator.ValueType  # 9
+        """The field's text, or a text in its list, has the value in it: `contains(field, "value")`."""
 
     class Operator(_Operator, metaclass=_OperatorEnumTypeWrapper):
         """How a field is compared."""
@@ -109,18 +117,26 @@ class Comparison(_message.Message):
     GREATER_OR_EQUAL: Comparison.Operator.ValueType  # 6
     """The field is at least the value."""
     HAS: Comparison.Operator.ValueType  # 7
-    """A list holds the value; a map holds the key; with the value "*", the field is present."""
+    """A list holds the value; a map holds the key; with the value "*", the field is present: `exists(field)`."""
+    PREFIX: Comparison.Operator.ValueType  # 8
+    """The field's text, or a text in its list, begins with the value: `prefix(field, "value")`."""
+    CONTAINS: Comparison.Operator.ValueType  # 9
+    """The field's text, or a text in its list, has the value in it: `contains(field, "value")`."""
 
     FIELD_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Path of the field, its steps joined by dots, such as "metadata.author.name"."""
+    """Path of the field, its steps joined by dots, such as "metadata.author.name". A step that is no plain word is quoted:
+    `metadata."two words"`.
+    """
     operator: Global___Comparison.Operator.ValueType
     """How the field is compared."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
-        """A string, number, bool or null. Timestamps are RFC 3339 strings."""
+        """A string, number, bool or null. Timestamps are RFC 3339 strings. Stars are plain characters, but for HAS. A field
+        EQUAL to null is not present.
+        """
 
     def __init__(
         self,
@@ -139,7 +155,7 @@ Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class ParseFilterRequest(_message.Message):
-    """A filter to be read, not applied."""
+    """A filter to be read, not applied. Both empty let everything through."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -175,14 +191,16 @@ class ParseFilterResponse(_message.Message):
     CANONICAL_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     canonical: _builtins.str
-    """The tree in AIP-160, in one canonical form: equal filters give the same."""
+    """The filter in AIP-160, in one canonical form: filters that differ in spelling, in the order of what AND and OR join, or
+    in repeating it, give the same. Empty where everything is let through.
+    """
     @_builtins.property
     def tree(self) -> Global___TypedFilter:
-        """The tree. Lets through what the filter lets through."""
+        """The tree, its parts in the order they were written in. Lets through what the filter lets through."""
 
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields it names."""
+        """Paths of the fields it names, each once, in alphabetical order."""
 
     def __init__(
         self,

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from ragweave.v1 import filter_pb2 as ragweave_dot_v1_dot_filter__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 from ragweave.v1 import search_pb2 as ragweave_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/retrieval_service.proto\x12\x0bragweave.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x18ragweave/v1/policy.proto\x1a\x18ragweave/v1/search.proto2\xc0\x01\n\x10RetrievalService\x12\xab\x01\n\x06Search\x12\x1a.ragweave.v1.SearchRequest\x1a\x1b.ragweave.v1.SearchResponse\"h\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02K\"\x12/api/v1/rag/search:\x01*Z2\"-/api/v1/rag/{collection=collections/*}:search:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/retrieval_service.proto\x12\x0bragweave.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x18ragweave/v1/filter.proto\x1a\x18ragweave/v1/policy.proto\x1a\x18ragweave/v1/search.proto2\xd0\x02\n\x10RetrievalService\x12\xab\x01\n\x06Search\x12\x1a.ragweave.v1.SearchRequest\x1a\x1b.ragweave.v1.SearchResponse\"h\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02K\"\x12/api/v1/rag/search:\x01*Z2\"-/api/v1/rag/{collection=collections/*}:search:\x01*\x12\x8d\x01\n\x0bParseFilter\x12\x1f.ragweave.v1.ParseFilterRequest\x1a .ragweave.v1.ParseFilterResponse\";\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x01 \x01\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/rag/filters:parse:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['Search']._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['Search']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\005 \001\202\323\344\223\002K\"\022/api/v1/rag/search:\001*Z2\"-/api/v1/rag/{collection=collections/*}:search:\001*'
-  _globals['_RETRIEVALSERVICE']._serialized_start=135
-  _globals['_RETRIEVALSERVICE']._serialized_end=327
+  _globals['_RETRIEVALSERVICE'].methods_by_name['ParseFilter']._loaded_options = None
+  _globals['_RETRIEVALSERVICE'].methods_by_name['ParseFilter']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\001 \001\202\323\344\223\002\036\"\031/api/v1/rag/filters:parse:\001*'
+  _globals['_RETRIEVALSERVICE']._serialized_start=161
+  _globals['_RETRIEVALSERVICE']._serialized_end=497
 # @@protoc_insertion_point(module_scope)

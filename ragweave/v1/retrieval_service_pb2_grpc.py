@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from ragweave.v1 import filter_pb2 as ragweave_dot_v1_dot_filter__pb2
 from ragweave.v1 import search_pb2 as ragweave_dot_v1_dot_search__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -40,6 +41,11 @@ class RetrievalServiceStub:
                 request_serializer=ragweave_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.ParseFilter = channel.unary_unary(
+                '/ragweave.v1.RetrievalService/ParseFilter',
+                request_serializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -53,6 +59,14 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ParseFilter(self, request, context):
+        """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
+        collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +74,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=ragweave_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'ParseFilter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ParseFilter,
+                    request_deserializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +109,33 @@ class RetrievalService:
             '/ragweave.v1.RetrievalService/Search',
             ragweave_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             ragweave_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ParseFilter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.RetrievalService/ParseFilter',
+            ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.SerializeToString,
+            ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from ragweave.v1 import filter_pb2 as _filter_pb2
 from ragweave.v1 import search_pb2 as _search_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -35,6 +36,10 @@ class RetrievalServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RetrievalServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Finds the passages that answer a query best. Without a token, PUBLIC collections of the public tenant only."""
+    ParseFilter: _grpc.UnaryUnaryMultiCallable[_filter_pb2.ParseFilterRequest, _filter_pb2.ParseFilterResponse]
+    """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
+    collection.
+    """
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
@@ -43,6 +48,10 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds the passages that answer a query best. Without a token, PUBLIC collections of the public tenant only."""
+    ParseFilter: _aio.UnaryUnaryMultiCallable[_filter_pb2.ParseFilterRequest, _filter_pb2.ParseFilterResponse]  # type: ignore[assignment]
+    """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
+    collection.
+    """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds passages."""
@@ -54,5 +63,15 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
         """Finds the passages that answer a query best. Without a token, PUBLIC collections of the public tenant only."""
+
+    @_abc_1.abstractmethod
+    def ParseFilter(
+        self,
+        request: _filter_pb2.ParseFilterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_filter_pb2.ParseFilterResponse, _abc.Awaitable[_filter_pb2.ParseFilterResponse]]:
+        """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
+        collection.
+        """
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

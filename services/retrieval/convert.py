@@ -11,13 +11,14 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import registry_service_pb2 as registry_pb
-from ragweave.v1 import collection_pb2
+from ragweave.v1 import collection_pb2, filter_pb2
 from ragweave.v1 import search_pb2 as pb
 from services.mesh.errors import InvalidArgument
-from services.mesh.filters.typed import from_typed
+from services.mesh.filters import Filter, canonical, leaves, spelled, unparse
+from services.mesh.filters.typed import from_typed, to_typed
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode
 from services.retrieval.collection import CollectionView, SearchDefaults
-from services.retrieval.filterable import SCHEMA
+from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.query import Query
 from services.retrieval.ranking import Hit
@@ -52,6 +53,18 @@ def query_from(request: pb.SearchRequest) -> Query:
         features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
         consistency_token=request.consistency_token,
+    )
+
+
+def filter_from(request: filter_pb2.ParseFilterRequest) -> Filter:
+    return both(request.filter, from_typed(request.typed_filter, SCHEMA))
+
+
+def filter_to(tree: Filter) -> filter_pb2.ParseFilterResponse:
+    return filter_pb2.ParseFilterResponse(
+        tree=to_typed(tree),
+        canonical=unparse(canonical(tree)),
+        fields=sorted({spelled(leaf.path) for leaf in leaves(tree)}),
     )
 
 

@@ -2,7 +2,11 @@
 
 from typing import Final
 
+from services.mesh.errors import InvalidFilter, Violation
 from services.mesh.filters import (
+    EVERYTHING,
+    MAX_COMPARISONS,
+    MAX_DEPTH,
     AllOf,
     AnyOf,
     Comparison,
@@ -13,7 +17,11 @@ from services.mesh.filters import (
     Not,
     Operator,
     Schema,
+    all_of,
     any_of,
+    depth,
+    leaves,
+    parse,
 )
 from services.mesh.identity import Caller
 
@@ -32,6 +40,22 @@ SCHEMA: Final = Schema(
 
 NOBODY: Final = "nobody:"
 """In an ACL: a principal no caller has, since those are `user:` and `group:`."""
+
+
+def both(text: str, typed: Filter) -> Filter:
+    """What a request's two filters let through, each where it is given.
+
+    Raises:
+        InvalidFilter: The text has no meaning; or the two exceed together what one may have.
+    """
+    written = parse(text, SCHEMA)
+    if EVERYTHING in (written, typed):
+        return all_of(written, typed)
+    tree = all_of(written, typed)
+    if sum(1 for _ in leaves(tree)) > MAX_COMPARISONS or depth(tree) > MAX_DEPTH:
+        found = f"with filter it has more than {MAX_COMPARISONS} comparisons, or nests deeper than {MAX_DEPTH} levels"
+        raise InvalidFilter(f"typed_filter: {found}", violations=[Violation("typed_filter", found)])
+    return tree
 
 
 def visible_to(who: Caller) -> Filter:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.mesh.errors import InvalidArgument
-from services.mesh.filters import EVERYTHING, Filter, all_of, parse, unparse
+from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
 from services.retrieval import pages
 from services.retrieval.chunks import Mode
 from services.retrieval.collection import NO_DEFAULTS, CollectionView
-from services.retrieval.filterable import SCHEMA, by_document_id, visible_to
+from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
 
 DEFAULT_TOP_K: Final = 10
@@ -125,7 +125,7 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         raise InvalidArgument.of("page_size", f"must not be negative, found {query.page_size}")
     if query.page < 0:
         raise InvalidArgument.of("page", f"counts from 1, found {query.page}")
-    chosen = all_of(parse(query.filter, SCHEMA), query.typed_filter)
+    chosen = both(query.filter, query.typed_filter)
     fusion = query.fusion or defaults.fusion or DEFAULT_FUSION
     min_similarity = query.min_score or defaults.min_score or None
     if min_similarity is not None and not -1 <= min_similarity <= 1:

@@ -8,6 +8,7 @@ from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer
 from ragweave.internal.v1.tenant_service_pb2_grpc import TenantServiceServicer
+from ragweave.v1 import filter_pb2
 from ragweave.v1 import search_pb2 as pb
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
 from services.mesh.calls import current_call
@@ -31,6 +32,11 @@ class RetrievalServicer(RetrievalServiceServicer):
             convert.query_from(request), caller(context), timeout_s=call.remaining_s() if call else None
         )
         return convert.answer_to(answer, request.read_mask, call.trace_id if call else "")
+
+    async def ParseFilter(
+        self, request: filter_pb2.ParseFilterRequest, context: Context
+    ) -> filter_pb2.ParseFilterResponse:
+        return convert.filter_to(convert.filter_from(request))
 
 
 class IndexServicer(IndexServiceServicer):

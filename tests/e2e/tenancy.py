@@ -65,6 +65,8 @@ _LISTED = (
     ("ListRevocations", "revocations"),
     ("ListWebhooks", "webhooks"),
 )
+# What keeps its filter in a likely request.
+_FILTERED = ("ParseFilter", "ReplayDeadLetters", "Search")
 # Time passing would change a tenant that nobody calls.
 _LEFT_OUT = {"expire_time", "ttl", "timestamp", "page"}
 
@@ -148,7 +150,7 @@ class Asker:
             kept.filter = self._filter()
             request.CopyFrom(kept)
         for name in ("filter", "page_token", "order_by"):
-            if name in request.DESCRIPTOR.fields_by_name and method.name not in ("Search", "ReplayDeadLetters"):
+            if name in request.DESCRIPTOR.fields_by_name and method.name not in _FILTERED:
                 request.ClearField(name)
         if method.name == "PurgeDocuments":
             request.filter, request.force = "*", self.made.random() < 0.1

@@ -23,6 +23,7 @@ from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 
 C = "rows"
 WAYS = ["TLS"] if TLS else ["plain text", "TLS"]
+TYPED = {"field": "title", "operator": "PREFIX", "value": "Fish"}
 VOLATILE = ("timings", "trace_id")
 
 
@@ -78,6 +79,13 @@ READS = [
         f"/collections/{C}:search",
         {"query": "who eats fish", "collection": C, "filter": "metadata.n > 1", "highlight": True},
         {"query": "who eats fish", "filter": "metadata.n > 1", "highlight": True},
+    ),
+    Row(
+        "RetrievalService/ParseFilter",
+        "POST",
+        "/filters:parse",
+        {"filter": "metadata.n > 1 OR NOT exists(title)", "typed_filter": {"comparisons": [TYPED]}},
+        {"filter": "metadata.n > 1 OR NOT exists(title)", "typedFilter": {"comparisons": [TYPED]}},
     ),
     Row("EmbeddingService/Embed", "POST", "/embeddings", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
     Row("EmbeddingService/CountTokens", "POST", "/tokens:count", {"texts": ["a fish"]}, {"texts": ["a fish"]}),

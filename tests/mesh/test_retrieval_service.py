@@ -23,10 +23,14 @@ from ragweave.internal.v1.registry_service_pb2_grpc import (
 from ragweave.v1 import collection_pb2, embedding_service_pb2
 from ragweave.v1 import search_pb2 as pb
 from ragweave.v1.embedding_service_pb2_grpc import EmbeddingServiceServicer, add_EmbeddingServiceServicer_to_server
+from ragweave.v1.filter_pb2 import ParseFilterRequest
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from services.mesh.errors import CollectionNotFound, TextTooLong
+from services.mesh.filters import parse as parse_text
+from services.mesh.filters.typed import from_typed
 from services.mesh.identity import caller
 from services.retrieval.__main__ import wire
+from services.retrieval.filterable import SCHEMA
 from services.retrieval.settings import Settings
 from tests.jobs_store import store_in
 from tests.mesh.harness import World, caller_of
@@ -258,6 +262,20 @@ async def test_bad_input_is_refused_by_name(tmp_path: Path) -> None:
                 await made.found(**fields)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, fields
             assert name in (refused.value.details() or ""), fields
+
+
+async def test_a_filter_is_parsed_without_a_collection_and_refused_with_its_column(tmp_path: Path) -> None:
+    async with running(tmp_path, record()) as made:
+        parse = RetrievalServiceStub(made.channel).ParseFilter
+        answer = await parse(
+            ParseFilterRequest(filter="prefix(title, T) AND NOT exists(metadata.a)"), metadata=made.bearer()
+        )
+        assert answer.canonical == 'metadata.a = null AND title = "T*"'
+        assert from_typed(answer.tree, SCHEMA) == parse_text("title = T* AND metadata.a = null", SCHEMA)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await parse(ParseFilterRequest(filter="author = x"), metadata=made.bearer())
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "column 1: no field 'author' (did you mean metadata.author?)" in (refused.value.details() or "")
 
 
 async def test_a_mask_leaves_the_fields_asked_for(tmp_path: Path) -> None:

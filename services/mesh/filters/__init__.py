@@ -1,12 +1,13 @@
 """Filters: AIP-160 text or a typed filter to one tree, which evaluates in Python and compiles to SQL and Qdrant.
 
-Servicers import `from_typed` from `services.mesh.filters.typed`; all else is here, and free of protobuf.
+Conversions import `from_typed` and `to_typed` from `services.mesh.filters.typed`; the rest is free of protobuf.
 """
 
+from services.mesh.filters.canonical import canonical
 from services.mesh.filters.evaluate import evaluate
 from services.mesh.filters.parser import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, parse
 from services.mesh.filters.schema import Field, FieldType, Literal, Schema, Target, Wildcard
-from services.mesh.filters.text import unparse
+from services.mesh.filters.text import spelled, unparse
 from services.mesh.filters.timestamps import instant
 from services.mesh.filters.tree import (
     EVERYTHING,
@@ -21,6 +22,8 @@ from services.mesh.filters.tree import (
     Value,
     all_of,
     any_of,
+    depth,
+    leaves,
     negate,
 )
 
@@ -46,9 +49,13 @@ __all__ = [
     "Wildcard",
     "all_of",
     "any_of",
+    "canonical",
+    "depth",
     "evaluate",
     "instant",
+    "leaves",
     "negate",
     "parse",
+    "spelled",
     "unparse",
 ]

@@ -1,8 +1,9 @@
 """AIP-160 filter text to a tree: hand-written recursive descent, bounded in length, depth and size.
 
 The grammar is https://google.aip.dev/assets/misc/ebnf-filtering.txt: OR binds tighter than AND, parts side by side are
-ANDed, `-` and NOT negate, a right-hand side may be a parenthesis (`state = (ACTIVE OR FAILED)`). Functions and bare
-values are refused. A trailing * asks for a prefix, one at both ends for a substring; `\\*` is a plain star.
+ANDed, `-` and NOT negate, a right-hand side may be a parenthesis (`state = (ACTIVE OR FAILED)`), functions.py has the
+functions. Bare values are refused. A trailing * asks for a prefix, one at both ends for a substring; `\\*` is a plain
+star.
 """
 
 import re
@@ -11,14 +12,17 @@ from contextlib import contextmanager
 from typing import Final
 
 from services.mesh.errors import InvalidFilter, Violation
+from services.mesh.filters.functions import Function, function_of
 from services.mesh.filters.schema import Literal, Schema, Target, Wildcard, shown
-from services.mesh.filters.tree import EVERYTHING, Filter, Path, all_of, any_of, negate
+from services.mesh.filters.text import spelled
+from services.mesh.filters.tree import EVERYTHING, Filter, Path, all_of, any_of, depth, negate
 
 # As the contract bounds every `filter`. Longer text is generated, not written; the typed filter serves programs.
 MAX_LENGTH: Final = 8192
 # Comparisons in one filter. Each becomes a bound SQL expression or a store condition; SQLite stops at 1,000 in a chain.
 MAX_COMPARISONS: Final = 256
-# Parentheses within one another: far below Python's recursion limit and protobuf's 100 levels, far above need.
+# Parentheses within one another, and AND, OR and NOT in the tree: far below Python's recursion limit and protobuf's 100
+# levels, far above need.
 MAX_DEPTH: Final = 32
 
 _SPACE = re.compile(r"\s*")
@@ -27,6 +31,9 @@ _KEY = re.compile(r"\w[\w-]*")
 _COMPARATOR = re.compile(r"<=|>=|!=|=|<|>|:")
 _BARE = re.compile(r"[^\s(),\"'=<>!]+")
 _WORD = re.compile(r"\S+")
+# What other languages write, and what means it here.
+_FOREIGN = {"&&": "AND", "||": "OR", "==": "a single =", "!": "NOT"}
+_FOREIGN_OPERATORS = {"in": '{} = ("a" OR "b")', "like": '{} = "text*"'}
 _ESCAPES = {"\\": "\\", '"': '"', "'": "'", "*": "*", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -70,6 +77,8 @@ class _Parser:
         tree = self._expression(self._restriction)
         if not self._ended():
             raise self._unexpected("AND, OR or the end")
+        if depth(tree) > MAX_DEPTH:
+            raise self._refused(f"AND, OR and NOT nest deeper than {MAX_DEPTH} levels", 0)
         return tree
 
     def _expression(self, leaf: Callable[[], Filter]) -> Filter:
@@ -120,9 +129,9 @@ class _Parser:
     def _restriction(self) -> Filter:
         start = self._at
         path = self._path()
-        if self._peek() == "(":
-            raise self._refused(f"{shown('.'.join(path) + '()')}: functions are not supported", start)
         self._space()
+        if self._peek() == "(":
+            return self._called(start, path)
         operator = _COMPARATOR.match(self._text, self._at)
         if operator is None:
             raise self._bare(start, path)
@@ -131,6 +140,50 @@ class _Parser:
         self._at = operator.end()
         self._space()
         return self._argument(target, operator[0])
+
+    def _called(self, start: int, path: Path) -> Filter:
+        with self._refusing(start):
+            function = function_of(spelled(path))
+        self._count()
+        self._take("(")
+        at = self._at
+        target = self._field(function)
+        text = None
+        if function.takes_text:
+            self._next(function, ",", "a comma")
+            at = self._at
+            text = self._plain_text(function)
+        self._next(function, ")", ")")
+        with self._refusing(at):
+            return function.of(target, text)
+
+    def _field(self, function: Function) -> Target:
+        start = self._at
+        if self._peek() in (")", ","):
+            raise self._arguments(function)
+        path = self._path()
+        self._space()
+        with self._refusing(start):
+            return self._schema.target(path)
+
+    def _plain_text(self, function: Function) -> Literal:
+        start = self._at
+        literal = self._literal()
+        self._space()
+        if literal.wildcard is not Wildcard.NONE:
+            raise self._refused(f'{function.name} takes its text without a star; a plain star is "\\*"', start)
+        return literal
+
+    def _next(self, function: Function, character: str, name: str) -> None:
+        """Takes what comes between arguments or after the last one."""
+        if self._peek() != character and self._peek() in (")", ","):
+            raise self._arguments(function)
+        if not self._take(character):
+            raise self._unexpected(name)
+
+    def _arguments(self, function: Function) -> InvalidFilter:
+        wanted = "two arguments" if function.takes_text else "one argument"
+        return self._refused(f"{function.name} takes {wanted}: {function.usage}")
 
     def _argument(self, target: Target, operator: str) -> Filter:
         if self._peek() != "(":
@@ -141,13 +194,18 @@ class _Parser:
 
     def _comparison(self, target: Target, operator: str) -> Filter:
         start = self._at
-        if self._comparisons == MAX_COMPARISONS:
-            raise self._refused(f"more than {MAX_COMPARISONS} comparisons")
-        self._comparisons += 1
+        self._count()
         literal = self._literal()
+        if not literal.quoted and self._peek() == "(":
+            raise self._refused("a function is no value; it stands alone, such as exists(field)", start)
         self._space()
         with self._refusing(start):
             return target.compare(operator, literal)
+
+    def _count(self) -> None:
+        if self._comparisons == MAX_COMPARISONS:
+            raise self._refused(f"more than {MAX_COMPARISONS} comparisons")
+        self._comparisons += 1
 
     def _key(self) -> str:
         if self._peek() in ('"', "'"):
@@ -225,16 +283,21 @@ class _Parser:
         written = ".".join(path)
         if written.upper() in ("AND", "OR", "NOT"):
             return self._refused(f"write {written.upper()} in capitals", start)
-        return self._refused(
-            f"{shown(written)} stands alone; write field operator value, such as {self._example()}", start
-        )
+        after = _KEY.match(self._text, self._at)
+        example = _FOREIGN_OPERATORS.get(after[0].lower()) if after else None
+        meant = example.format(shown(spelled(path))[1:-1]) if example else self._example()
+        return self._refused(f"{shown(written)} stands alone; write field operator value, such as {meant}", start)
 
     def _example(self) -> str:
         return f'{next(iter(self._schema.fields), "field")} = "value"'
 
     def _unexpected(self, wanted: str) -> InvalidFilter:
+        # An operator may have been taken for the first half of another language's.
+        found = self._text[self._at - 1 : self._at + 1] if wanted == "a value" else self._text[self._at : self._at + 2]
+        foreign = _FOREIGN.get(found) or _FOREIGN.get(found[:1])
+        hint = f"; write {foreign}" if foreign else ""
         word = _WORD.match(self._text, self._at)
-        return self._refused(f"expected {wanted}, found {shown(word[0]) if word else 'the end'}")
+        return self._refused(f"expected {wanted}, found {shown(word[0]) if word else 'the end'}{hint}")
 
     def _refused(self, description: str, at: int | None = None) -> InvalidFilter:
         return _refusal(description, self._at if at is None else at)

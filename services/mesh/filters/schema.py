@@ -4,19 +4,25 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Final
 
+from services.mesh.filters.text import spelled
 from services.mesh.filters.timestamps import instant
 from services.mesh.filters.tree import Comparison, Filter, Has, Operator, Path, Value, negate
 
 # A path longer than this is no field anybody has; it bounds the joins that one path costs in SQL.
 MAX_PATH: Final = 8
+# Characters of a path in its canonical spelling, as the contract bounds the field of a typed comparison.
+MAX_PATH_LENGTH: Final = 512
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _EQUALITY = ("=", "!=", ":")
 _ORDERING = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
+_MATCHES = {Operator.PREFIX: "the beginning of a text", Operator.SUBSTRING: "a part of a text"}
+# Longer names are not compared with the known ones, which takes time by their length.
+_MAX_MEANT: Final = 80
 
 
 class FieldType(StrEnum):
@@ -30,6 +36,7 @@ class FieldType(StrEnum):
     STRUCT = auto()  # any JSON object, such as metadata
 
 
+_TEXTUAL = (FieldType.STRING, FieldType.STRING_LIST, FieldType.MAP, FieldType.STRUCT)
 _DEFAULTS: dict[FieldType, str | float | bool] = {
     FieldType.STRING: "",
     FieldType.NUMBER: 0.0,
@@ -84,8 +91,8 @@ class Literal:
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in self.text):
             raise ValueError(f"{shown(self.text)} holds a character that is no text to a database")
 
-    def is_word(self, word: str) -> bool:
-        return not self.quoted and self.text == word
+    def is_word(self, *words: str) -> bool:
+        return not self.quoted and self.text in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +117,32 @@ class Target:
         leaf = self._leaf(operator, literal)
         return negate(leaf) if operator == "!=" else leaf
 
+    def present(self) -> Filter:
+        """The filter that holds where the field is present, as `:*` does.
+
+        Raises:
+            ValueError: The path leads to a whole map or struct.
+        """
+        return self.compare(":", Literal("", wildcard=Wildcard.ANYTHING))
+
+    def matches(self, wildcard: Wildcard, text: Literal) -> Filter:
+        """The filter that holds where the field's text, or one in its list, begins with a text or has it in it.
+
+        Args:
+            wildcard: PREFIX or SUBSTRING.
+            text: Stars in it are plain characters.
+
+        Raises:
+            ValueError: It is no text, or the field holds none.
+        """
+        if not text.quoted and (text.is_word("true", "false", "null") or _number(text.text) is not None):
+            raise ValueError(f"takes text, found {text.text}; quote it to mean text")
+        if not text.text:
+            raise ValueError("takes text that is not empty; to ask for any value at all, ask whether the field exists")
+        return self.compare("=", replace(text, wildcard=wildcard))
+
     def _key(self, operator: str, literal: Literal) -> Filter:
-        name = ".".join(self.path)
+        name = spelled(self.path)
         if operator != ":" or literal.wildcard is not Wildcard.NONE:
             raise ValueError(
                 f"{name} holds keys: write {name}.key = value, or {name}:key to ask whether it has the key"
@@ -137,19 +168,27 @@ class Target:
         return Has(self.path, None if self.inside else _DEFAULTS.get(self.field.type))
 
     def _compared(self, operator: Operator, literal: Literal) -> Comparison:
+        if operator in _MATCHES and self.field.type not in _TEXTUAL:
+            raise ValueError(f"{_MATCHES[operator]} cannot be asked of {self._named()}")
+        if operator in _ORDERING and (literal.wildcard is not Wildcard.NONE or literal.is_word("null")):
+            raise ValueError(f"{operator} takes one value to compare with; stars and null go with = and !=")
         value = self._read(operator, literal)
         if operator in _ORDERING and not self._orders(value):
-            raise ValueError(f"{operator} does not apply to {self._described(value)}; use = or !=")
+            found = f", found {shown(literal.text)}"
+            raise ValueError(f"{operator} does not apply to {self._described(value)}{found}; use = or !=")
         return Comparison(self.path, operator, value)
 
     def _orders(self, value: Value) -> bool:
         return not isinstance(value, bool | str) or (self.field.type is FieldType.STRING and self.field.ordered)
 
     def _described(self, value: Value) -> str:
-        name = ".".join(self.path)
         if self.field.type is FieldType.STRUCT:
-            return f"{'true and false' if isinstance(value, bool) else 'text that is no timestamp'} ({name})"
-        return f"{name}, a field of type {self.field.type.name}"
+            kind = "true and false" if isinstance(value, bool) else "text that is no timestamp"
+            return f"{kind} ({spelled(self.path)})"
+        return self._named()
+
+    def _named(self) -> str:
+        return f"{spelled(self.path)}, a field of type {self.field.type.name}"
 
     def _read(self, operator: Operator, literal: Literal) -> Value:
         match self.field.type:
@@ -171,7 +210,7 @@ class Target:
     def _typed(self, value: Value | None, literal: Literal, wanted: str, known: tuple[str, ...] = ()) -> Value:
         if value is None or literal.wildcard is not Wildcard.NONE:
             found = shown(literal.text)
-            raise ValueError(f"{'.'.join(self.path)} takes {wanted}, found {found}{_meant(literal.text, known)}")
+            raise ValueError(f"{spelled(self.path)} takes {wanted}, found {found}{_meant(literal.text, known)}")
         return value
 
 
@@ -189,15 +228,26 @@ class Schema:
         """
         if len(path) > MAX_PATH:
             raise ValueError(f"a path has at most {MAX_PATH} parts")
+        if len(spelled(path)) > MAX_PATH_LENGTH:
+            raise ValueError(f"a path has at most {MAX_PATH_LENGTH} characters")
         for length in range(len(path), 0, -1):
             name = self.declared(".".join(path[:length]))
             if name is not None:
                 return self._below(name, path[length:])
-        written = ".".join(path)
         supported = ", ".join(sorted(self.fields))
-        raise ValueError(
-            f"no field {shown(written)}{_meant(_snake(written), tuple(self.fields))}; supported fields: {supported}"
-        )
+        raise ValueError(f"no field {shown(spelled(path))}{self._likely(path)}; supported fields: {supported}")
+
+    def _likely(self, path: Path) -> str:
+        """The field that was meant, as a question: one spelt alike, or a key of the first free-form field."""
+        alike = _meant(_snake(".".join(path)), tuple(self.fields))
+        keyed = [name for name, field in self.fields.items() if field.type in (FieldType.MAP, FieldType.STRUCT)]
+        root = difflib.get_close_matches(_snake(path[0][:_MAX_MEANT]), keyed, n=1)
+        free = [name for name in keyed if self.fields[name].type is FieldType.STRUCT]
+        if len(path) > 1 and root:
+            alike = f" (did you mean {spelled((root[0], *path[1:]))}?)"
+        elif not alike and free:
+            alike = f" (did you mean {spelled((free[0], *path))}?)"
+        return alike if len(alike) < 2 * _MAX_MEANT else ""
 
     def declared(self, name: str) -> str | None:
         """The field that `name` spells, in snake_case or lowerCamelCase; None where there is none."""
@@ -250,11 +300,11 @@ def _number(text: str) -> float | None:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is beyond the range of a double; quote it to mean text")
-    return number
+    return number + 0.0  # -0.0 equals 0.0, and is written like it
 
 
 def _meant(written: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(written, known, n=1)
+    close = difflib.get_close_matches(written, known, n=1) if len(written) <= _MAX_MEANT else []
     return f" (did you mean {close[0]}?)" if close else ""
 
 

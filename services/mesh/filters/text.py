@@ -1,7 +1,8 @@
 """A tree back to AIP-160 text, in one canonical spelling: `parse(unparse(tree), schema) == tree`."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from services.mesh.filters.timestamps import timestamp
 from services.mesh.filters.tree import AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, Path, Value
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "*": "\\*", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -15,25 +16,26 @@ def unparse(tree: Filter) -> str:
         case AnyOf(parts):
             return " OR ".join(map(_grouped, parts))
         case Not(Comparison(path, operator, value)) if operator in (Operator.EQ, Operator.PREFIX, Operator.SUBSTRING):
-            return f"{_path(path)} != {_value(operator, value)}"
+            return f"{spelled(path)} != {_value(operator, value)}"
         case Not(Has(path)):
-            return f"{_path(path)} = null"
+            return f"{spelled(path)} = null"
         case Not(Comparison() as part):
             return f"NOT {unparse(part)}"
         case Not(part):
             return f"NOT ({unparse(part)})"
         case Comparison(path, operator, value):
             sign = "=" if operator in (Operator.PREFIX, Operator.SUBSTRING) else operator.value
-            return f"{_path(path)} {sign} {_value(operator, value)}"
+            return f"{spelled(path)} {sign} {_value(operator, value)}"
         case Has(path):
-            return f"{_path(path)}:*"
+            return f"{spelled(path)}:*"
 
 
 def _grouped(part: Filter) -> str:
     return f"({unparse(part)})" if isinstance(part, AllOf | AnyOf) else unparse(part)
 
 
-def _path(path: Path) -> str:
+def spelled(path: Path) -> str:
+    """`path` in its canonical spelling: keys joined by dots, quoted where they are no plain words."""
     return ".".join(key if _plain(key) else _quoted(key) for key in path)
 
 
@@ -49,7 +51,7 @@ def _value(operator: Operator, value: Value) -> str:
         case float() | int():
             return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
         case datetime():
-            return _quoted(value.astimezone(UTC).isoformat().replace("+00:00", "Z"))
+            return _quoted(timestamp(value))
         case str():
             before, after = {Operator.PREFIX: ("", "*"), Operator.SUBSTRING: ("*", "*")}.get(operator, ("", ""))
             return f'"{before}{value.translate(_ESCAPES)}{after}"'

@@ -10,6 +10,11 @@ INSTANT = re.compile(
 )
 
 
+def timestamp(moment: datetime) -> str:
+    """The canonical spelling of an instant, in UTC; `instant` reads it."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def instant(text: str) -> datetime | None:
     """The instant that `text` names, in UTC; None where it names none."""
     if INSTANT.fullmatch(text) is None:

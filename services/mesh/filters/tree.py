@@ -11,6 +11,7 @@ What a tree means, in every backend alike:
 - A dot walks through objects only, not through lists.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -101,6 +102,28 @@ def negate(part: Filter) -> Filter:
     if part == EVERYTHING:
         raise ValueError("the negation of an empty filter matches nothing")
     return part.part if isinstance(part, Not) else Not(part)
+
+
+def depth(tree: Filter) -> int:
+    """How many AllOf, AnyOf and Not stand within one another at most; a comparison alone has none."""
+    match tree:
+        case AllOf(parts) | AnyOf(parts):
+            return 1 + max(map(depth, parts), default=-1)
+        case Not(part):
+            return 1 + depth(part)
+    return 0
+
+
+def leaves(tree: Filter) -> Iterator[Comparison | Has]:
+    """Every comparison of the tree, in its order."""
+    match tree:
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from leaves(part)
+        case Not(part):
+            yield from leaves(part)
+        case leaf:
+            yield leaf
 
 
 def _merged(kind: type[AllOf] | type[AnyOf], parts: tuple[Filter, ...]) -> tuple[Filter, ...]:
