@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -77,6 +77,9 @@ bench-edge: install ## Measure what the edge's check and limits cost
 
 bench-audit: install ## Measure what the audit log and the deny list cost
 	$(BIN)/python -m benchmarks.audit
+
+quality: install ## Hold every mode to exact search and BM25 computed apart, on labelled sets
+	$(BIN)/python -m tests.quality
 
 lint: install ## Check style, types, imports and the contract
 	$(BIN)/ruff check

@@ -4,14 +4,22 @@ import functools
 import hashlib
 import importlib
 import inspect
+import os
+import random
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.labelled import QUESTIONS
+
 DIMENSION = 96
+_MANUAL = "/usr/share/man"
 
 _QUESTIONS = {
     "how do I catch several exception types": "try",
@@ -99,6 +107,47 @@ def library_docstrings() -> LabelledSet:
                     passages[id_] = rest.strip()[:2000]
                     answers[asked] = frozenset({id_})
     return LabelledSet(passages, answers)
+
+
+@functools.cache
+def judged_questions() -> LabelledSet:
+    """The same passages, and the questions of which every topic that answers them is known."""
+    passages = language_reference().passages
+    answers = {
+        question: frozenset(id_ for id_ in passages if id_.partition("#")[0] in right)
+        for question, right in QUESTIONS.items()
+    }
+    return LabelledSet(passages, answers)
+
+
+@functools.cache
+def manual_pages(limit: int = 1500) -> LabelledSet:
+    """Some manual pages of this machine: what one says of itself in a line asks for its description, among the others.
+
+    Empty where there is no `man`.
+    """
+    passages: dict[str, str] = {}
+    answers: dict[str, frozenset[str]] = {}
+    pages = sorted(page for section in "138" for page in Path(_MANUAL, f"man{section}").glob("*.gz"))
+    random.Random(1).shuffle(pages)
+    for page in pages if shutil.which("man") else []:
+        if len(passages) == limit:
+            break
+        asked, described = _manual_page(page)
+        if len(asked) >= 15 and len(described) >= 150:
+            passages[page.name] = described
+            answers[asked] = answers.get(asked, frozenset()) | {page.name}
+    return LabelledSet(passages, answers)
+
+
+def _manual_page(page: Path) -> tuple[str, str]:
+    settings = {**os.environ, "MANWIDTH": "200", "MANOPT": "--nj --nh"}
+    shown = subprocess.run(["man", "-P", "cat", "-l", page], env=settings, capture_output=True, text=True)
+    text = re.sub(".\x08", "", shown.stdout)
+    name = re.search(r"^NAME\n\s+(.*?)\n\n", text, re.S | re.M)
+    description = re.search(r"^DESCRIPTION\n(.*)", text, re.S | re.M)
+    parts = re.split(r" [-\u2010-\u2014] ", " ".join(name[1].split()) if name else "", maxsplit=1)
+    return parts[-1] if len(parts) == 2 else "", " ".join(description[1].split())[:1500] if description else ""
 
 
 def embedded(text: str) -> NDArray[np.float32]:

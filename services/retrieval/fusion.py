@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
@@ -37,17 +38,36 @@ def ranked(scores: Sequence[tuple[Id, float]]) -> Ranking[Id]:
     return sorted(by_id, key=itemgetter(1), reverse=True)  # equal scores keep their order
 
 
-def fuse(rankings: Sequence[Ranking[Id]], *, k: int = 60, weights: Sequence[float] | None = None) -> Ranking[Id]:
+def fuse(
+    rankings: Sequence[Ranking[Id]],
+    *,
+    k: int = 60,
+    weights: Sequence[float] | None = None,
+    settled: int = 10,
+) -> Ranking[Id]:
     """Reciprocal rank fusion (Cormack et al., SIGIR 2009): score = sum of weight / (k + rank), rank from 1.
+
+    Ranks are few, so many sums are equal: first and second here, second and first there. Of these the one goes first
+    that leads by more, its scores normalised as `fuse_by_distribution` does; docs/benchmarks.md tells what it gives.
+
+    Args:
+        settled: So many of the first are ordered so; what is equal further down goes by id.
 
     Raises:
         ValueError: weights given, but not one per ranking.
     """
+    weights = weights or [1.0] * len(rankings)
     fused: dict[Id, float] = {}
-    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+    for ranking, weight in zip(rankings, weights, strict=True):
         for rank, (id_, _) in enumerate(ranking, start=1):
             fused[id_] = fused.get(id_, 0.0) + weight / (k + rank)
-    return ranked(list(fused.items()))
+    order = ranked(list(fused.items()))
+    end = settled
+    while 0 < end < len(order) and order[end][1] == order[end - 1][1]:
+        end += 1
+    leads = _normalised(rankings, weights, {id_ for id_, _ in order[:end]})
+    head = sorted(order[:end], key=lambda entry: (entry[1], leads[entry[0]]), reverse=True)
+    return [*head, *order[end:]]
 
 
 def fuse_by_distribution(rankings: Sequence[Ranking[Id]]) -> Ranking[Id]:
@@ -55,24 +75,36 @@ def fuse_by_distribution(rankings: Sequence[Ranking[Id]]) -> Ranking[Id]:
 
     A ranking whose scores are all the same gives .5 each (Mazzeschi's method, as in Qdrant's documentation).
     """
-    fused: dict[Id, float] = {}
-    for ranking in rankings:
-        if not ranking:
+    every = {id_ for ranking in rankings for id_, _ in ranking}
+    return ranked(list(_normalised(rankings, [1.0] * len(rankings), every).items()))
+
+
+def _normalised(rankings: Sequence[Ranking[Id]], weights: Sequence[float], wanted: AbstractSet[Id]) -> dict[Id, float]:
+    """The sums of the wanted ids' normalised and weighted scores."""
+    sums: dict[Id, float] = {}
+    for ranking, weight in zip(rankings, weights, strict=True):
+        scores = [score for _, score in ranking]
+        if not scores:
             continue
-        mean = math.fsum(score for _, score in ranking) / len(ranking)
-        variance = math.fsum((score - mean) ** 2 for _, score in ranking) / max(1, len(ranking) - 1)
-        low, width = mean - 3 * math.sqrt(variance), 6 * math.sqrt(variance)
+        mean = math.fsum(scores) / len(scores)
+        deviation = math.sqrt(math.fsum([(score - mean) ** 2 for score in scores]) / max(1, len(scores) - 1))
+        low, width = mean - 3 * deviation, 6 * deviation
         for id_, score in ranking:
-            fused[id_] = fused.get(id_, 0.0) + ((score - low) / width if width > 0 else 0.5)
-    return ranked(list(fused.items()))
+            if id_ in wanted:
+                sums[id_] = sums.get(id_, 0.0) + weight * ((score - low) / width if width > 0 else 0.5)
+    return sums
 
 
-def merge(fusion: Fusion, dense: Ranking[Id] | None, sparse: Ranking[Id] | None) -> Ranking[Id]:
-    """The rankings of the stages that ran as one; a single stage keeps its own scores."""
+def merge(fusion: Fusion, dense: Ranking[Id] | None, sparse: Ranking[Id] | None, *, settled: int = 10) -> Ranking[Id]:
+    """The rankings of the stages that ran as one; a single stage keeps its own scores.
+
+    Args:
+        settled: As in `fuse`: how many of the first are asked for.
+    """
     if dense is None or sparse is None:
         return dense if dense is not None else sparse if sparse is not None else []
     match fusion:
         case Rrf(k, dense_weight, sparse_weight):
-            return fuse([dense, sparse], k=k, weights=[dense_weight, sparse_weight])
+            return fuse([dense, sparse], k=k, weights=[dense_weight, sparse_weight], settled=settled)
         case Dbsf():
             return fuse_by_distribution([dense, sparse])

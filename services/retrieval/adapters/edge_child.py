@@ -205,7 +205,7 @@ class Engine:
         }
         if sparse is not None:
             rankings.setdefault(SPARSE, [])
-        fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE))
+        fused = merge(Rrf(*fusion) if fusion else Dbsf(), rankings.get(DENSE), rankings.get(SPARSE), settled=limit)
         candidates = len(fused)
         similarities: dict[Any, float] = {}
         if reference is not None and min_similarity is not None:

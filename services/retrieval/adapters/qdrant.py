@@ -137,7 +137,7 @@ class QdrantVectorStore:
             if not await self._exists(index):
                 return Found([], 0)
             rankings = await self._rankings(index, query)
-            fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE))
+            fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE), settled=query.limit)
             candidates = len(fused)
             similarities: dict[int, float] = {}
             if query.reference is not None and query.min_similarity is not None:
