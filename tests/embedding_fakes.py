@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.embedding.models import ModelSpec
+from services.embedding.models import ModelSpec, RerankerSpec
 from services.embedding.ports import Tokens
 
 BEGIN, END = 1, 2
@@ -87,6 +87,53 @@ class WordModel:
             values[token % len(values)] += 1.0
         length = math.hypot(*values)
         return struct.pack(f"<{len(values)}f", *(value / length for value in values))
+
+
+@dataclass
+class OverlapEncoder:
+    """Scores a text by how many of its words stand in the query, less a hundredth of its length; a token is a word.
+
+    Attributes:
+        batches: Every batch it ran, as the words of each text.
+        gate: Closed, it holds each batch until opened.
+        error: Raised by every score while set.
+        worst: Given to every text instead, while set.
+    """
+
+    spec: RerankerSpec = field(default_factory=lambda: RerankerSpec("overlap", "Overlap", 32, "1"))
+    batches: list[list[int]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    started: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    error: Exception | None = None
+    worst: float | None = None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        return [self._pair(query.lower().split(), text.lower().split()) for text in texts]
+
+    async def score(self, batch: Sequence[Tokens]) -> list[float]:
+        self.batches.append([list(tokens.type_ids).count(1) - 1 for tokens in batch])
+        self.started.release()
+        await asyncio.sleep(0)  # as a thread would, lets others run
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [self._score(tokens) if self.worst is None else self.worst for tokens in batch]
+
+    def _pair(self, query: Sequence[str], text: Sequence[str]) -> Tokens:
+        count = len(query) + len(text) + 3
+        room = self.spec.max_tokens - 3
+        query = query[: max(room // 2, room - len(text))]
+        text = text[: room - len(query)]
+        ids = [BEGIN, *map(_token, query), END, *map(_token, text), END]
+        return Tokens(ids, count, [0] * (len(query) + 2) + [1] * (len(text) + 1))
+
+    def _score(self, tokens: Tokens) -> float:
+        split = list(tokens.type_ids).index(1)
+        query, text = set(tokens.ids[1 : split - 1]), tokens.ids[split:-1]
+        return 1 / (1 + math.exp(len(text) / 100 - sum(each in query for each in text)))
 
 
 @dataclass

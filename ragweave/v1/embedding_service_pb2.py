@@ -29,7 +29,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/embedding_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18ragweave/v1/policy.proto\"\xa7\x01\n\x0c\x45mbedRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12(\n\x05texts\x18\x02 \x03(\tB\x19\xe2\x41\x01\x02\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01(\x80\x80@\x12\x38\n\ninput_type\x18\x03 \x01(\x0e\x32\x16.ragweave.v1.InputTypeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x08truncate\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"g\n\tEmbedding\x12\x19\n\x06values\x18\x01 \x03(\x02\x42\t\xbaH\x06\x92\x01\x03\x10\x80@\x12\x1c\n\x0btoken_count\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"\x80\x01\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.ragweave.v1.EmbeddingB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x8c\x01\x12\x1f\n\x0emodel_revision\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xb6\x01\n\x12StreamEmbedRequest\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1b\n\x04text\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04(\x80\x80@\x12\x1b\n\x05model\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12\x38\n\ninput_type\x18\x04 \x01(\x0e\x32\x16.ragweave.v1.InputTypeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x08truncate\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb3\x01\n\x13StreamEmbedResponse\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12+\n\tembedding\x18\x02 \x01(\x0b\x32\x16.ragweave.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x0c\x66inal_status\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"Y\n\x12\x43ountTokensRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12&\n\x05texts\x18\x02 \x03(\tB\x17\xe2\x41\x01\x02\xbaH\x10\x92\x01\r\x08\x01\x10\x80\x02\"\x06r\x04(\x80\x80@\"l\n\x13\x43ountTokensResponse\x12\x1f\n\x0ctoken_counts\x18\x01 \x03(\x05\x42\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x1b\n\nmax_tokens\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x8c\x01*@\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x44OCUMENT\x10\x01\x12\t\n\x05QUERY\x10\x02\x32\x85\x03\n\x10\x45mbeddingService\x12v\n\x05\x45mbed\x12\x19.ragweave.v1.EmbedRequest\x1a\x1a.ragweave.v1.EmbedResponse\"6\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x01\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/rag/embeddings:\x01*\x12l\n\x0bStreamEmbed\x12\x1f.ragweave.v1.StreamEmbedRequest\x1a .ragweave.v1.StreamEmbedResponse\"\x16\x90\x02\x01\x92\x82\x19\x0f\n\x06search\x10\x01\x1a\x03\x08\x90\x1c(\x01\x30\x01\x12\x8a\x01\n\x0b\x43ountTokens\x12\x1f.ragweave.v1.CountTokensRequest\x1a .ragweave.v1.CountTokensResponse\"8\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x01\x1a\x02\x08\n\x82\xd3\xe4\x93\x02\x1d\"\x18/api/v1/rag/tokens:count:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/embedding_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18ragweave/v1/policy.proto\"\xa7\x01\n\x0c\x45mbedRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12(\n\x05texts\x18\x02 \x03(\tB\x19\xe2\x41\x01\x02\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01(\x80\x80@\x12\x38\n\ninput_type\x18\x03 \x01(\x0e\x32\x16.ragweave.v1.InputTypeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x08truncate\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"g\n\tEmbedding\x12\x19\n\x06values\x18\x01 \x03(\x02\x42\t\xbaH\x06\x92\x01\x03\x10\x80@\x12\x1c\n\x0btoken_count\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"\x80\x01\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.ragweave.v1.EmbeddingB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x8c\x01\x12\x1f\n\x0emodel_revision\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\xb6\x01\n\x12StreamEmbedRequest\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1b\n\x04text\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04(\x80\x80@\x12\x1b\n\x05model\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12\x38\n\ninput_type\x18\x04 \x01(\x0e\x32\x16.ragweave.v1.InputTypeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x08truncate\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xb3\x01\n\x13StreamEmbedResponse\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12+\n\tembedding\x18\x02 \x01(\x0b\x32\x16.ragweave.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x0c\x66inal_status\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xc2\x01\n\rRerankRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12\x1d\n\x05query\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80@\x12,\n\tdocuments\x18\x03 \x03(\tB\x19\xe2\x41\x01\x02\xbaH\x12\x92\x01\x0f\x08\x01\x10\xc8\x01\"\x08r\x06\x10\x01(\x80\x80\x04\x12\x1d\n\x05top_n\x18\x04 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1b\n\x08truncate\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"\xed\x01\n\x0eRerankResponse\x12>\n\x07results\x18\x01 \x03(\x0b\x32\".ragweave.v1.RerankResponse.ResultB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x8c\x01\x12\x1f\n\x0emodel_revision\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0ctotal_tokens\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x1a\x42\n\x06Result\x12\x16\n\x05index\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"Y\n\x12\x43ountTokensRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12&\n\x05texts\x18\x02 \x03(\tB\x17\xe2\x41\x01\x02\xbaH\x10\x92\x01\r\x08\x01\x10\x80\x02\"\x06r\x04(\x80\x80@\"l\n\x13\x43ountTokensResponse\x12\x1f\n\x0ctoken_counts\x18\x01 \x03(\x05\x42\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x1b\n\nmax_tokens\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x8c\x01*@\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x44OCUMENT\x10\x01\x12\t\n\x05QUERY\x10\x02\x32\xfc\x03\n\x10\x45mbeddingService\x12v\n\x05\x45mbed\x12\x19.ragweave.v1.EmbedRequest\x1a\x1a.ragweave.v1.EmbedResponse\"6\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x01\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/rag/embeddings:\x01*\x12l\n\x0bStreamEmbed\x12\x1f.ragweave.v1.StreamEmbedRequest\x1a .ragweave.v1.StreamEmbedResponse\"\x16\x90\x02\x01\x92\x82\x19\x0f\n\x06search\x10\x01\x1a\x03\x08\x90\x1c(\x01\x30\x01\x12u\n\x06Rerank\x12\x1a.ragweave.v1.RerankRequest\x1a\x1b.ragweave.v1.RerankResponse\"2\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x01\x1a\x02\x08\x1e\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/rag/rerank:\x01*\x12\x8a\x01\n\x0b\x43ountTokens\x12\x1f.ragweave.v1.CountTokensRequest\x1a .ragweave.v1.CountTokensResponse\"8\x90\x02\x01\x92\x82\x19\x0e\n\x06search\x10\x01\x1a\x02\x08\n\x82\xd3\xe4\x93\x02\x1d\"\x18/api/v1/rag/tokens:count:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,6 +66,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMEMBEDREQUEST'].fields_by_name['truncate']._serialized_options = b'\342A\001\001'
   _globals['_STREAMEMBEDRESPONSE'].fields_by_name['id']._loaded_options = None
   _globals['_STREAMEMBEDRESPONSE'].fields_by_name['id']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_RERANKREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\001\272H\005r\003\030\214\001'
+  _globals['_RERANKREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['query']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\200@'
+  _globals['_RERANKREQUEST'].fields_by_name['documents']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['documents']._serialized_options = b'\342A\001\002\272H\022\222\001\017\010\001\020\310\001\"\010r\006\020\001(\200\200\004'
+  _globals['_RERANKREQUEST'].fields_by_name['top_n']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['top_n']._serialized_options = b'\342A\001\001\272H\007\032\005\030\310\001(\000'
+  _globals['_RERANKREQUEST'].fields_by_name['truncate']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['truncate']._serialized_options = b'\342A\001\001'
+  _globals['_RERANKRESPONSE_RESULT'].fields_by_name['index']._loaded_options = None
+  _globals['_RERANKRESPONSE_RESULT'].fields_by_name['index']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_RERANKRESPONSE'].fields_by_name['results']._loaded_options = None
+  _globals['_RERANKRESPONSE'].fields_by_name['results']._serialized_options = b'\272H\006\222\001\003\020\310\001'
+  _globals['_RERANKRESPONSE'].fields_by_name['model']._loaded_options = None
+  _globals['_RERANKRESPONSE'].fields_by_name['model']._serialized_options = b'\272H\005r\003\030\214\001'
+  _globals['_RERANKRESPONSE'].fields_by_name['model_revision']._loaded_options = None
+  _globals['_RERANKRESPONSE'].fields_by_name['model_revision']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RERANKRESPONSE'].fields_by_name['total_tokens']._loaded_options = None
+  _globals['_RERANKRESPONSE'].fields_by_name['total_tokens']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\001\272H\005r\003\030\214\001'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['texts']._loaded_options = None
@@ -80,10 +100,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001\222\202\031\016\n\006search\020\001\032\002\010\036\202\323\344\223\002\033\"\026/api/v1/rag/embeddings:\001*'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['StreamEmbed']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['StreamEmbed']._serialized_options = b'\220\002\001\222\202\031\017\n\006search\020\001\032\003\010\220\034'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Rerank']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Rerank']._serialized_options = b'\220\002\001\222\202\031\016\n\006search\020\001\032\002\010\036\202\323\344\223\002\027\"\022/api/v1/rag/rerank:\001*'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['CountTokens']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['CountTokens']._serialized_options = b'\220\002\001\222\202\031\016\n\006search\020\001\032\002\010\n\202\323\344\223\002\035\"\030/api/v1/rag/tokens:count:\001*'
-  _globals['_INPUTTYPE']._serialized_start=1169
-  _globals['_INPUTTYPE']._serialized_end=1233
+  _globals['_INPUTTYPE']._serialized_start=1606
+  _globals['_INPUTTYPE']._serialized_end=1670
   _globals['_EMBEDREQUEST']._serialized_start=196
   _globals['_EMBEDREQUEST']._serialized_end=363
   _globals['_EMBEDDING']._serialized_start=365
@@ -94,10 +116,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMEMBEDREQUEST']._serialized_end=784
   _globals['_STREAMEMBEDRESPONSE']._serialized_start=787
   _globals['_STREAMEMBEDRESPONSE']._serialized_end=966
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=968
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1057
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1059
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1167
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1236
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1625
+  _globals['_RERANKREQUEST']._serialized_start=969
+  _globals['_RERANKREQUEST']._serialized_end=1163
+  _globals['_RERANKRESPONSE']._serialized_start=1166
+  _globals['_RERANKRESPONSE']._serialized_end=1403
+  _globals['_RERANKRESPONSE_RESULT']._serialized_start=1337
+  _globals['_RERANKRESPONSE_RESULT']._serialized_end=1403
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1405
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1494
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1496
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1604
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1673
+  _globals['_EMBEDDINGSERVICE']._serialized_end=2181
 # @@protoc_insertion_point(module_scope)

@@ -229,6 +229,118 @@ class StreamEmbedResponse(_message.Message):
 Global___StreamEmbedResponse: _TypeAlias = StreamEmbedResponse  # noqa: Y015
 
 @_typing.final
+class RerankRequest(_message.Message):
+    """Documents to order by a query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TOP_N_FIELD_NUMBER: _builtins.int
+    TRUNCATE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}` or the bare id of a reranking model. Defaults to the default one."""
+    query: _builtins.str
+    """The question."""
+    top_n: _builtins.int
+    """Results to return, the best. 0: all documents."""
+    truncate: _builtins.bool
+    """Cuts a document that is longer than the model takes together with the query, and of a query that takes more than
+    half of that, the query too. Defaults to true. Where false, such a document is refused; so is a model at an endpoint
+    that cuts unasked.
+    """
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts to order. At most 200, of 64 KiB each."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        query: _builtins.str = ...,
+        documents: _abc.Iterable[_builtins.str] | None = ...,
+        top_n: _builtins.int = ...,
+        truncate: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate", b"_truncate", "truncate", b"truncate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate", b"_truncate", "documents", b"documents", "model", b"model", "query", b"query", "top_n", b"top_n", "truncate", b"truncate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__truncate: _TypeAlias = _typing.Literal["truncate"]  # noqa: Y015
+    _WhichOneofArgType__truncate: _TypeAlias = _typing.Literal["_truncate", b"_truncate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__truncate) -> _WhichOneofReturnType__truncate | None: ...
+
+Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
+
+@_typing.final
+class RerankResponse(_message.Message):
+    """The documents, ordered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        """One document's place in the order."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        SCORE_FIELD_NUMBER: _builtins.int
+        TRUNCATED_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Which document: its place in the request, from 0."""
+        score: _builtins.float
+        """How well it answers the query; more is better, and comparable between queries of one model only. From 0 to 1 of a
+        model that runs here: the sigmoid of its one logit, or the probability of the second of its two classes. An
+        endpoint's own score as it gives it: from 0 to 1 of most, any number of some.
+        """
+        truncated: _builtins.bool
+        """The query or the document was cut at the model's limit. Endpoints do not tell."""
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            score: _builtins.float = ...,
+            truncated: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "score", b"score", "truncated", b"truncated"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}`."""
+    model_revision: _builtins.str
+    """Revision of the model; empty where an endpoint runs it."""
+    total_tokens: _builtins.int
+    """Tokens the model read, the query's once a document; 0 where an endpoint does not tell."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankResponse.Result]:
+        """Best first; of equal scores the one that came first in the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RerankResponse.Result] | None = ...,
+        model: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
+        total_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_revision", b"model_revision", "results", b"results", "total_tokens", b"total_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
+
+@_typing.final
 class CountTokensRequest(_message.Message):
     """Texts to count tokens of."""
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub:
-    """Turns texts into vectors.
+    """Turns texts into vectors, and says how well they answer a question.
     """
 
     def __init__(self, channel):
@@ -45,6 +45,11 @@ class EmbeddingServiceStub:
                 request_serializer=ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/ragweave.v1.EmbeddingService/Rerank',
+                request_serializer=ragweave_dot_v1_dot_embedding__service__pb2.RerankRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_embedding__service__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/ragweave.v1.EmbeddingService/CountTokens',
                 request_serializer=ragweave_dot_v1_dot_embedding__service__pb2.CountTokensRequest.SerializeToString,
@@ -53,7 +58,7 @@ class EmbeddingServiceStub:
 
 
 class EmbeddingServiceServicer:
-    """Turns texts into vectors.
+    """Turns texts into vectors, and says how well they answer a question.
     """
 
     def Embed(self, request, context):
@@ -65,6 +70,13 @@ class EmbeddingServiceServicer:
 
     def StreamEmbed(self, request_iterator, context):
         """Embeds texts as they come and answers each as soon as it is done, not in order. One bad text fails alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Orders documents by how well each answers a query, read together with it by a cross-encoder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +102,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     request_deserializer=ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedResponse.SerializeToString,
             ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=ragweave_dot_v1_dot_embedding__service__pb2.RerankRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_embedding__service__pb2.RerankResponse.SerializeToString,
+            ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
                     request_deserializer=ragweave_dot_v1_dot_embedding__service__pb2.CountTokensRequest.FromString,
@@ -104,7 +121,7 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService:
-    """Turns texts into vectors.
+    """Turns texts into vectors, and says how well they answer a question.
     """
 
     @staticmethod
@@ -151,6 +168,33 @@ class EmbeddingService:
             '/ragweave.v1.EmbeddingService/StreamEmbed',
             ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedRequest.SerializeToString,
             ragweave_dot_v1_dot_embedding__service__pb2.StreamEmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.EmbeddingService/Rerank',
+            ragweave_dot_v1_dot_embedding__service__pb2.RerankRequest.SerializeToString,
+            ragweave_dot_v1_dot_embedding__service__pb2.RerankResponse.FromString,
             options,
             channel_credentials,
             insecure,

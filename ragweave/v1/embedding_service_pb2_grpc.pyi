@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbeddingServiceStub:
-    """Turns texts into vectors."""
+    """Turns texts into vectors, and says how well they answer a question."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,23 +37,27 @@ class EmbeddingServiceStub:
     """Embeds texts, all or none."""
     StreamEmbed: _grpc.StreamStreamMultiCallable[_embedding_service_pb2.StreamEmbedRequest, _embedding_service_pb2.StreamEmbedResponse]
     """Embeds texts as they come and answers each as soon as it is done, not in order. One bad text fails alone."""
+    Rerank: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.RerankRequest, _embedding_service_pb2.RerankResponse]
+    """Orders documents by how well each answers a query, read together with it by a cross-encoder."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.CountTokensRequest, _embedding_service_pb2.CountTokensResponse]
     """Counts tokens without embedding."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
-    """Turns texts into vectors."""
+    """Turns texts into vectors, and says how well they answer a question."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.EmbedRequest, _embedding_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts, all or none."""
     StreamEmbed: _aio.StreamStreamMultiCallable[_embedding_service_pb2.StreamEmbedRequest, _embedding_service_pb2.StreamEmbedResponse]  # type: ignore[assignment]
     """Embeds texts as they come and answers each as soon as it is done, not in order. One bad text fails alone."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.RerankRequest, _embedding_service_pb2.RerankResponse]  # type: ignore[assignment]
+    """Orders documents by how well each answers a query, read together with it by a cross-encoder."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.CountTokensRequest, _embedding_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts tokens without embedding."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns texts into vectors."""
+    """Turns texts into vectors, and says how well they answer a question."""
 
     @_abc_1.abstractmethod
     def Embed(
@@ -70,6 +74,14 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedding_service_pb2.StreamEmbedResponse], _abc.AsyncIterator[_embedding_service_pb2.StreamEmbedResponse]]:
         """Embeds texts as they come and answers each as soon as it is done, not in order. One bad text fails alone."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _embedding_service_pb2.RerankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.RerankResponse, _abc.Awaitable[_embedding_service_pb2.RerankResponse]]:
+        """Orders documents by how well each answers a query, read together with it by a cross-encoder."""
 
     @_abc_1.abstractmethod
     def CountTokens(

@@ -67,24 +67,28 @@ class Model(_message.Message):
     kind: Global___Model.Kind.ValueType
     """What the model does."""
     dimension: _builtins.int
-    """Length of its vectors."""
+    """Length of its vectors; 0 of a reranking model."""
     max_tokens: _builtins.int
-    """Most tokens of one text, its special tokens included."""
+    """Most tokens of one text, its special tokens included; of a query and a document together for a reranking model. 0
+    where an endpoint that runs the model does not tell.
+    """
     max_batch_size: _builtins.int
     """Most texts of one call."""
     distance: _builtins.str
-    """How vectors are compared: "cosine"."""
+    """How vectors are compared: "cosine". Empty of a reranking model."""
     normalized: _builtins.bool
     """Vectors have length 1."""
     license: _builtins.str
-    """SPDX identifier of the weights' licence."""
+    """SPDX identifier of the weights' licence; empty where it is not known."""
     revision: _builtins.str
-    """Changes when the weights or the tokenizer change; vectors of two revisions do not compare."""
+    """Changes when the weights or the tokenizer change; vectors and scores of two revisions do not compare. Empty where an
+    endpoint runs the model.
+    """
     default: _builtins.bool
-    """Taken where a collection names no model."""
+    """Taken where a collection, or a request to rerank, names no model."""
     @_builtins.property
     def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """ISO 639-1 codes the model was trained for."""
+        """ISO 639-1 codes the model was trained for; empty where they are not known."""
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import grpc
 
@@ -10,15 +11,56 @@ from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServic
 from ragweave.internal.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from ragweave.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from ragweave.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from services.embedding.adapters.endpoint import Endpoint
 from services.embedding.adapters.onnx import ModelFiles, OnnxModel
+from services.embedding.adapters.onnx_cross_encoder import ModelFolderUnusable, OnnxCrossEncoder
 from services.embedding.adapters.redis import RedisCache
+from services.embedding.adapters.rerank_endpoints import CohereReranker, TeiReranker
 from services.embedding.cache import TieredCache
 from services.embedding.embedder import Embedder
-from services.embedding.models import Catalog
+from services.embedding.models import Catalog, RerankerSpec
+from services.embedding.ports import Reranker
+from services.embedding.rerank_sources import Kind, RerankSource
+from services.embedding.reranker import LocalReranker
 from services.embedding.servicer import EmbeddingServicer, ModelServicer, TenantServicer, TokenizerServicer
 from services.embedding.settings import Settings
-from services.mesh.serve import Wiring, serve
+from services.mesh.serve import CannotStart, Wiring, serve
 from services.mesh.settings import read
+
+
+@asynccontextmanager
+async def open_reranker(source: RerankSource, settings: Settings) -> AsyncIterator[Reranker]:
+    if source.kind is Kind.ONNX:
+        try:
+            async with OnnxCrossEncoder.open(
+                source.model, Path(source.place), workers=settings.rerank_workers
+            ) as encoder:
+                yield LocalReranker(
+                    encoder,
+                    workers=settings.rerank_workers,
+                    max_queue=settings.max_queue,
+                    batch_tokens=settings.batch_tokens,
+                )
+        except ModelFolderUnusable as error:
+            raise CannotStart(f"embedding: RAGWEAVE_EMBEDDING_RERANK_MODELS: {error}") from None
+        return
+    spec = RerankerSpec(source.model, source.remote_model or source.model)
+    async with Endpoint.open(source.place, api_key=_api_key(settings.rerank_keys.get(source.model))) as endpoint:
+        if source.kind is Kind.TEI:
+            yield TeiReranker(spec, endpoint)
+        else:
+            yield CohereReranker(spec, endpoint, source.remote_model)
+
+
+def _api_key(file: Path | None) -> str:
+    """The key in a file; "" without one."""
+    try:
+        key = file.read_text().strip() if file else ""
+    except (OSError, ValueError):
+        key = "\n"
+    if not key.isascii() or not key.isprintable() or (file and not key):
+        raise CannotStart(f"embedding: RAGWEAVE_EMBEDDING_RERANK_KEYS: {file} holds no API key")
+    return key
 
 
 @asynccontextmanager
@@ -31,6 +73,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             timeout_s=settings.cache_timeout_s,
         ) as far,
         TieredCache(far, near_bytes=settings.cache_bytes) as cache,
+        AsyncExitStack() as opened,
     ):
         embedder = Embedder(
             model,
@@ -39,7 +82,13 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             max_queue=settings.max_queue,
             batch_tokens=settings.batch_tokens,
         )
-        catalog = Catalog([embedder])
+        rerankers = [
+            await opened.enter_async_context(open_reranker(source, settings)) for source in settings.rerank_models
+        ]
+        try:
+            catalog = Catalog([embedder], rerankers)
+        except ValueError as error:
+            raise CannotStart(f"embedding: RAGWEAVE_EMBEDDING_RERANK_MODELS: {error}") from None
 
         def register(server: grpc.aio.Server) -> None:
             add_EmbeddingServiceServicer_to_server(EmbeddingServicer(catalog), server)

@@ -9,14 +9,16 @@ from ragweave.internal.v1 import tokenizer_service_pb2 as internal_pb
 from ragweave.v1 import embedding_service_pb2 as pb
 from ragweave.v1 import model_pb2, model_service_pb2
 from services.embedding.embedder import Embedder, Embedding, InputType
-from services.embedding.models import ModelSpec
+from services.embedding.models import Catalog, ModelSpec, RerankerSpec
+from services.embedding.reranker import Reranking
 from services.embedding.stream import Embedded, Ended, Item
 from services.mesh.errors import DomainError
 from services.mesh.lists import Page
 from services.mesh.status import status_of
 
-# As the contract bounds EmbedRequest.texts; a test compares the two.
+# As the contract bounds EmbedRequest.texts and RerankRequest.documents; a test compares them.
 MAX_BATCH_SIZE = 256
+MAX_RERANKED = 200
 
 
 def input_type_from(input_type: "pb.InputType.ValueType") -> InputType:
@@ -60,7 +62,29 @@ def counts_to(counts: Sequence[int], spec: ModelSpec) -> pb.CountTokensResponse:
     return pb.CountTokensResponse(token_counts=counts, max_tokens=spec.max_tokens, model=spec.name)
 
 
-def model_to(spec: ModelSpec, default: ModelSpec) -> model_pb2.Model:
+def reranking_to(reranking: Reranking, spec: RerankerSpec) -> pb.RerankResponse:
+    return pb.RerankResponse(
+        results=[
+            pb.RerankResponse.Result(index=each.index, score=each.score.value, truncated=each.score.truncated)
+            for each in reranking.results
+        ],
+        model=spec.name,
+        model_revision=spec.revision,
+        total_tokens=reranking.total_tokens,
+    )
+
+
+def model_to(spec: ModelSpec | RerankerSpec, catalog: Catalog) -> model_pb2.Model:
+    if isinstance(spec, RerankerSpec):
+        return model_pb2.Model(
+            name=spec.name,
+            display_name=spec.display_name,
+            kind=model_pb2.Model.RERANKING,
+            max_tokens=spec.max_tokens,
+            max_batch_size=MAX_RERANKED,
+            revision=spec.revision,
+            default=catalog.is_default(spec),
+        )
     return model_pb2.Model(
         name=spec.name,
         display_name=spec.display_name,
@@ -73,13 +97,13 @@ def model_to(spec: ModelSpec, default: ModelSpec) -> model_pb2.Model:
         license=spec.license,
         languages=spec.languages,
         revision=spec.revision,
-        default=spec == default,
+        default=catalog.is_default(spec),
     )
 
 
-def models_to(page: Page[ModelSpec], default: ModelSpec) -> model_service_pb2.ListModelsResponse:
+def models_to(page: Page[ModelSpec | RerankerSpec], catalog: Catalog) -> model_service_pb2.ListModelsResponse:
     return model_service_pb2.ListModelsResponse(
-        models=[model_to(spec, default) for spec in page.items],
+        models=[model_to(spec, catalog) for spec in page.items],
         next_page_token=page.next_page_token,
         total_size=page.total_size,
     )

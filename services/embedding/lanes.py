@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_left, insort
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from services.embedding.ports import Tokens
 
@@ -10,28 +10,30 @@ from services.embedding.ports import Tokens
 # padding costs about 0.3 ms (MiniLM int8, one thread).
 PADDING: Final = 6
 
+R = TypeVar("R")
 
-class Work:
-    """One text to be embedded once, for as many callers as wait for it.
+
+class Work(Generic[R]):
+    """One text that the model is to read once, for as many callers as wait for it.
 
     Attributes:
-        key: Its key in the cache.
+        key: Tells it from other texts.
         tokens: What the model reads.
         tenant: Whose it is.
-        vector: Becomes the vector, or the error that kept it from one.
+        outcome: Becomes what the model makes of it, such as a vector, or the error that kept it from that.
         waiters: Calls that still want it.
         lane: Where it waits; None once it runs.
     """
 
-    __slots__ = ("_turn", "key", "lane", "tenant", "tokens", "vector", "waiters")
+    __slots__ = ("_turn", "key", "lane", "outcome", "tenant", "tokens", "waiters")
 
     def __init__(self, key: bytes, tokens: Tokens, tenant: str = "") -> None:
         self.key = key
         self.tokens = tokens
         self.tenant = tenant
-        self.vector: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.waiters = 0
-        self.lane: Lane | None = None
+        self.lane: Lane[R] | None = None
         self._turn = 0
 
     @property
@@ -39,20 +41,24 @@ class Work:
         """Orders works by length, then by age."""
         return len(self.tokens.ids), self._turn
 
-    def queue(self, lane: "Lane", turn: int) -> None:
+    def queue(self, lane: "Lane[R]", turn: int) -> None:
         """Notes that it waits in `lane` since `turn`."""
         self.lane, self._turn = lane, turn
 
 
-class Lane:
+class Lane(Generic[R]):
     """Works of one urgency. Tenants have turns; the oldest work of the one whose turn it is goes next, so none starves.
     Those like it in length go with it, whosever they are.
+
+    Args:
+        kind: What waits in it, in the plural.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, kind: str = "texts") -> None:
+        self.kind = kind
         self._capacity = capacity
-        self._by_age: dict[str, dict[int, Work]] = {}  # by tenant, the one whose turn it is first
-        self._by_length: list[tuple[tuple[int, int], Work]] = []
+        self._by_age: dict[str, dict[int, Work[R]]] = {}  # by tenant, the one whose turn it is first
+        self._by_length: list[tuple[tuple[int, int], Work[R]]] = []
         self._turn = 0
 
     def __len__(self) -> int:
@@ -63,18 +69,18 @@ class Lane:
         """How many more works it takes."""
         return self._capacity - len(self)
 
-    def push(self, work: Work) -> None:
+    def push(self, work: Work[R]) -> None:
         self._turn += 1
         work.queue(self, self._turn)
         self._by_age.setdefault(work.tenant, {})[self._turn] = work
         insort(self._by_length, (work.place, work), key=_place)
 
-    def remove(self, work: Work) -> None:
+    def remove(self, work: Work[R]) -> None:
         """Takes out a work that waits here."""
         del self._by_length[self._index(work)]
         self._forget(work)
 
-    def take(self, max_tokens: int, max_works: int) -> list[Work]:
+    def take(self, max_tokens: int, max_works: int) -> list[Work[R]]:
         """Removes and returns the next batch: the oldest work of the next tenant and those nearest to it in length,
         shortest first.
 
@@ -99,7 +105,7 @@ class Lane:
             self._forget(work)
         return batch
 
-    def _forget(self, work: Work) -> None:
+    def _forget(self, work: Work[R]) -> None:
         _, turn = work.place
         of_tenant = self._by_age[work.tenant]
         del of_tenant[turn]
@@ -122,12 +128,12 @@ class Lane:
         ]
         return min(fitting)[1] if fitting else None
 
-    def _index(self, work: Work) -> int:
+    def _index(self, work: Work[R]) -> int:
         return bisect_left(self._by_length, work.place, key=_place)
 
     def _length(self, index: int) -> int:
         return self._by_length[index][0][0]
 
 
-def _place(entry: tuple[tuple[int, int], Work]) -> tuple[int, int]:
+def _place(entry: tuple[tuple[int, int], Work[R]]) -> tuple[int, int]:
     return entry[0]

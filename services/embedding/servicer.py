@@ -15,7 +15,9 @@ from ragweave.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from services.embedding import convert
 from services.embedding.cache import TieredCache
 from services.embedding.models import Catalog
+from services.embedding.reranker import rerank
 from services.embedding.stream import embed_stream
+from services.mesh.calls import current_call
 from services.mesh.identity import caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,6 +43,20 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         async for outcome in embed_stream(self._catalog, caller(context).tenant, convert.items_from(request_iterator)):
             yield convert.outcome_to(outcome)
 
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        call = current_call()
+        reranker = self._catalog.reranker(request.model)
+        reranking = await rerank(
+            reranker,
+            caller(context).tenant,
+            request.query,
+            request.documents,
+            top_n=request.top_n,
+            truncate=request.truncate or not request.HasField("truncate"),
+            timeout_s=call.remaining_s() if call else None,
+        )
+        return convert.reranking_to(reranking, reranker.spec)
+
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         embedder = self._catalog.embedder(request.model)
         return convert.counts_to(await embedder.count_tokens(request.texts), embedder.spec)
@@ -60,10 +76,10 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             page_token=request.page_token,
             page=request.page,
         )
-        return convert.models_to(page, self._catalog.default)
+        return convert.models_to(page, self._catalog)
 
     async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
-        return convert.model_to(self._catalog.embedder(request.name).spec, self._catalog.default)
+        return convert.model_to(self._catalog.spec(request.name), self._catalog)
 
 
 class TokenizerServicer(internal_grpc.TokenizerServiceServicer):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cross_encoders import write_cross_encoder
 from tests.e2e.kill_points import LEASE
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
@@ -31,7 +32,14 @@ def intranet() -> str:
 
 
 @pytest.fixture(scope="session")
-def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str) -> Iterator[Mesh]:
+def rerank_models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The reranking model of the meshes: `tiny`, which counts words of the query."""
+    folder = write_cross_encoder(tmp_path_factory.mktemp("tiny"), ["who", "eats", "fish", "the", "cat", "dogs"])
+    return f"tiny={folder}"
+
+
+@pytest.fixture(scope="session")
+def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str, rerank_models: str) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""
     folder = tmp_path_factory.mktemp("mesh")
     host, _, port = intranet.partition(":")
@@ -39,6 +47,7 @@ def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str) -> Iterat
         "RAGWEAVE_ROOTS": f"default={folder}/import,{roots_in(tmp_path_factory.mktemp('roots'))}",
         "RAGWEAVE_JOBS_WEB_ALLOW": f"{host}/32",
         "RAGWEAVE_JOBS_WEB_PORTS": port,
+        "RAGWEAVE_EMBEDDING_RERANK_MODELS": rerank_models,
     }
     made = _started(folder, **settings)
     try:
@@ -49,12 +58,15 @@ def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def secure(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rerank_models: str
+) -> Iterator[Mesh]:
     """A mesh with TLS on: `demo_mesh` where all have, else one without its corpus. Who kills a process waits for it."""
     if TLS:
         yield request.getfixturevalue("demo_mesh")
         return
-    made = _started(tmp_path_factory.mktemp("secure"), RAGWEAVE_TLS="on")
+    settings = {"RAGWEAVE_TLS": "on", "RAGWEAVE_EMBEDDING_RERANK_MODELS": rerank_models}
+    made = _started(tmp_path_factory.mktemp("secure"), **settings)
     try:
         yield made
     finally:

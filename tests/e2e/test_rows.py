@@ -88,8 +88,16 @@ READS = [
         {"filter": "metadata.n > 1 OR NOT exists(title)", "typedFilter": {"comparisons": [TYPED]}},
     ),
     Row("EmbeddingService/Embed", "POST", "/embeddings", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
+    Row(
+        "EmbeddingService/Rerank",
+        "POST",
+        "/rerank",
+        {"query": "who eats fish", "documents": ["dogs", "the cat eats fish"], "top_n": 1},
+        {"query": "who eats fish", "documents": ["dogs", "the cat eats fish"], "topN": 1},
+    ),
     Row("EmbeddingService/CountTokens", "POST", "/tokens:count", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
     Row("ModelService/ListModels", "GET", "/models", {}),
+    Row("ModelService/GetModel", "GET", "/models/tiny", {"name": "tiny"}),
     Row("ModelService/GetModel", "GET", "/models/all-MiniLM-L6-v2", {"name": "models/all-MiniLM-L6-v2"}),
     Row("DirectoryService/ListRoots", "GET", "/directories", {}),
     Row(

@@ -338,6 +338,7 @@ NEEDED: dict[str, Any] = {
     "BatchDeleteDocuments": {"names": NAMES},
     "PurgeDocuments": {"filter": "*"},
     "Embed": {"texts": ["t"]},
+    "Rerank": {"query": "q", "documents": ["t"]},
     "CountTokens": {"texts": ["t"]},
 }
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from services.embedding.cache import TieredCache
-from services.embedding.embedder import QUERIES_BEFORE_DOCUMENTS, Embedder, Embedding, InputType
+from services.embedding.embedder import Embedder, Embedding, InputType
+from services.embedding.scheduler import URGENT_BEFORE_PATIENT
 from services.mesh.errors import InvalidArgument, TextTooLong, TooManyRequests
 from tests.embedding_fakes import MemoryCache, WordModel, spec_of
 
@@ -91,7 +92,7 @@ async def test_a_flood_of_queries_does_not_stop_documents(model: WordModel, embe
     await queued()
     model.gate.set()
     await asyncio.gather(holding, document, *queries)
-    assert model.lengths().index([19]) == 1 + QUERIES_BEFORE_DOCUMENTS
+    assert model.lengths().index([19]) == 1 + URGENT_BEFORE_PATIENT
 
 
 async def test_short_texts_of_different_calls_share_a_batch(model: WordModel, embedder: Embedder) -> None:

@@ -29,4 +29,5 @@ class EmbeddingModels:
 
     async def _default(self) -> model_pb2.Model | None:
         listed = await self._service.ListModels(model_service_pb2.ListModelsRequest(page_size=100))
-        return next((each for each in listed.models if each.default), None)
+        embedding = (each for each in listed.models if each.kind == model_pb2.Model.EMBEDDING)
+        return next((each for each in embedding if each.default), None)

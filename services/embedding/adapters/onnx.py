@@ -4,7 +4,7 @@ import asyncio
 import ctypes
 import hashlib
 import importlib.util
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class OnnxModel:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer_json = self._tokenizer.to_str().encode()
-        self._session = _session(files.weights)
+        self._session = session_of(files.weights)
         self._spec = ModelSpec(
             id="all-MiniLM-L6-v2",
             display_name="all-MiniLM-L6-v2 (int8)",
@@ -74,7 +74,7 @@ class OnnxModel:
             normalized=True,
             license="Apache-2.0",
             languages=("en",),
-            revision=_revision(files),
+            revision=revision_of([files.weights, files.tokenizer]),
         )
         self._inference = ThreadPoolExecutor(workers, "inference")
         self._tokenization = ThreadPoolExecutor(_TOKENIZERS, "tokenization")
@@ -139,7 +139,8 @@ class OnnxModel:
         self._inference.shutdown()
 
 
-def _session(weights: Path) -> onnxruntime.InferenceSession:
+def session_of(weights: Path) -> onnxruntime.InferenceSession:
+    """A session whose every run keeps to the thread that asks for it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -155,9 +156,10 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def _revision(files: ModelFiles) -> str:
+def revision_of(files: Iterable[Path]) -> str:
+    """16 hex digits that change with any of the files."""
     digest = hashlib.sha256()
-    for path in (files.weights, files.tokenizer):
+    for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
