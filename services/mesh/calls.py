@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import grpc
@@ -61,6 +62,7 @@ class Call:
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
+_until: ContextVar[float] = ContextVar("until", default=inf)
 
 
 def current_call() -> Call | None:
@@ -79,10 +81,26 @@ def serving(call: Call) -> Iterator[None]:
 
 
 @contextmanager
-def detached() -> Iterator[None]:
-    """Outgoing calls inside the block have bounds of their own only: for what others wait for besides this call."""
-    token = _current.set(None)
+def bounded(timeout_s: float) -> Iterator[None]:
+    """Outgoing calls inside the block end within that time too, so that a callee stops when nobody waits any more."""
+    token = _until.set(min(_until.get(), time.monotonic() + timeout_s))
     try:
         yield
     finally:
+        _until.reset(token)
+
+
+def bound_s() -> float:
+    """Seconds that the blocks of `bounded` leave to an outgoing call, never negative; infinite outside any."""
+    return max(0.0, _until.get() - time.monotonic())
+
+
+@contextmanager
+def detached() -> Iterator[None]:
+    """Outgoing calls inside the block have bounds of their own only: for what others wait for besides this call."""
+    token, until = _current.set(None), _until.set(inf)
+    try:
+        yield
+    finally:
+        _until.reset(until)
         _current.reset(token)

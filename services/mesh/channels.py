@@ -10,7 +10,7 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
 from ragweave import contract
-from services.mesh.calls import current_call
+from services.mesh.calls import bound_s, current_call
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
@@ -42,10 +42,10 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     """A channel to `target`, closed on exit together with the calls still running on it.
 
     Calls act for `identity.caller()`: inside a served call that is its caller; elsewhere wrap them in `acting_for(...)`
-    (LookupError otherwise). A `timeout` given with a call can only shorten its bound. An AioRpcError of it has an
-    attribute `service`, the name of the service called. Open it after all child processes are started, once for the
-    life of the process. With TLS on it shows the service's certificate and refuses a peer whose certificate does not
-    name the service that `target` is set for.
+    (LookupError otherwise). A `timeout` given with a call, or `calls.bounded` around it, can only shorten its bound. An
+    AioRpcError of it has an attribute `service`, the name of the service called. Open it after all child processes are
+    started, once for the life of the process. With TLS on it shows the service's certificate and refuses a peer whose
+    certificate does not name the service that `target` is set for.
 
     Raises:
         CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
@@ -96,11 +96,11 @@ class _Added:
         if call and call.traceparent:
             metadata["traceparent"] = call.traceparent
         if _service_of(path) in EXEMPT_SERVICES:
-            bound_s = _EXEMPT_TIMEOUT_S
+            longest_s = _EXEMPT_TIMEOUT_S
         else:
-            bound_s = contract.method(path).timeout_s
+            longest_s = contract.method(path).timeout_s
             metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
-        timeout_s = outgoing_timeout_s(bound_s, details.timeout, call.remaining_s() if call else None)
+        timeout_s = outgoing_timeout_s(min(longest_s, bound_s()), details.timeout, call.remaining_s() if call else None)
         return ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
 
 

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
 from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
-from services.mesh.calls import current_call
+from services.mesh.calls import bounded, current_call
 from services.mesh.channels import open_channel
 from services.mesh.errors import DependencyUnavailable, EtagMismatch, Unauthenticated
 from services.mesh.identity import caller
@@ -80,6 +80,24 @@ async def test_the_second_hop_is_bounded_by_the_first_ones_deadline(world: World
         await responses_of(relay.start(kind, timeout=3.0))
         first, second = deadlines[:2]
         assert second < first + 1  # the methods' own bounds are 5 s and more; gRPC rounds what it sends
+
+
+@each_kind
+async def test_a_bounded_block_shortens_the_second_hops_deadline(world: World, kind: Kind) -> None:
+    async with relaying(world, kind) as relay:
+        left: list[float] = []
+        forward = relay.first.script
+
+        async def bounding() -> None:
+            with bounded(1.0):
+                await forward()
+
+        async def noting() -> None:
+            left.append(current_call().context.time_remaining())  # type: ignore[union-attr,arg-type]
+
+        relay.first.script, relay.second.script = bounding, noting
+        await responses_of(relay.start(kind))
+        assert left[0] < 1.1  # gRPC rounds what it sends
 
 
 @each_kind
