@@ -97,6 +97,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
                 watch,
                 trail,
                 look_s=settings.auto_sync_look_s,
+                rest_s=settings.auto_sync_rest_s,
                 whole_s=settings.auto_sync_whole_s,
             )
             async with (

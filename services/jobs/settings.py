@@ -38,6 +38,9 @@ class Settings(ServiceSettings):
     auto_sync_look_s: float = Field(
         30.0, ge=0.05, le=86400, description="Seconds between two looks at a directory that a collection follows."
     )
+    auto_sync_rest_s: float = Field(
+        5.0, ge=0.05, le=86400, description="Seconds such a directory is left alone after a sync."
+    )
     auto_sync_whole_s: float = Field(
         3600.0,
         ge=1,

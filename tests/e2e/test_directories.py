@@ -29,7 +29,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Trap:
 def roots(tmp_path_factory: pytest.TempPathFactory, trap: Trap) -> Iterator[Mesh]:
     """A mesh in which `default` has two roots, `globex` the folder that `default` must not see."""
     given = f"default={trap.root},default=team:{trap.team},globex={trap.outside}"
-    made = Mesh(tmp_path_factory.mktemp("roots"), RAGWEAVE_ROOTS=given)
+    made = Mesh(tmp_path_factory.mktemp("roots"), RAGWEAVE_ROOTS=given, RAGWEAVE_JOBS_AUTO_SYNC_REST_S="0.1")
     made.start()
     try:
         assert made.rest("POST", f"{PREFIX}/collections?collectionId={C}", {}).status == 200

@@ -45,12 +45,14 @@ class Signals:
 
     def __init__(self) -> None:
         self.waiting: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+        self.timeout_s = 0.0
         self._changed: asyncio.Queue[frozenset[str]] = asyncio.Queue()
 
     def say(self, *paths: str) -> None:
         self._changed.put_nowait(frozenset(paths))
 
     async def changed(self, paths: Collection[str], timeout_s: float, woken: asyncio.Event) -> frozenset[str]:
+        self.timeout_s = timeout_s
         self.waiting.put_nowait(frozenset(paths))
         said = asyncio.ensure_future(self._changed.get())
         learned = asyncio.ensure_future(woken.wait())
@@ -83,6 +85,7 @@ class Following:
             self.signals,
             self.trail,
             look_s=30.0,
+            rest_s=5.0,
             whole_s=whole_s,
             clock=self.clock,
         )
@@ -99,6 +102,11 @@ class Following:
         """A look that is due."""
         self.clock.now_s += 30
         await self.auto_sync.look()
+
+    async def say(self, *paths: str) -> None:
+        """Something happened there, or the time is up; done when the next wait begins."""
+        self.signals.say(*paths)
+        await self.signals.waiting.get()
 
     async def jobs(self) -> list[Job]:
         """Those there are, once they have ended; the newest first."""
@@ -184,26 +192,71 @@ async def test_a_directory_that_is_gone_deletes_nothing_and_is_followed_again_wh
     assert documents(rig) == ["0.txt", "1.txt", "2.txt", "new.txt"]
 
 
-async def test_a_change_that_is_told_of_is_looked_at_at_once_and_a_new_binding_too(rig: Rig) -> None:
+@pytest.fixture
+async def following(rig: Rig) -> AsyncIterator[Following]:
+    """Hears of bindings and changes, has been told of one, and has synced it once."""
     following = Following(rig)
     tasks = [asyncio.create_task(following.auto_sync.learn()), asyncio.create_task(following.auto_sync.follow())]
     try:
         assert await following.signals.waiting.get() == frozenset()
         following.told.tell(**{"uid-1": Binding("acme", "books", DOCS)})
         assert await following.signals.waiting.get() == {"/docs"}
-        assert len(await following.jobs()) == 1
-        rig.files.files["new.txt"] = b"A new text."
-        following.signals.say("/docs")
-        await following.signals.waiting.get()
-        assert len(await following.jobs()) == 2
-        following.told.tell(**{"uid-1": None})
-        following.signals.say("/docs")
-        await following.signals.waiting.get()
-        assert not following.auto_sync._bound
+        yield following
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_change_that_is_told_of_is_looked_at_at_once_and_a_new_binding_too(
+    rig: Rig, following: Following
+) -> None:
+    assert len(await following.jobs()) == 1
+    following.clock.now_s += 5
+    rig.files.files["new.txt"] = b"A new text."
+    await following.say("/docs")
+    assert len(await following.jobs()) == 2
+    following.told.tell(**{"uid-1": None})
+    await following.say("/docs")
+    assert not following.auto_sync._bound
+
+
+async def test_a_directory_that_changes_all_the_time_rests_after_each_sync(rig: Rig, following: Following) -> None:
+    for second in range(1, 5):
+        following.clock.now_s += 1
+        rig.files.files[f"new-{second}.txt"] = b"A new text."
+        await following.say("/docs")
+        assert following.signals.timeout_s == 5 - second, "no change puts off the next look"
+        assert len(await following.jobs()) == 1
+    following.clock.now_s += 1
+    await following.say()
+    assert len(await following.jobs()) == 2
+    assert len(documents(rig)) == 7
+    assert following.signals.timeout_s == 30
+
+
+async def test_a_directory_that_changes_during_its_sync_is_left_alone_until_the_next_look(
+    rig: Rig, following: Following
+) -> None:
+    following.clock.now_s += 5
+    for _ in range(3):
+        rig.files.files["new.txt"] = secrets.token_bytes(8)
+        await following.say("/docs")
+        following.clock.now_s += 5
+    assert len(following.trail.ended) == 2, "one job, and one that was refused because that has not ended"
+    assert len(await following.jobs()) == 1
+    following.clock.now_s += 15
+    await following.say()
+    assert len(await following.jobs()) == 2
+
+
+async def test_a_directory_that_is_touched_and_looks_the_same_need_not_rest(rig: Rig, following: Following) -> None:
+    following.clock.now_s += 5
+    await following.say("/docs")
+    rig.files.files["new.txt"] = b"A new text."
+    await following.jobs()
+    await following.say("/docs")
+    assert len(await following.jobs()) == 2
 
 
 async def test_the_system_tells_of_what_happens_in_directories(tmp_path: Path) -> None:
