@@ -9,6 +9,7 @@ from typing import Any
 from services.collections.collection_deletions import CollectionDeletions
 from services.collections.document_deletions import DocumentDeletions
 from services.collections.document_writer import DocumentWriter
+from services.collections.entries import Entry, Kind
 from services.collections.imports import Imports
 from services.collections.ports import Content, EmbeddingModel, Index, IndexStats, Jobs, RegistryStore, Upload
 from services.collections.quotas import Quotas
@@ -16,7 +17,14 @@ from services.collections.records import Chunk, Collection, Document, new_etag
 from services.collections.registry import Registry
 from services.collections.upkeep import Upkeep
 from services.mesh.audit import Trail
-from services.mesh.errors import DependencyUnavailable, InvalidArgument, ModelNotFound, UploadNotFound
+from services.mesh.errors import (
+    DependencyUnavailable,
+    InvalidArgument,
+    ModelNotFound,
+    PathNotAllowed,
+    PathNotFound,
+    UploadNotFound,
+)
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
 from tests.audit_fakes import FakeTrail
@@ -158,6 +166,23 @@ class FakeModels:
         if name.removeprefix("models/") not in ("", "mini"):
             raise ModelNotFound(f"no embedding model {name!r}")
         return self.MINI
+
+
+class FakePlaces:
+    """What every tenant finds, by path; paths with `..` are refused."""
+
+    def __init__(self) -> None:
+        self.found = {"docs": Kind.DIRECTORY, "file": Kind.FILE}
+
+    async def admit(self, tenant: str, path: str) -> None:
+        if ".." in path:
+            raise PathNotAllowed(f"{path}: not allowed")
+
+    async def look(self, tenant: str, path: str) -> Entry:
+        await self.admit(tenant, path)
+        if path not in self.found:
+            raise PathNotFound(f"{path}: there is no such file or directory")
+        return Entry(path, self.found[path], None, LONG_AGO)
 
 
 class FakeJobs:

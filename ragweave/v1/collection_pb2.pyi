@@ -115,7 +115,9 @@ class Collection(_message.Message):
         EXCLUDE_GLOBS_FIELD_NUMBER: _builtins.int
         AUTO_SYNC_FIELD_NUMBER: _builtins.int
         directory: _builtins.str
-        """The directory, relative to an allowed root or absolute under one."""
+        """The directory, relative to an allowed root or absolute under one; any other is refused when it is set. With
+        auto_sync it has to be there by then.
+        """
         auto_sync: _builtins.bool
         """Follows changes of the directory by itself."""
         @_builtins.property

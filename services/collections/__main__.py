@@ -60,7 +60,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     ):
         index = RetrievalIndex(retrieval)
         quotas = Quotas(store, SystemLimits(system), defaults=settings.quota.limits, fresh_s=settings.limits_fresh_s)
-        registry = Registry(store, index, EmbeddingModels(embedding), quotas, poll_s=settings.follow_poll_s)
+        registry = Registry(store, index, EmbeddingModels(embedding), folders, quotas, poll_s=settings.follow_poll_s)
         queue, retention = GrpcJobs(jobs), timedelta(seconds=settings.retention_s)
         documents = Documents(store, index, queue, quotas, max_upload_bytes=settings.max_upload_bytes)
         writer = DocumentWriter(store, index)

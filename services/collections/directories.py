@@ -3,10 +3,12 @@
 from typing import Any, Final
 
 from services.collections.entries import ENTRIES, ROOTS, Entry, Finding, FoundRoot, Kind, root_fields
-from services.collections.ports import Folders
-from services.mesh.errors import PathNotAllowed, PathNotFound, Violation
+from services.collections.ports import Folders, Places
+from services.collections.records import Source
+from services.mesh.errors import InvalidArgument, PathNotAllowed, PathNotFound, Violation
 from services.mesh.identity import Caller
 from services.mesh.lists import Page, paginate
+from services.mesh.paths import legible
 
 _NOTHING: Final = "there is no file in it that an import would take"
 _NOTHING_YET: Final = "it holds so much that no file an import would take was found in time; look at a folder in it"
@@ -49,6 +51,27 @@ class Directories:
         except PathNotAllowed as error:
             raise _named(error) from None
         return Finding(entry, count, "" if count else _NOTHING if whole else _NOTHING_YET)
+
+
+async def check_source(places: Places, tenant: str, source: Source, before: Source | None = None) -> None:
+    """Refuses a source that could not be followed. One that is not to be followed by itself may come to be there later.
+
+    Args:
+        before: The source so far. Where that has the same directory, a change that ends following it is taken whatever
+            has become of it.
+
+    Raises:
+        InvalidArgument: The directory is none the tenant may import from; or nothing, or no directory, is there.
+    """
+    try:
+        if source.auto_sync:
+            entry = await places.look(tenant, source.directory)
+            if entry.kind is not Kind.DIRECTORY:
+                raise PathNotAllowed(f"{legible(source.directory)}: it is not a directory")
+        elif before is None or before.directory != source.directory:
+            await places.admit(tenant, source.directory)
+    except (PathNotAllowed, PathNotFound) as error:
+        raise InvalidArgument.of("collection.source.directory", error.message) from None
 
 
 def _named(error: PathNotAllowed) -> PathNotAllowed:

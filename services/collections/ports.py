@@ -363,8 +363,8 @@ class Jobs(Protocol):
         ...
 
 
-class Folders(Protocol):
-    """The folders that tenants may import from, looked into and never left: no link is followed.
+class Places(Protocol):
+    """The folders that tenants may import from, never left: no link is followed.
 
     Raises:
         PathNotAllowed: The path leads out of the tenant's roots or through a link, or is no path.
@@ -372,6 +372,18 @@ class Folders(Protocol):
         DependencyUnavailable: The file system fails.
         TooManyRequests: So many look already.
     """
+
+    async def admit(self, tenant: str, path: str) -> None:
+        """Refuses a path that leads nowhere the tenant may go; nothing is looked at, whatever exists."""
+        ...
+
+    async def look(self, tenant: str, path: str) -> Entry:
+        """What is at a path itself; its problem is that of importing it by name."""
+        ...
+
+
+class Folders(Places, Protocol):
+    """What those folders hold."""
 
     async def roots(self, tenant: str) -> list[FoundRoot]: ...
 
@@ -381,10 +393,6 @@ class Folders(Protocol):
         Raises:
             FailedPrecondition: It holds more than can be looked through.
         """
-        ...
-
-    async def look(self, tenant: str, path: str) -> Entry:
-        """What is at a path itself; its problem is that of importing it by name."""
         ...
 
     async def count(self, tenant: str, path: str) -> tuple[int, bool]:

@@ -9,7 +9,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from services.collections.collection_deletions import can_come_back, check_etag, may_undelete
-from services.collections.ports import EmbeddingModel, Index, IndexStats, Models, RegistryStore
+from services.collections.directories import check_source
+from services.collections.ports import EmbeddingModel, Index, IndexStats, Models, Places, RegistryStore
 from services.collections.quotas import Quotas
 from services.collections.records import (
     COLLECTIONS,
@@ -94,11 +95,19 @@ class Registry:
     """
 
     def __init__(
-        self, store: RegistryStore, index: Index, models: Models, quotas: Quotas, *, poll_s: float = 1.0
+        self,
+        store: RegistryStore,
+        index: Index,
+        models: Models,
+        places: Places,
+        quotas: Quotas,
+        *,
+        poll_s: float = 1.0,
     ) -> None:
         self._store = store
         self._index = index
         self._models = models
+        self._places = places
         self._quotas = quotas
         self._poll_s = poll_s
         self._changed = asyncio.Event()
@@ -299,6 +308,8 @@ class Registry:
             raise InvalidArgument.of("collection.language", f"{language!r} is no ISO 639-1 code")
         settable = {name: value for name, value in given.items() if name in COLLECTION_MASK.mutable}
         _check(settable, model)
+        if source := settable.get("source"):
+            await check_source(self._places, tenant, source)
         made_at = now()
         return Collection(
             tenant=tenant,
@@ -321,6 +332,8 @@ class Registry:
         if changed.chunking != current.chunking:
             model = await self._model(current.embedding_model)
             _check({"chunking": changed.chunking}, model)
+        if changed.source and changed.source != current.source:
+            await check_source(self._places, current.tenant, changed.source, current.source)
         return changed
 
     async def _model(self, name: str) -> EmbeddingModel:

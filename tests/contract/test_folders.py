@@ -13,8 +13,9 @@ import pytest
 
 from services.collections.adapters import folders as adapter
 from services.collections.adapters.folders import ConfinedFolders
-from services.collections.directories import Directories
+from services.collections.directories import Directories, check_source
 from services.collections.entries import Entry, Kind
+from services.collections.records import Source
 from services.mesh.beneath import Opener
 from services.mesh.errors import (
     DomainError,
@@ -67,6 +68,30 @@ async def directories(root: Path, opener: Opener) -> AsyncIterator[Directories]:
     )
     async with ConfinedFolders.open(roots, max_file_bytes=1000, opener=opener) as folders:
         yield Directories(folders)
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        ("../globex", "'..' is not allowed"),
+        ("docs/../../globex", "'..' is not allowed"),
+        ("/etc", "not under a root"),
+        ("nope", "there is no such file or directory"),
+        ("docs/a.md", "it is not a directory"),
+        ("link", "it is not a directory"),
+    ],
+)
+async def test_only_a_directory_of_the_tenant_can_be_followed(
+    root: Path, opener: Opener, path: str, refusal: str
+) -> None:
+    (root / "link").symlink_to("docs")
+    async with ConfinedFolders.open(Roots([Root("acme", root)]), max_file_bytes=1000, opener=opener) as folders:
+        for good in (".", "docs", str(root / "docs")):
+            await check_source(folders, "acme", Source(good, auto_sync=True))
+        with pytest.raises(InvalidArgument, match=f"collection.source.directory: .*{refusal}"):
+            await check_source(folders, "acme", Source(path, auto_sync=True))
+        with pytest.raises(InvalidArgument, match="RAGWEAVE_ROOTS"):
+            await check_source(folders, "globex", Source("docs"))
 
 
 async def listed(directories: Directories, path: str, **asked: Any) -> dict[str, Entry]:

@@ -42,6 +42,7 @@ from tests.collections_records import (
     FakeIndex,
     FakeJobs,
     FakeModels,
+    FakePlaces,
     collection,
     collection_deletions,
     document,
@@ -625,7 +626,7 @@ async def test_sequences_go_on_where_the_last_events_were_erased(store: Registry
 
 
 async def test_of_equal_requests_at_once_one_is_done_and_all_are_answered_alike(store: RegistryStore) -> None:
-    registry = Registry(store, FakeIndex(), FakeModels(), quotas(store))
+    registry = Registry(store, FakeIndex(), FakeModels(), FakePlaces(), quotas(store))
     documents = Documents(store, FakeIndex(), FakeJobs(), quotas(store), max_upload_bytes=100)
     deletions = document_deletions(store, FakeIndex(), FakeJobs())
     whole = collection_deletions(store, FakeIndex(), registry)

@@ -80,6 +80,10 @@ def test_a_collection_follows_its_directory_by_itself(roots: Mesh, trap: Trap) -
     (folder / "bears.md").write_text("Bears sleep in winter.")
     (folder / "cranes.md").write_text("Cranes fly south.")
     bound = {"source": {"directory": "team:followed", "autoSync": True}}
+    for wrong in ("nope", "../etc"):
+        asked = {"source": {"directory": wrong, "autoSync": True}}
+        refused = roots.rest("POST", f"{PREFIX}/collections?collectionId=followed", asked)
+        assert (refused.status, "source.directory" in refused.body["message"]) == (400, True), refused
     assert roots.rest("POST", f"{PREFIX}/collections?collectionId=followed", bound).status == 200
 
     def follows(*titles: str) -> None:

@@ -37,6 +37,7 @@ from services.jobs.blobs import check_content
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, DocumentTooLarge, ModelNotFound
 from services.mesh.identity import caller
 from services.mesh.quotas import Amounts, amounts_to
+from services.mesh.roots import Root
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from services.mesh.status import DETAILS_KEY, status_of
@@ -194,7 +195,7 @@ async def collections_service(folder: Path, **settings: Any) -> AsyncIterator[Me
 
         port = await opened.enter_async_context(world.running(wire_others, world.settings(), name="others"))
         targets = {f"{name}_target": world.target(port) for name in ("retrieval", "embedding", "jobs", "system")}
-        mesh = world.mesh.model_copy(update=targets)
+        mesh = world.mesh.model_copy(update={**targets, "roots": (Root("acme", folder / "import"),)})
         world = replace(world, mesh=mesh)
         own = Settings(mesh=mesh, port=0, follow_poll_s=0.05, limits_fresh_s=0, **settings)
         port = await opened.enter_async_context(world.running(wire, own, name="collections"))

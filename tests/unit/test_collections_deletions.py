@@ -36,6 +36,7 @@ from tests.collections_records import (
     FakeJobs,
     FakeLimits,
     FakeModels,
+    FakePlaces,
     collection_deletions,
     document,
     document_deletions,
@@ -60,7 +61,7 @@ class World:
 
     def __post_init__(self) -> None:
         held = quotas(self.store, self.limits, fresh_s=0)
-        self.registry = Registry(self.store, self.index, FakeModels(), held)
+        self.registry = Registry(self.store, self.index, FakeModels(), FakePlaces(), held)
         self.documents = Documents(self.store, self.index, self.jobs, held, max_upload_bytes=100)
         self.deletions: DocumentDeletions = document_deletions(self.store, self.index, self.jobs, held)
         self.whole: CollectionDeletions = collection_deletions(self.store, self.index, self.registry, held)

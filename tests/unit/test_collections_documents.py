@@ -38,6 +38,7 @@ from tests.collections_records import (
     FakeIndex,
     FakeJobs,
     FakeModels,
+    FakePlaces,
     collection_deletions,
     document,
     document_deletions,
@@ -75,7 +76,7 @@ def documents(store: MemoryStore, index: FakeIndex, jobs: FakeJobs) -> Documents
 
 @pytest.fixture
 def registry(store: MemoryStore, index: FakeIndex) -> Registry:
-    return Registry(store, index, FakeModels(), quotas(store))
+    return Registry(store, index, FakeModels(), FakePlaces(), quotas(store))
 
 
 @pytest.fixture
@@ -428,7 +429,7 @@ class MeddlingIndex(FakeIndex):
 async def test_two_writers_at_once_both_hold_here_and_in_the_index(store: MemoryStore, jobs: FakeJobs) -> None:
     index = MeddlingIndex()
     documents = Documents(store, index, jobs, quotas(store), max_upload_bytes=1)
-    docs = await Registry(store, index, FakeModels(), quotas(store)).create("docs", {}, ANN)
+    docs = await Registry(store, index, FakeModels(), FakePlaces(), quotas(store)).create("docs", {}, ANN)
     first = await imported(documents, docs)
     index.meddle = lambda: documents.update(A, {"source_uri": "theirs"}, [], ANN)
     changed = await documents.update(A, {"title": "ours"}, [], ANN)
@@ -658,7 +659,7 @@ async def test_a_creation_that_is_cancelled_leaves_nothing(store: MemoryStore, i
 
     jobs = StuckJobs()
     documents = Documents(store, index, jobs, quotas(store), max_upload_bytes=1)
-    docs = await Registry(store, index, FakeModels(), quotas(store)).create("docs", {}, ANN)
+    docs = await Registry(store, index, FakeModels(), FakePlaces(), quotas(store)).create("docs", {}, ANN)
     creating = asyncio.create_task(documents.create("docs", NewDocument("a"), "text", ANN))
     await jobs.asked.wait()
     creating.cancel()

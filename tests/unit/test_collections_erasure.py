@@ -13,7 +13,7 @@ from services.collections.registry import Registry
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.identity import Caller
 from services.mesh.quotas import Amounts
-from tests.collections_records import FakeIndex, FakeModels, collection_deletions, document, quotas, receipt
+from tests.collections_records import FakeIndex, FakeModels, FakePlaces, collection_deletions, document, quotas, receipt
 
 ANN = Caller(tenant="acme", subject="ann")
 EVE = Caller(tenant="globex", subject="eve")
@@ -31,7 +31,7 @@ def index() -> FakeIndex:
 
 @pytest.fixture
 def registry(store: MemoryStore, index: FakeIndex) -> Registry:
-    return Registry(store, index, FakeModels(), quotas(store))
+    return Registry(store, index, FakeModels(), FakePlaces(), quotas(store))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from tests.collections_records import (
     FakeJobs,
     FakeLimits,
     FakeModels,
+    FakePlaces,
     collection_deletions,
     document,
     document_deletions,
@@ -44,7 +45,7 @@ def limits() -> FakeLimits:
 
 @pytest.fixture
 def registry(store: MemoryStore, limits: FakeLimits) -> Registry:
-    return Registry(store, FakeIndex(), FakeModels(), quotas(store, limits, fresh_s=0))
+    return Registry(store, FakeIndex(), FakeModels(), FakePlaces(), quotas(store, limits, fresh_s=0))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from services.collections.adapters.memory import MemoryStore
 from services.collections.collection_deletions import CollectionDeletions
+from services.collections.entries import Kind
 from services.collections.records import Change, Chunking, Collection, Fusion, SearchDefaults, Source, now
 from services.collections.registry import Followed, Registry
 from services.collections.upkeep import Upkeep
@@ -29,6 +30,7 @@ from tests.collections_records import (
     LONG_AGO,
     FakeIndex,
     FakeModels,
+    FakePlaces,
     collection,
     collection_deletions,
     document,
@@ -53,8 +55,13 @@ def index() -> FakeIndex:
 
 
 @pytest.fixture
-def registry(store: MemoryStore, index: FakeIndex) -> Registry:
-    return Registry(store, index, FakeModels(), quotas(store), poll_s=0.01)
+def places() -> FakePlaces:
+    return FakePlaces()
+
+
+@pytest.fixture
+def registry(store: MemoryStore, index: FakeIndex, places: FakePlaces) -> Registry:
+    return Registry(store, index, FakeModels(), places, quotas(store), poll_s=0.01)
 
 
 @pytest.fixture
@@ -133,6 +140,10 @@ async def test_another_tenants_collection_is_not_found_by_any_method(
         ({"chunking": Chunking(max_tokens=100, overlap_tokens=50)}, "collection.chunking.overlap_tokens"),
         ({"chunking": Chunking(overlap_tokens=200)}, "collection.chunking.overlap_tokens"),
         ({"source": Source("do\0cs")}, "collection.source"),
+        ({"source": Source("../docs")}, "collection.source.directory"),
+        ({"source": Source("../docs", auto_sync=True)}, "collection.source.directory"),
+        ({"source": Source("nope", auto_sync=True)}, "collection.source.directory"),
+        ({"source": Source("file", auto_sync=True)}, "collection.source.directory"),
         ({"default_search": SearchDefaults(fusion=Fusion("DBSF"))}, "collection.default_search.fusion.dbsf"),
         ({"expire_time": LONG_AGO}, "collection.expire_time"),
         ({"ttl": timedelta(days=999_999_999)}, "collection.ttl"),
@@ -150,6 +161,23 @@ async def test_what_cannot_be_is_refused_by_field_on_creation_and_on_change(
     with pytest.raises(InvalidArgument) as refused:
         await registry.update("good", given, [], ANN)
     assert refused.value.violations[0].field == field
+
+
+async def test_a_directory_must_be_there_when_it_is_to_be_followed_and_not_before_or_after(
+    registry: Registry, places: FakePlaces
+) -> None:
+    del places.found["docs"]
+    await registry.create("docs", {"source": Source("docs")}, ANN)
+    following = {"source": Source("docs", auto_sync=True)}
+    with pytest.raises(InvalidArgument, match="no such file"):
+        await registry.update("docs", following, [], ANN, validate_only=True)
+    with pytest.raises(InvalidArgument, match="no such file"):
+        await registry.update("docs", following, [], ANN)
+    places.found["docs"] = Kind.DIRECTORY
+    assert (await registry.update("docs", following, [], ANN)).source == following["source"]
+    places.found.clear()
+    assert (await registry.update("docs", {"description": "x"}, [], ANN)).source == following["source"]
+    assert (await registry.update("docs", {"source": Source("docs")}, [], ANN)).source == Source("docs")
 
 
 async def test_checking_only_changes_nothing(
@@ -447,7 +475,8 @@ async def test_a_followers_stream_ends_when_the_process_stops(registry: Registry
 async def test_a_follower_sees_what_another_process_wrote(registry: Registry, store: MemoryStore) -> None:
     stream = registry.follow(0)
     await followed(stream, 0)
-    await Registry(store, FakeIndex(), FakeModels(), quotas(store)).create("docs", {"description": "elsewhere"}, ANN)
+    other = Registry(store, FakeIndex(), FakeModels(), FakePlaces(), quotas(store))
+    await other.create("docs", {"description": "elsewhere"}, ANN)
     step = await anext(stream)
     assert [each.description for each in step.collections] == ["elsewhere"]
     await stream.aclose()

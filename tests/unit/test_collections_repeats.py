@@ -21,6 +21,7 @@ from tests.collections_records import (
     FakeIndex,
     FakeJobs,
     FakeModels,
+    FakePlaces,
     collection,
     collection_deletions,
     document,
@@ -87,7 +88,7 @@ class World:
         index = trap.on(self.index, "apply", "drop", "stats", "delete_documents", "update_fields", "hide", "retire")
         jobs = trap.on(self.jobs, "import_document", "store")
         held = quotas(store)
-        registry = Registry(store, index, FakeModels(), held)
+        registry = Registry(store, index, FakeModels(), FakePlaces(), held)
         return Process(
             registry,
             Documents(store, index, jobs, held, max_upload_bytes=100),

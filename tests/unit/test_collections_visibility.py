@@ -17,7 +17,16 @@ from services.mesh.errors import DomainError
 from services.mesh.identity import Caller
 from services.retrieval.chunks import IndexId, VectorQuery
 from services.retrieval.filterable import NOBODY, visible_to
-from tests.collections_records import LONG_AGO, FakeJobs, FakeModels, document, document_deletions, quotas, upkeep_of
+from tests.collections_records import (
+    LONG_AGO,
+    FakeJobs,
+    FakeModels,
+    FakePlaces,
+    document,
+    document_deletions,
+    quotas,
+    upkeep_of,
+)
 from tests.retrieval_fakes import MemoryVectorStore, chunk, direction, encoded, vector
 from tests.sweeping import sweep
 
@@ -96,12 +105,13 @@ class World:
         self.docs, self.index, self.store = docs, index, store
         self.documents = Documents(store, index, jobs, held, max_upload_bytes=100)
         self.deletions = document_deletions(store, index, jobs, held)
-        self.registry = Registry(store, index, FakeModels(), held)
+        self.registry = Registry(store, index, FakeModels(), FakePlaces(), held)
 
     @classmethod
     async def made(cls, pauses: Callable[[], int]) -> "World":
         store = MemoryStore()
-        docs = await Registry(store, SearchedIndex("", pauses), FakeModels(), quotas(store)).create("docs", {}, ANN)
+        registry = Registry(store, SearchedIndex("", pauses), FakeModels(), FakePlaces(), quotas(store))
+        docs = await registry.create("docs", {}, ANN)
         return cls(docs, SearchedIndex(docs.uid, pauses), store)
 
     async def imported(self, name: str, text: str) -> None:

@@ -91,6 +91,9 @@ class ConfinedFolders:
     async def entries(self, tenant: str, path: str, query: ListQuery, *, hidden: bool) -> Page[Entry]:
         return await self._run(self._entries, tenant, path, query, hidden)
 
+    async def admit(self, tenant: str, path: str) -> None:
+        await self._run(self._roots.place, tenant, path)
+
     async def look(self, tenant: str, path: str) -> Entry:
         return await self._run(self._look, tenant, path)
 
