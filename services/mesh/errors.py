@@ -277,6 +277,12 @@ class DependencyUnavailable(DomainError):
     reason = "DEPENDENCY_UNAVAILABLE"
 
 
+class IndexFailed(DependencyUnavailable):
+    """An index that answers, but failed at what it was asked."""
+
+    reason = "INDEX_FAILED"
+
+
 class DeadlineExceeded(DomainError):
     reason = "DEADLINE_EXCEEDED"
 
@@ -332,6 +338,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
     QuotaExceeded: StatusCode.RESOURCE_EXHAUSTED,
     DependencyUnavailable: StatusCode.UNAVAILABLE,
+    IndexFailed: StatusCode.UNAVAILABLE,
     DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     IndexLocked: StatusCode.UNAVAILABLE,
 }

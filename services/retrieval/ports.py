@@ -40,6 +40,7 @@ class VectorStore(Protocol):
 
     Raises:
         DependencyUnavailable: The store does not answer, or was lost while it worked.
+        IndexFailed: It answers, but failed at this.
     """
 
     async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
@@ -133,6 +134,7 @@ class QueryEmbedder(Protocol):
 
         Raises:
             TextTooLong: The query is longer than the model takes.
+            DependencyUnavailable, DeadlineExceeded, TooManyRequests, ModelNotFound: There is no vector now.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Search: which collections, by which vectors, through which filter, refined into one ranking and cut into pages."""
 
-import asyncio
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,8 +10,9 @@ from services.mesh.consistency import written_at
 from services.mesh.errors import (
     CollectionDisabled,
     CollectionNotFound,
-    DependencyUnavailable,
+    DomainError,
     FailedPrecondition,
+    IndexFailed,
     InvalidArgument,
     Violation,
 )
@@ -106,11 +107,11 @@ class Retriever:
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
         with stages.timed("total"):
             with stages.timed("authorize"):
-                views = await self._views(query, who)
+                views = await stages.within("authorize", self._views(query, who))
             plan = planned(query, views, who)
             if query.consistency_token:
                 with stages.timed("wait"):
-                    await self._seen(query.consistency_token, views, stages.remaining_s())
+                    await stages.within("wait", self._seen(query.consistency_token, views, stages.budget_s("wait")))
             if plan.resumed is None:
                 ranked = await self._ranked(query, plan, views, stages)
                 hits, total = ranked.hits[plan.page], len(ranked.hits)
@@ -118,7 +119,7 @@ class Retriever:
                 stages.degraded.extend(plan.resumed.degraded)
                 ranked = _Ranked([], 0, 0)
                 with stages.timed("store"):
-                    hits, total = await self._resumed(plan, plan.resumed, views), len(plan.resumed.places)
+                    hits, total = await self._resumed(plan, plan.resumed, views, stages), len(plan.resumed.places)
             if query.highlight:
                 hits = _highlighted(hits, query, views)
         following = plan.page.stop
@@ -139,22 +140,27 @@ class Retriever:
         with stages.timed("embed"):
             plan, vectors = await self._embedded(query, plan, views, stages)
         with stages.timed("store"):
-            hits, candidates = await self._fused(query, plan, views, vectors)
+            hits, candidates = await self._fused(query, plan, views, vectors, stages)
         return _Ranked(hits, candidates, vectors.tokens)
 
-    async def _resumed(self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView]) -> list[Hit]:
+    async def _resumed(
+        self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView], stages: Stages
+    ) -> list[Hit]:
         """A page of a ranking made before, less what is gone or hidden from the caller since."""
-        places = ranking.places[plan.page]
-        keys = [[place.key for place in places if place.view == number] for number in range(len(views))]
-        chunks = await asyncio.gather(
-            *(self._store.fetch(view.uid, wanted, plan.filter) for view, wanted in zip(views, keys, strict=True))
-        )
+        places = [place for place in ranking.places[plan.page] if place.view < len(views)]
+        keys = {view.collection_id: [p.key for p in places if views[p.view] is view] for view in views}
+        works = {
+            view.collection_id: self._store.fetch(view.uid, keys[view.collection_id], plan.filter)
+            for view in views
+            if keys[view.collection_id]
+        }
+        # Of several collections a page may hold the hits of one alone, and the next page those of the others.
+        chunks = await stages.of_collections("store", works, needed=len(views) == 1)
+        found = ((place, chunks.get(views[place.view].collection_id, {}).get(place.key)) for place in places)
         return [
-            Hit(
-                ScoredChunk(chunks[place.view][place.key], place.score, place.stages, place.measured), views[place.view]
-            )
-            for place in places
-            if place.view < len(views) and place.key in chunks[place.view]
+            Hit(ScoredChunk(chunk, place.score, place.stages, place.measured), views[place.view])
+            for place, chunk in found
+            if chunk is not None
         ]
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
@@ -193,48 +199,84 @@ class Retriever:
         models = sorted({view.embedding_model for view in views})
         if query.vector:
             return plan, _Vectors(dict.fromkeys(models, array("f", query.vector).tobytes()))
-        try:
-            made = await asyncio.gather(*(self._embedder.embed(model, query.text) for model in models))
-        except DependencyUnavailable as error:
-            if plan.mode is Mode.DENSE:
-                raise
-            if plan.mode is Mode.HYBRID:
-                stages.left_out("embed", error)
-            if plan.min_similarity is not None:
-                stages.left_out("min_score", error)
-            return replace(plan, mode=Mode.SPARSE, min_similarity=None), _Vectors({})
-        vectors = {model: each.vector for model, each in zip(models, made, strict=True)}
-        return plan, _Vectors(vectors, sum(each.token_count for each in made))
+        made, failures = await stages.of_all(
+            "embed", {model: self._embedder.embed(model, query.text) for model in models}
+        )
+        if failures:
+            plan = _unembedded(plan, views, failures, stages)
+        vectors = {model: each.vector for model, each in made.items()}
+        return plan, _Vectors(vectors, sum(each.token_count for each in made.values()))
 
     async def _fused(
-        self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors
+        self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors, stages: Stages
     ) -> tuple[list[Hit], int]:
         """The hits of all collections, best first, and how many candidates they were chosen of."""
-        if len(views) == 1:
-            (view,) = views
-            found = await self._found(view, query, plan, vectors, plan.top_k)
-            return [Hit(each, view) for each in found.hits], found.candidates
         # A hit that its own collection ranks low may rank higher among all: the fusion sees other ranks there.
-        limit = min(plan.depth, _OVER * plan.top_k) if plan.mode is Mode.HYBRID else plan.top_k
-        each = await asyncio.gather(*(self._found(view, query, plan, vectors, limit) for view in views))
-        hits = together(views, each, plan.mode, plan.fusion)[: plan.top_k]
-        return hits, sum(found.candidates for found in each)
+        over = len(views) > 1 and plan.mode is Mode.HYBRID
+        limit = min(plan.depth, _OVER * plan.top_k) if over else plan.top_k
+        works = {
+            view.collection_id: self._found(view, _asked(view, query, plan, vectors, limit), stages, views)
+            for view in views
+            if plan.mode is not Mode.DENSE or view.embedding_model in vectors.by_model
+        }
+        found = await stages.of_collections("store", works)
+        candidates = sum(each.candidates for each in found.values())
+        if len(views) == 1:
+            return [Hit(each, views[0]) for each in found[views[0].collection_id].hits], candidates
+        answering = [view for view in views if view.collection_id in found]
+        hits = together(answering, [found[view.collection_id] for view in answering], plan.mode, plan.fusion)
+        return hits[: plan.top_k], candidates
 
-    async def _found(self, view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, limit: int) -> Found:
-        vector = vectors.by_model.get(view.embedding_model)
-        return await self._store.search(
-            view.uid,
-            VectorQuery(
-                dense=None if plan.mode is Mode.SPARSE else vector,
-                sparse=None if plan.mode is Mode.DENSE else encoder_for(view.language).query(query.text),
-                filter=plan.filter,
-                limit=limit,
-                depth=plan.depth,
-                fusion=plan.fusion,
-                reference=None if plan.min_similarity is None else vector,
-                min_similarity=plan.min_similarity,
-            ),
-        )
+    async def _found(
+        self, view: CollectionView, asked: VectorQuery, stages: Stages, views: Sequence[CollectionView]
+    ) -> Found:
+        """What the index finds. Where it fails at a query of both kinds, what it finds by one of them."""
+        try:
+            return await self._store.search(view.uid, asked)
+        except IndexFailed as error:
+            halves = {"sparse": replace(asked, sparse=None), "dense": replace(asked, dense=None)}
+            for missing, half in halves.items() if None not in (asked.dense, asked.sparse) else ():
+                with suppress(IndexFailed):
+                    found = await self._store.search(view.uid, half)
+                    stages.left_out(missing, error, collection=view.collection_id if len(views) > 1 else "")
+                    return found
+            raise
+
+
+def _asked(view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, limit: int) -> VectorQuery:
+    vector = vectors.by_model.get(view.embedding_model)
+    bounded = plan.min_similarity is not None and vector is not None
+    return VectorQuery(
+        dense=None if plan.mode is Mode.SPARSE else vector,
+        sparse=None if plan.mode is Mode.DENSE else encoder_for(view.language).query(query.text),
+        filter=plan.filter,
+        limit=limit,
+        depth=plan.depth,
+        fusion=plan.fusion,
+        reference=vector if bounded else None,
+        min_similarity=plan.min_similarity if bounded else None,
+    )
+
+
+def _unembedded(
+    plan: Plan, views: Sequence[CollectionView], failures: Mapping[str, DomainError], stages: Stages
+) -> Plan:
+    """How a search goes on where models gave no vector: by words, or without the collections of these models.
+
+    Raises:
+        DomainError: It cannot, or all stages are required.
+    """
+    without = [view for view in views if view.embedding_model in failures]
+    none_left = len(without) == len(views)
+    if none_left and plan.mode is Mode.DENSE:
+        raise failures[views[0].embedding_model]
+    for view in without[:1] if none_left else without:
+        error, collection = failures[view.embedding_model], "" if none_left else view.collection_id
+        if plan.mode is not Mode.SPARSE:
+            stages.left_out("embed", error, collection=collection)
+        if plan.min_similarity is not None and plan.mode is not Mode.DENSE:
+            stages.left_out("min_score", error, collection=collection)
+    return replace(plan, mode=Mode.SPARSE, min_similarity=None) if none_left else plan
 
 
 def _check_features(query: Query, stages: Stages) -> None:

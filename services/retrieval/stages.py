@@ -5,22 +5,31 @@ import time
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from services.mesh.calls import bounded
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable, DomainError, ModelNotFound, TooManyRequests
 
-SHARES: Final[Mapping[str, float]] = {
-    "authorize": 0.5,
-    "cache": 0.1,
-    "embed": 0.5,
-    "store": 0.7,
-    "rerank": 0.7,
-    "mmr": 0.5,
-    "facets": 0.5,
-    "neighbors": 0.7,
+
+class Share(NamedTuple):
+    """What a stage may take of the time left when it begins, and whom it waits for."""
+
+    of_time: float
+    waits_for: str
+
+
+SHARES: Final[Mapping[str, Share]] = {
+    "authorize": Share(0.5, "the collections service"),
+    "wait": Share(0.9, "the revision counter (Redis)"),
+    "cache": Share(0.1, "the result cache (Redis)"),
+    "embed": Share(0.5, "the embedding service"),
+    "store": Share(0.7, "the index"),
+    "rerank": Share(0.7, "the reranking model"),
+    "mmr": Share(0.5, "the choice of hits that differ"),
+    "facets": Share(0.5, "the index"),
+    "neighbors": Share(0.7, "the index"),
 }
-"""What a stage that waits for others may take of the time left when it begins; the rest is for those after it."""
+"""The rest of the time is for the stages after it; the last ones leave some for the answer."""
 
 UNABLE: Final = (DependencyUnavailable, DeadlineExceeded, TooManyRequests, ModelNotFound)
 """Why a stage may be left out: who does its work is away, late, busy, or lacks the model. Else the request is wrong."""
@@ -28,6 +37,10 @@ UNABLE: Final = (DependencyUnavailable, DeadlineExceeded, TooManyRequests, Model
 # Kept for building and sending the answer; of a short time, a tenth.
 _ANSWER_S: Final = 0.050
 
+# For a dependency that does not say when to try again.
+_RETRY_S: Final = 1.0
+
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -72,14 +85,13 @@ class Stages:
         finally:
             self.timings_s[stage] = time.perf_counter() - started_s
 
-    async def within(self, stage: str, work: Awaitable[T], *, collection: str = "") -> T:
+    async def within(self, stage: str, work: Awaitable[T]) -> T:
         """The result of the work, which is given up once it has taken the stage's share of what is left.
 
         Calls that it makes to other services carry that bound, so that these stop then too.
 
         Args:
             stage: One of SHARES.
-            collection: Its id, where the stage works on one of several.
 
         Raises:
             DeadlineExceeded: It took longer.
@@ -94,12 +106,49 @@ class Stages:
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise DeadlineExceeded(_late(stage, collection, budget_s), stage=stage, collection=collection) from None
+            raise DeadlineExceeded(
+                f"{SHARES[stage].waits_for} did not answer within {budget_s:.3g} s, which is what the deadline leaves "
+                f"to stage {stage!r}; give the search more time",
+                stage=stage,
+            ) from None
+
+    async def of_all(self, stage: str, works: Mapping[K, Awaitable[T]]) -> tuple[dict[K, T], dict[K, DomainError]]:
+        """The results of works that run at the same time, each within the stage's share, and why some have none."""
+        done = await asyncio.gather(*(self.within(stage, work) for work in works.values()), return_exceptions=True)
+        results: dict[K, T] = {}
+        failures: dict[K, DomainError] = {}
+        for key, outcome in zip(works, done, strict=True):
+            if isinstance(outcome, UNABLE):
+                failures[key] = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                results[key] = outcome
+        return results, failures
+
+    async def of_collections(
+        self, stage: str, works: Mapping[str, Awaitable[T]], *, needed: bool = True
+    ) -> dict[str, T]:
+        """The results by the collections' ids; the answer goes without those of several that could not be had.
+
+        Args:
+            needed: There is no answer without any of them.
+
+        Raises:
+            DependencyUnavailable, DeadlineExceeded: None could, or one could not and all stages are required.
+        """
+        results, failures = await self.of_all(stage, works)
+        named = {each: _of_collection(stage, each, error) for each, error in failures.items()}
+        if failures and not results and needed:
+            raise _of_no_collection(stage, named)
+        for each, error in named.items():
+            self.left_out(stage, error, collection=each)
+        return results
 
     def budget_s(self, stage: str) -> float | None:
         """Seconds that a stage may take if it begins now; None where the caller's time has no end."""
         remaining_s = self.remaining_s()
-        return None if remaining_s is None else SHARES[stage] * remaining_s
+        return None if remaining_s is None else SHARES[stage].of_time * remaining_s
 
     def remaining_s(self) -> float | None:
         """Seconds until the answer has to be made, never negative; None without a deadline."""
@@ -116,6 +165,20 @@ class Stages:
         self.degraded.append(Degraded(stage, error.message, collection))
 
 
-def _late(stage: str, collection: str, budget_s: float) -> str:
-    of = f" of collection {collection!r}" if collection else ""
-    return f"{stage}{of} did not end within {budget_s:.3g} s, its share of the time left; give the search more time"
+def _of_collection(stage: str, collection: str, error: DomainError) -> DomainError:
+    """The error of one collection; what is late stays late."""
+    message = f"collection {collection!r}: {error.message}"
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineExceeded(message, stage=stage, collection=collection)
+    retry_after_s = error.retry_after_s or _RETRY_S
+    return DependencyUnavailable(message, retry_after_s=retry_after_s, stage=stage, collection=collection)
+
+
+def _of_no_collection(stage: str, errors: Mapping[str, DomainError]) -> DomainError:
+    first, *others = errors.values()
+    if not others:
+        return first
+    message = f"none of the collections {', '.join(map(repr, errors))} could be searched; {first.message}"
+    if all(isinstance(each, DeadlineExceeded) for each in errors.values()):
+        return DeadlineExceeded(message, stage=stage)
+    return DependencyUnavailable(message, retry_after_s=_RETRY_S, stage=stage)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.mesh.errors import DependencyUnavailable, FailedPrecondition
+from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
 from services.retrieval.adapters.edge_filter import recipe
@@ -556,7 +556,7 @@ def _told(operation: str) -> Iterator[None]:
         raise DependencyUnavailable("the vector index was deleted while it was asked") from error
     except EngineFailed as error:
         structlog.get_logger("retrieval.edge").error("engine failed", operation=operation, error=str(error))
-        raise DependencyUnavailable("the vector index failed") from error
+        raise IndexFailed("the vector index failed at this request") from error
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -14,7 +14,7 @@ import structlog
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from services.mesh.errors import DependencyUnavailable, FailedPrecondition
+from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
 from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
@@ -47,6 +47,8 @@ _MOST_VALUES: Final = 100_000
 _SCHEMA_KEY: Final = "ragweave_schema"
 _FILTERS: Final = QdrantFilters(models)
 _METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
+# What a server says, or is said of it, that is away or slow; any other code is of this one request.
+_AWAY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 # Every write waits until it is applied, and reaches the replicas of a shard in one order.
 _WRITE: Final[dict[str, Any]] = {"wait": True, "ordering": models.WriteOrdering.STRONG}
@@ -357,6 +359,8 @@ def _told() -> Iterator[None]:
         yield
     except (grpc.RpcError, UnexpectedResponse, ResponseHandlingException, httpx.HTTPError) as error:
         structlog.get_logger("retrieval.qdrant").error("qdrant failed", error=repr(error))
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _AWAY:
+            raise IndexFailed("the vector store failed at this request") from error
         raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
 
 

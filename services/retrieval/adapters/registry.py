@@ -32,7 +32,11 @@ class RegistryClient:
                 case grpc.StatusCode.NOT_FOUND:
                     return None
                 case grpc.StatusCode.UNAVAILABLE:
-                    raise DependencyUnavailable("collections is unavailable", retry_after_s=1.0) from None
+                    raise DependencyUnavailable(
+                        f"collection {collection_id!r} is not known here, and the collections service, which may know "
+                        "it, is unavailable",
+                        retry_after_s=1.0,
+                    ) from None
             raise
 
     async def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
