@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test filter-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,9 @@ soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cros
 crash-test: install ## Kill processes under imports 50 times: nothing lost, nothing double
 	$(BIN)/python -m tests.e2e.kill_points
 	$(BIN)/python -m tests.e2e.crash $(CRASH)
+
+filter-test: install ## Hold 2,000 random filters to what they mean in every store
+	FILTERS=2000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py
 
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest

@@ -148,7 +148,7 @@ def selected(tree: Filter) -> set[int]:
     return {number for number, document in enumerate(DOCUMENTS) if evaluate(tree, document)}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=TREES)
 @example(tree=EVERYTHING)
 def test_a_store_selects_what_the_reference_selects(store: Store, tree: Filter) -> None:

@@ -8,7 +8,7 @@ from services.mesh.filters.evaluate import evaluate
 from services.mesh.filters.parser import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, parse
 from services.mesh.filters.schema import Field, FieldType, Literal, Schema, Target, Wildcard
 from services.mesh.filters.text import spelled, unparse
-from services.mesh.filters.timestamps import instant
+from services.mesh.filters.timestamps import instant, timestamp
 from services.mesh.filters.tree import (
     EVERYTHING,
     AllOf,
@@ -57,5 +57,6 @@ __all__ = [
     "negate",
     "parse",
     "spelled",
+    "timestamp",
     "unparse",
 ]

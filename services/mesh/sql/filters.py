@@ -40,6 +40,7 @@ from services.mesh.filters.timestamps import INSTANT
 Condition: TypeAlias = ColumnElement[bool]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_YEARS: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _COMPARED: Final[dict[Operator, Callable[[Any, Any], Any]]] = {
     Operator.EQ: eq,
     Operator.LT: lt,
@@ -248,7 +249,10 @@ class _PostgresJson:
         # PostgreSQL rounds digits below the microsecond, reads no lower-case "t" and takes its own zone for none.
         cut = func.regexp_replace(func.upper(text), r"(\.\d{6})\d+", r"\1", type_=Text)
         whole = case((cut.regexp_match(r"(Z|[+-]\d\d:\d\d)$"), cut), else_=cut + literal(" UTC", Text))
-        moment = _COMPARED[operator](cast(whole, DateTime(timezone=True)), literal(value, DateTime(timezone=True)))
+        at = cast(whole, DateTime(timezone=True))
+        # Offsets lead beyond the years that instants have.
+        within = at.between(*(literal(each, DateTime(timezone=True)) for each in _YEARS))
+        moment = and_(within, _COMPARED[operator](at, literal(value, DateTime(timezone=True))))
         shaped = text.regexp_match(f"^({INSTANT.pattern})$")
         valid = case((shaped, func.pg_input_is_valid(whole, "timestamptz", type_=Boolean)), else_=false())
         return case((valid, moment), else_=false())

@@ -7,6 +7,7 @@ import numpy
 
 from services.mesh.filters import Filter
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
+from services.retrieval.adapters.qdrant_instants import KEY as INSTANTS
 
 
 class _Recipes:
@@ -20,7 +21,7 @@ def _plain(value: Any) -> Any:
     return bool(value) if isinstance(value, numpy.bool_) else value
 
 
-_filters: Final = QdrantFilters(cast(ModuleType, _Recipes()))
+_filters: Final = QdrantFilters(cast(ModuleType, _Recipes()), instants={"metadata": INSTANTS})
 
 
 def recipe(tree: Filter) -> dict[str, Any]:

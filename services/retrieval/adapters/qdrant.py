@@ -18,6 +18,7 @@ from services.mesh.errors import DependencyUnavailable, FailedPrecondition, Inde
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
 from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
+from services.retrieval.adapters.qdrant_instants import KEY as INSTANTS
 from services.retrieval.adapters.qdrant_keys import DENSE, SPARSE, STEPS, Step
 from services.retrieval.adapters.qdrant_payload import (
     chunk_of,
@@ -45,7 +46,7 @@ from services.retrieval.ports import UnscaledChunk
 _POINTS_A_WRITE: Final = 256
 _MOST_VALUES: Final = 100_000
 _SCHEMA_KEY: Final = "ragweave_schema"
-_FILTERS: Final = QdrantFilters(models)
+_FILTERS: Final = QdrantFilters(models, instants={"metadata": INSTANTS})
 _METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
 # What a server says, or is said of it, that is away or slow; any other code is of this one request.
 _AWAY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}

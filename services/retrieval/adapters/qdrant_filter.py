@@ -23,11 +23,18 @@ class QdrantFilters:
         types: `qdrant_client.models` or `qdrant_edge`; the caller imports the one it runs on, so that neither process
             pays for the other's.
         keys: The payload key of a declared field where it is not the field's own dotted name.
+        instants: The payload key of a free-form field's timestamps (qdrant_instants) by the field's name.
     """
 
-    def __init__(self, types: ModuleType, keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        types: ModuleType,
+        keys: Mapping[str, str] | None = None,
+        instants: Mapping[str, str] | None = None,
+    ) -> None:
         self._types = types
         self._keys = keys or {}
+        self._instants = instants or {}
         self._is_edge = hasattr(types, "RangeFloat")
 
     def compile(self, tree: Filter) -> Any:
@@ -81,12 +88,21 @@ class QdrantFilters:
         match value:
             case bool() | str():
                 raise InvalidFilter(f"filter: {'.'.join(path)} cannot be ordered in a search; use = or !=")
+            case datetime() if path[0] in self._instants and len(path) > 1:
+                return self._truly(path, self._datetimes(dict.fromkeys(bounds, value.astimezone(UTC))))
             case datetime():
                 bounded = self._datetimes(dict.fromkeys(bounds, value.astimezone(UTC)))
             case _:
                 numbers = self._types.RangeFloat if self._is_edge else self._types.Range
                 bounded = numbers(**dict.fromkeys(bounds, value))
         return self._types.FieldCondition(key=self._key(path), range=bounded)
+
+    def _truly(self, path: Path, bounded: Any) -> Any:
+        """A range of timestamps at a path; of the second copy where there is one."""
+        field, second = self._types.FieldCondition, self._instants[path[0]]
+        as_written = [field(key=self._key(path), range=bounded), self._is_empty((second,))]
+        copied = field(key=self._key((second, *path[1:])), range=bounded)
+        return self._types.Filter(should=[self._types.Filter(must=as_written), copied])
 
     def _datetimes(self, bounds: Mapping[str, datetime]) -> Any:
         if self._is_edge:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
+from services.retrieval.adapters.qdrant_instants import KEY, instants_of
 from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
 
 _FIELDS: Final = {
@@ -25,6 +26,7 @@ def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
         "source_uri": document.source_uri,
         "mime_type": document.mime_type,
         "metadata": dict(document.metadata),
+        **({KEY: instants} if (instants := instants_of(document.metadata)) is not None else {}),
         "acl": list(document.principals),
         "content_hash": document.content_hash,
         "revision": document.revision,
@@ -77,7 +79,10 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
 
 def fields_payload(fields: Mapping[str, Any], generation: int) -> dict[str, Any]:
     """What replaces fields of a document in its chunks."""
-    return {**{_FIELDS[name]: value for name, value in fields.items()}, "generation": generation}
+    replaced = {_FIELDS[name]: value for name, value in fields.items()}
+    if "metadata" in fields:
+        replaced[KEY] = instants_of(fields["metadata"])
+    return {**replaced, "generation": generation}
 
 
 def not_beyond(generation: int, document_ids: Sequence[str]) -> Filter:
