@@ -31,6 +31,9 @@ Fusion: TypeAlias = Rrf | Dbsf
 
 DEFAULT_FUSION: Final = Rrf()
 
+# Digits of a lead that stores agree on: they compute scores in single precision, each in its own order.
+_TELLING_DIGITS: Final = 5
+
 
 def ranked(scores: Sequence[tuple[Id, float]]) -> Ranking[Id]:
     """`scores` with the best first; ties by id, so that equal stores answer alike."""
@@ -48,7 +51,8 @@ def fuse(
     """Reciprocal rank fusion (Cormack et al., SIGIR 2009): score = sum of weight / (k + rank), rank from 1.
 
     Ranks are few, so many sums are equal: first and second here, second and first there. Of these the one goes first
-    that leads by more, its scores normalised as `fuse_by_distribution` does; docs/benchmarks.md tells what it gives.
+    that leads by more, its scores normalised as `fuse_by_distribution` does (docs/benchmarks.md tells what it gives),
+    and otherwise the one with the lower id.
 
     Args:
         settled: So many of the first are ordered so; what is equal further down goes by id.
@@ -66,7 +70,7 @@ def fuse(
     while 0 < end < len(order) and order[end][1] == order[end - 1][1]:
         end += 1
     leads = _normalised(rankings, weights, {id_ for id_, _ in order[:end]})
-    head = sorted(order[:end], key=lambda entry: (entry[1], leads[entry[0]]), reverse=True)
+    head = sorted(order[:end], key=lambda entry: (entry[1], round(leads[entry[0]], _TELLING_DIGITS)), reverse=True)
     return [*head, *order[end:]]
 
 

@@ -251,7 +251,8 @@ class _PostgresJson:
         whole = case((cut.regexp_match(r"(Z|[+-]\d\d:\d\d)$"), cut), else_=cut + literal(" UTC", Text))
         at = cast(whole, DateTime(timezone=True))
         # Offsets lead beyond the years that instants have.
-        within = at.between(*(literal(each, DateTime(timezone=True)) for each in _YEARS))
+        first, last = (literal(each, DateTime(timezone=True)) for each in _YEARS)
+        within = at.between(first, last)
         moment = and_(within, _COMPARED[operator](at, literal(value, DateTime(timezone=True))))
         shaped = text.regexp_match(f"^({INSTANT.pattern})$")
         valid = case((shaped, func.pg_input_is_valid(whole, "timestamptz", type_=Boolean)), else_=false())
