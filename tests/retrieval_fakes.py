@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from services.mesh.errors import DependencyUnavailable, FailedPrecondition
+from services.mesh.errors import DependencyUnavailable, DomainError, FailedPrecondition, TextTooLong
 from services.mesh.filters import Filter, evaluate
 from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import (
@@ -99,6 +99,10 @@ class MemoryVectorStore:
         found = (self._chunks(index).get(key) for key in keys)
         return {each.chunk.key: each.chunk for each in found if each and evaluate(chosen, payload_of(each))}
 
+    async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
+        found = [each.vector for each in self._chunks(index).values() if evaluate(chosen, payload_of(each))]
+        return found[:limit]
+
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         chunks = [each.chunk for each in self._chunks(index).values()]
         page = range(from_ordinal, from_ordinal + limit)
@@ -151,13 +155,26 @@ class FakeEmbedder:
         self._vectors = vectors or {}
         self._dimension = dimension
         self.asked: list[tuple[str, str]] = []
+        self.passes: list[tuple[str, list[str]]] = []
         self.down = False
 
     async def embed(self, model: str, text: str) -> QueryEmbedding:
         if self.down:
             raise DependencyUnavailable("embedding is unavailable")
         self.asked.append((model, text))
+        if len(text) > 8000:
+            raise TextTooLong("query: is longer than the model takes")
         return QueryEmbedding(vector(self._vectors.get(text) or direction(text, self._dimension)), len(text.split()))
+
+    async def embed_each(self, model: str, texts: Sequence[str]) -> Sequence[QueryEmbedding | DomainError]:
+        self.passes.append((model, list(texts)))
+        made: list[QueryEmbedding | DomainError] = []
+        for text in texts:
+            try:
+                made.append(await self.embed(model, text))
+            except TextTooLong as error:
+                made.append(error)
+        return made
 
 
 class FakeRegistry:

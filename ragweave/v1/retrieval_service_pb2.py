@@ -28,7 +28,7 @@ from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 from ragweave.v1 import search_pb2 as ragweave_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/retrieval_service.proto\x12\x0bragweave.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x18ragweave/v1/filter.proto\x1a\x18ragweave/v1/policy.proto\x1a\x18ragweave/v1/search.proto2\xd0\x02\n\x10RetrievalService\x12\xab\x01\n\x06Search\x12\x1a.ragweave.v1.SearchRequest\x1a\x1b.ragweave.v1.SearchResponse\"h\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02K\"\x12/api/v1/rag/search:\x01*Z2\"-/api/v1/rag/{collection=collections/*}:search:\x01*\x12\x8d\x01\n\x0bParseFilter\x12\x1f.ragweave.v1.ParseFilterRequest\x1a .ragweave.v1.ParseFilterResponse\";\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x01 \x01\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/rag/filters:parse:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ragweave/v1/retrieval_service.proto\x12\x0bragweave.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x18ragweave/v1/filter.proto\x1a\x18ragweave/v1/policy.proto\x1a\x18ragweave/v1/search.proto2\x85\x06\n\x10RetrievalService\x12\xab\x01\n\x06Search\x12\x1a.ragweave.v1.SearchRequest\x1a\x1b.ragweave.v1.SearchResponse\"h\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02K\"\x12/api/v1/rag/search:\x01*Z2\"-/api/v1/rag/{collection=collections/*}:search:\x01*\x12\x8d\x01\n\x0bParseFilter\x12\x1f.ragweave.v1.ParseFilterRequest\x1a .ragweave.v1.ParseFilterResponse\";\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x01 \x01\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/rag/filters:parse:\x01*\x12\x8c\x01\n\x0b\x42\x61tchSearch\x12\x1f.ragweave.v1.BatchSearchRequest\x1a .ragweave.v1.BatchSearchResponse\":\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x0f \x01\x82\xd3\xe4\x93\x02\x1d\"\x18/api/v1/rag/search:batch:\x01*\x12\x97\x01\n\x0cStreamSearch\x12 .ragweave.v1.StreamSearchRequest\x1a!.ragweave.v1.StreamSearchResponse\"@\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02#\"\x19/api/v1/rag/search:stream:\x06search0\x01\x12\x89\x01\n\x0b\x46indSimilar\x12\x1f.ragweave.v1.FindSimilarRequest\x1a\x1b.ragweave.v1.SearchResponse\"<\x90\x02\x01\x92\x82\x19\x10\n\x06search\x10\x01\x1a\x02\x08\x05 \x01\x82\xd3\xe4\x93\x02\x1f\"\x1a/api/v1/rag/search:similar:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVALSERVICE'].methods_by_name['Search']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\005 \001\202\323\344\223\002K\"\022/api/v1/rag/search:\001*Z2\"-/api/v1/rag/{collection=collections/*}:search:\001*'
   _globals['_RETRIEVALSERVICE'].methods_by_name['ParseFilter']._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['ParseFilter']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\001 \001\202\323\344\223\002\036\"\031/api/v1/rag/filters:parse:\001*'
+  _globals['_RETRIEVALSERVICE'].methods_by_name['BatchSearch']._loaded_options = None
+  _globals['_RETRIEVALSERVICE'].methods_by_name['BatchSearch']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\017 \001\202\323\344\223\002\035\"\030/api/v1/rag/search:batch:\001*'
+  _globals['_RETRIEVALSERVICE'].methods_by_name['StreamSearch']._loaded_options = None
+  _globals['_RETRIEVALSERVICE'].methods_by_name['StreamSearch']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\005 \001\202\323\344\223\002#\"\031/api/v1/rag/search:stream:\006search'
+  _globals['_RETRIEVALSERVICE'].methods_by_name['FindSimilar']._loaded_options = None
+  _globals['_RETRIEVALSERVICE'].methods_by_name['FindSimilar']._serialized_options = b'\220\002\001\222\202\031\020\n\006search\020\001\032\002\010\005 \001\202\323\344\223\002\037\"\032/api/v1/rag/search:similar:\001*'
   _globals['_RETRIEVALSERVICE']._serialized_start=161
-  _globals['_RETRIEVALSERVICE']._serialized_end=497
+  _globals['_RETRIEVALSERVICE']._serialized_end=934
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,21 @@ class RetrievalServiceStub:
                 request_serializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.FromString,
                 _registered_method=True)
+        self.BatchSearch = channel.unary_unary(
+                '/ragweave.v1.RetrievalService/BatchSearch',
+                request_serializer=ragweave_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+                _registered_method=True)
+        self.StreamSearch = channel.unary_stream(
+                '/ragweave.v1.RetrievalService/StreamSearch',
+                request_serializer=ragweave_dot_v1_dot_search__pb2.StreamSearchRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_search__pb2.StreamSearchResponse.FromString,
+                _registered_method=True)
+        self.FindSimilar = channel.unary_unary(
+                '/ragweave.v1.RetrievalService/FindSimilar',
+                request_serializer=ragweave_dot_v1_dot_search__pb2.FindSimilarRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_search__pb2.SearchResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -67,6 +82,28 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchSearch(self, request, context):
+        """Answers several questions at once. One that cannot be answered fails alone, a malformed one too. One call of the rate
+        limit, whatever it holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSearch(self, request, context):
+        """Answers in steps: what the first stage finds at once, then the whole answer. A stream that is cut is asked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindSimilar(self, request, context):
+        """Finds passages like one there is, by the vectors it was stored with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +116,21 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.ParseFilter,
                     request_deserializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.SerializeToString,
+            ),
+            'BatchSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearch,
+                    request_deserializer=ragweave_dot_v1_dot_search__pb2.BatchSearchRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_search__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'StreamSearch': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamSearch,
+                    request_deserializer=ragweave_dot_v1_dot_search__pb2.StreamSearchRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_search__pb2.StreamSearchResponse.SerializeToString,
+            ),
+            'FindSimilar': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindSimilar,
+                    request_deserializer=ragweave_dot_v1_dot_search__pb2.FindSimilarRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +188,87 @@ class RetrievalService:
             '/ragweave.v1.RetrievalService/ParseFilter',
             ragweave_dot_v1_dot_filter__pb2.ParseFilterRequest.SerializeToString,
             ragweave_dot_v1_dot_filter__pb2.ParseFilterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.RetrievalService/BatchSearch',
+            ragweave_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+            ragweave_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ragweave.v1.RetrievalService/StreamSearch',
+            ragweave_dot_v1_dot_search__pb2.StreamSearchRequest.SerializeToString,
+            ragweave_dot_v1_dot_search__pb2.StreamSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSimilar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.RetrievalService/FindSimilar',
+            ragweave_dot_v1_dot_search__pb2.FindSimilarRequest.SerializeToString,
+            ragweave_dot_v1_dot_search__pb2.SearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

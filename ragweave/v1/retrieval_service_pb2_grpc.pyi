@@ -40,6 +40,14 @@ class RetrievalServiceStub:
     """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
     collection.
     """
+    BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
+    """Answers several questions at once. One that cannot be answered fails alone, a malformed one too. One call of the rate
+    limit, whatever it holds.
+    """
+    StreamSearch: _grpc.UnaryStreamMultiCallable[_search_pb2.StreamSearchRequest, _search_pb2.StreamSearchResponse]
+    """Answers in steps: what the first stage finds at once, then the whole answer. A stream that is cut is asked for again."""
+    FindSimilar: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindSimilarRequest, _search_pb2.SearchResponse]
+    """Finds passages like one there is, by the vectors it was stored with."""
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
@@ -52,6 +60,14 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
     collection.
     """
+    BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
+    """Answers several questions at once. One that cannot be answered fails alone, a malformed one too. One call of the rate
+    limit, whatever it holds.
+    """
+    StreamSearch: _aio.UnaryStreamMultiCallable[_search_pb2.StreamSearchRequest, _search_pb2.StreamSearchResponse]  # type: ignore[assignment]
+    """Answers in steps: what the first stage finds at once, then the whole answer. A stream that is cut is asked for again."""
+    FindSimilar: _aio.UnaryUnaryMultiCallable[_search_pb2.FindSimilarRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
+    """Finds passages like one there is, by the vectors it was stored with."""
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds passages."""
@@ -73,5 +89,31 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says how a search would understand a filter: as a tree, in canonical text, and which fields it names. Looks at no
         collection.
         """
+
+    @_abc_1.abstractmethod
+    def BatchSearch(
+        self,
+        request: _search_pb2.BatchSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.BatchSearchResponse, _abc.Awaitable[_search_pb2.BatchSearchResponse]]:
+        """Answers several questions at once. One that cannot be answered fails alone, a malformed one too. One call of the rate
+        limit, whatever it holds.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamSearch(
+        self,
+        request: _search_pb2.StreamSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_search_pb2.StreamSearchResponse], _abc.AsyncIterator[_search_pb2.StreamSearchResponse]]:
+        """Answers in steps: what the first stage finds at once, then the whole answer. A stream that is cut is asked for again."""
+
+    @_abc_1.abstractmethod
+    def FindSimilar(
+        self,
+        request: _search_pb2.FindSimilarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
+        """Finds passages like one there is, by the vectors it was stored with."""
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

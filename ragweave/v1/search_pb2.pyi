@@ -1137,7 +1137,7 @@ class BatchSearchRequest(_message.Message):
     """The collection of the questions that name none: `collections/{collection}` or the bare id."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest]:
-        """The questions. Their texts are embedded in one pass for each model."""
+        """The questions, each checked by itself. Their texts are embedded in one pass for each model."""
 
     def __init__(
         self,

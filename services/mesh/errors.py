@@ -155,6 +155,10 @@ class DocumentNotFound(DomainError):
     reason = "DOCUMENT_NOT_FOUND"
 
 
+class ChunkNotFound(DomainError):
+    reason = "CHUNK_NOT_FOUND"
+
+
 class JobNotFound(DomainError):
     reason = "JOB_NOT_FOUND"
 
@@ -312,6 +316,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     PermissionDenied: StatusCode.PERMISSION_DENIED,
     CollectionNotFound: StatusCode.NOT_FOUND,
     DocumentNotFound: StatusCode.NOT_FOUND,
+    ChunkNotFound: StatusCode.NOT_FOUND,
     JobNotFound: StatusCode.NOT_FOUND,
     DeadLetterNotFound: StatusCode.NOT_FOUND,
     WebhookNotFound: StatusCode.NOT_FOUND,

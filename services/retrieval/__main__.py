@@ -17,6 +17,7 @@ from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.registry import RegistryClient
+from services.retrieval.batch import BatchSearcher
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
@@ -25,6 +26,7 @@ from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
 from services.retrieval.servicer import IndexServicer, RetrievalServicer, TenantServicer
 from services.retrieval.settings import Settings
+from services.retrieval.similar import SimilarFinder
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
@@ -61,11 +63,13 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         scales = SparseScales(store, collections.language_of)
-        retriever = Retriever(store, EmbeddingClient(embedding), collections, scales, Freshness(revisions))
+        embedder = EmbeddingClient(embedding)
+        retriever = Retriever(store, embedder, collections, scales, Freshness(revisions))
+        batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
         indexer = Indexer(store, collections, revisions, scales)
 
         def register(server: grpc.aio.Server) -> None:
-            add_RetrievalServiceServicer_to_server(RetrievalServicer(retriever), server)
+            add_RetrievalServiceServicer_to_server(RetrievalServicer(retriever, batches, similar), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
             add_TenantServiceServicer_to_server(TenantServicer(indexer), server)
 

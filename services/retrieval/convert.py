@@ -1,21 +1,25 @@
 """Between the contract's messages and the domain."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct, Value
+from google.rpc.status_pb2 import Status
 
 from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import registry_service_pb2 as registry_pb
 from ragweave.v1 import collection_pb2, filter_pb2
 from ragweave.v1 import search_pb2 as pb
-from services.mesh.errors import InvalidArgument
+from services.mesh.errors import DomainError, InvalidArgument
 from services.mesh.filters import Filter, canonical, leaves, spelled, unparse
 from services.mesh.filters.typed import from_typed, to_typed
+from services.mesh.interceptors.validation import check
+from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.filterable import SCHEMA, both
@@ -23,6 +27,7 @@ from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.query import Query
 from services.retrieval.ranking import Hit
 from services.retrieval.retriever import Answer
+from services.retrieval.steps import Ended, Step
 
 _MODES: Final = {
     pb.SearchRequest.HYBRID: Mode.HYBRID,
@@ -68,6 +73,33 @@ def filter_to(tree: Filter) -> filter_pb2.ParseFilterResponse:
     )
 
 
+def queries_from(requests: Iterable[pb.SearchRequest], collection: str) -> list[Query | DomainError]:
+    """The queries of a batch, or why one is none; `collection` is that of those that name none."""
+    return [_query_or_error(each, collection) for each in requests]
+
+
+def _query_or_error(request: pb.SearchRequest, collection: str) -> Query | DomainError:
+    try:
+        check(request)
+        query = query_from(request)
+    except DomainError as error:
+        return error
+    named = query.collection or query.collections
+    return query if named else replace(query, collection=collection)
+
+
+def similar_from(request: pb.FindSimilarRequest) -> Query:
+    return Query(
+        collections=request.collections,
+        filter=request.filter,
+        typed_filter=from_typed(request.typed_filter, SCHEMA),
+        top_k=request.top_k,
+        min_score=request.min_score,
+        page_size=request.page_size,
+        page_token=request.page_token,
+    )
+
+
 def fusion_from(fusion: pb.Fusion) -> Fusion | None:
     """The fusion asked for; None where none is."""
     match fusion.WhichOneof("method"):
@@ -108,6 +140,33 @@ def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchR
         usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
         trace_id=trace_id,
     )
+
+
+def outcomes_to(
+    outcomes: Sequence[Answer | DomainError], request: pb.BatchSearchRequest, trace_id: str
+) -> pb.BatchSearchResponse:
+    """What became of each question of a batch."""
+    asked = zip(outcomes, request.requests, strict=True)
+    return pb.BatchSearchResponse(results=[_result(outcome, each.read_mask, trace_id) for outcome, each in asked])
+
+
+def _result(outcome: Answer | DomainError, mask: FieldMask, trace_id: str) -> pb.BatchSearchResponse.Result:
+    if isinstance(outcome, DomainError):
+        return pb.BatchSearchResponse.Result(error=status_of(outcome))
+    try:
+        return pb.BatchSearchResponse.Result(response=answer_to(outcome, mask, trace_id))
+    except DomainError as error:
+        return pb.BatchSearchResponse.Result(error=status_of(error))
+
+
+def step_to(step: Step | Ended, mask: FieldMask, trace_id: str) -> pb.StreamSearchResponse:
+    match step:
+        case Ended(error):
+            return pb.StreamSearchResponse(final_status=status_of(error) if error else Status())
+        case Step(answer, complete=True):
+            return pb.StreamSearchResponse(complete=answer_to(answer, mask, trace_id))
+        case Step(answer):
+            return pb.StreamSearchResponse(partial=answer_to(answer, mask, trace_id))
 
 
 def hit_to(hit: Hit) -> pb.Hit:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.mesh.errors import DomainError
 from services.mesh.filters import Filter
 from services.retrieval.chunks import (
     Chunk,
@@ -89,6 +90,10 @@ class VectorStore(Protocol):
         """Chunks by key, of those that there are and the filter lets through."""
         ...
 
+    async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
+        """Dense vectors, little-endian float32, of some of the chunks that the filter lets through."""
+        ...
+
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         """Chunks of a document with from_ordinal <= ordinal < from_ordinal + limit, by ordinal."""
         ...
@@ -136,6 +141,10 @@ class QueryEmbedder(Protocol):
             TextTooLong: The query is longer than the model takes.
             DependencyUnavailable, DeadlineExceeded, TooManyRequests, ModelNotFound: There is no vector now.
         """
+        ...
+
+    async def embed_each(self, model: str, texts: Sequence[str]) -> Sequence[QueryEmbedding | DomainError]:
+        """The vector of each query, in one pass, or why there is none: one that is too long fails alone."""
         ...
 
 

@@ -12,7 +12,7 @@ from services.mesh.errors import InvalidArgument
 from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
 from services.retrieval import pages
-from services.retrieval.chunks import Mode
+from services.retrieval.chunks import IndexId, Mode
 from services.retrieval.collection import NO_DEFAULTS, CollectionView
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
@@ -39,6 +39,7 @@ class Query:
         page: From 1, of page_size hits; with a page_token, of the ranking that it is of.
         candidates: What each stage hands to the fusion.
         min_score: Least cosine similarity of a hit and the query.
+        without: Chunks of one index that are no hits.
         features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
         require_all: Fails rather than answering from fewer stages.
     """
@@ -58,9 +59,15 @@ class Query:
     candidates: int = 0
     min_score: float = 0.0
     highlight: bool = False
+    without: tuple[IndexId, Filter] | None = None
     features: frozenset[str] = frozenset()
     require_all: bool = False
     consistency_token: str = ""
+
+    @property
+    def named_collections(self) -> list[str]:
+        """The ids of `collections`, each once; none where the field is empty."""
+        return _ids("collections", self.collections)
 
     @property
     def collection_ids(self) -> list[str]:
@@ -73,13 +80,7 @@ class Query:
             raise InvalidArgument.of("collections", "give collection or collections, not both")
         if not self.collection and not self.collections:
             raise InvalidArgument.of("collection", "name the collection to search")
-        field = "collection" if self.collection else "collections"
-        names = [self.collection] if self.collection else self.collections
-        ids = dict.fromkeys(name.removeprefix("collections/") for name in names)
-        if not all(_COLLECTION_ID.fullmatch(each) for each in ids):
-            found = f"found {', '.join(names)!r:.80}"
-            raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
-        return list(ids)
+        return _ids("collection", [self.collection]) if self.collection else self.named_collections
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise InvalidArgument.of("min_score", f"is a cosine similarity, from -1 to 1, found {min_similarity:g}")
     asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
-    binding = _digest(*asked, top_k, depth, mode, repr(fusion), min_similarity)
+    without = (query.without[0], unparse(query.without[1])) if query.without else ()
+    binding = _digest(*asked, without, top_k, depth, mode, repr(fusion), min_similarity)
     page_size = min(query.page_size or top_k, top_k)
     resumed, offset = pages.read(query.page_token, binding) if query.page_token else (None, 0)
     if query.page:
@@ -147,6 +149,14 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         resumed=resumed,
         binding=binding,
     )
+
+
+def _ids(field: str, names: Sequence[str]) -> list[str]:
+    ids = dict.fromkeys(name.removeprefix("collections/") for name in names)
+    if not all(_COLLECTION_ID.fullmatch(each) for each in ids):
+        found = f"found {', '.join(names)!r:.80}"
+        raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
+    return list(ids)
 
 
 def _bounded(field: str, value: int, most: int) -> int:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,6 +17,7 @@ from services.mesh.errors import (
     InvalidArgument,
     Violation,
 )
+from services.mesh.filters import Filter, all_of, negate
 from services.mesh.identity import Caller
 from services.retrieval import pages
 from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
@@ -91,6 +93,12 @@ class Retriever:
         self._scales = scales
         self._freshness = freshness
 
+    def with_embedder(self, embedder: QueryEmbedder) -> "Retriever":
+        """The same retriever, but for where vectors come from."""
+        other = copy(self)
+        other._embedder = embedder
+        return other
+
     async def search(self, query: Query, who: Caller, *, timeout_s: float | None = None) -> Answer:
         """The passages that answer the query best, among those the caller may see.
 
@@ -107,7 +115,7 @@ class Retriever:
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
         with stages.timed("total"):
             with stages.timed("authorize"):
-                views = await stages.within("authorize", self._views(query, who))
+                views = await stages.within("authorize", self.views(query.collection_ids, who))
             plan = planned(query, views, who)
             if query.consistency_token:
                 with stages.timed("wait"):
@@ -177,8 +185,13 @@ class Retriever:
                 return
         raise InvalidArgument.of("consistency_token", "it is from a job on a collection that is not searched here")
 
-    async def _views(self, query: Query, who: Caller) -> list[CollectionView]:
-        views = [await self._collections.find(who.tenant, each) for each in query.collection_ids]
+    async def views(self, collection_ids: Sequence[str], who: Caller) -> list[CollectionView]:
+        """The collections, as they are to be searched for the caller.
+
+        Raises:
+            CollectionNotFound, CollectionDisabled: As search does.
+        """
+        views = [await self._collections.find(who.tenant, each) for each in collection_ids]
         for view in views:
             if who.anonymous and not view.public:
                 # As if it were not there: what is private does not show by its refusal.
@@ -249,7 +262,7 @@ def _asked(view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, li
     return VectorQuery(
         dense=None if plan.mode is Mode.SPARSE else vector,
         sparse=None if plan.mode is Mode.DENSE else encoder_for(view.language).query(query.text),
-        filter=plan.filter,
+        filter=_filter(view, query, plan),
         limit=limit,
         depth=plan.depth,
         fusion=plan.fusion,
@@ -287,6 +300,12 @@ def _check_features(query: Query, stages: Stages) -> None:
         raise InvalidArgument(f"{unknown[0]}: is not offered yet", violations=violations)
     if query.features:
         stages.left_out("rerank", FailedPrecondition("no reranking model is configured"))
+
+
+def _filter(view: CollectionView, query: Query, plan: Plan) -> Filter:
+    if query.without is None or query.without[0] != view.uid:
+        return plan.filter
+    return all_of(plan.filter, negate(query.without[1]))
 
 
 def _frozen(hits: Sequence[Hit], views: Sequence[CollectionView], degraded: Sequence[Degraded]) -> FrozenRanking:

@@ -1,5 +1,6 @@
 """The retrieval service's methods: messages in, domain calls, messages out."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -14,29 +15,64 @@ from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.retrieval import convert
+from services.retrieval.batch import BatchSearcher
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.indexer import Indexer
 from services.retrieval.retriever import Retriever
+from services.retrieval.similar import SimilarFinder
+from services.retrieval.steps import answered_in_steps
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrievalServicer(RetrievalServiceServicer):
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Retriever, batches: BatchSearcher, similar: SimilarFinder) -> None:
         self._retriever = retriever
+        self._batches = batches
+        self._similar = similar
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        call = current_call()
-        answer = await self._retriever.search(
-            convert.query_from(request), caller(context), timeout_s=call.remaining_s() if call else None
+        query = convert.query_from(request)
+        answer = await self._retriever.search(query, caller(context), timeout_s=_remaining_s())
+        return convert.answer_to(answer, request.read_mask, _trace_id())
+
+    async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
+        queries = convert.queries_from(request.requests, request.collection)
+        outcomes = await self._batches.search(queries, caller(context), timeout_s=_remaining_s())
+        return convert.outcomes_to(outcomes, request, _trace_id())
+
+    async def StreamSearch(
+        self, request: pb.StreamSearchRequest, context: Context
+    ) -> AsyncIterator[pb.StreamSearchResponse]:
+        query, mask = convert.query_from(request.search), request.search.read_mask
+        async for step in answered_in_steps(self._retriever, query, caller(context), timeout_s=_remaining_s()):
+            yield convert.step_to(step, mask, _trace_id())
+
+    async def FindSimilar(self, request: pb.FindSimilarRequest, context: Context) -> pb.SearchResponse:
+        answer = await self._similar.find(
+            request.name,
+            convert.similar_from(request),
+            caller(context),
+            same_document=request.same_document,
+            timeout_s=_remaining_s(),
         )
-        return convert.answer_to(answer, request.read_mask, call.trace_id if call else "")
+        return convert.answer_to(answer, request.read_mask, _trace_id())
 
     async def ParseFilter(
         self, request: filter_pb2.ParseFilterRequest, context: Context
     ) -> filter_pb2.ParseFilterResponse:
         return convert.filter_to(convert.filter_from(request))
+
+
+def _remaining_s() -> float | None:
+    call = current_call()
+    return call.remaining_s() if call else None
+
+
+def _trace_id() -> str:
+    call = current_call()
+    return call.trace_id if call else ""
 
 
 class IndexServicer(IndexServiceServicer):

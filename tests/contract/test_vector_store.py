@@ -164,6 +164,16 @@ async def test_chunks_are_fetched_by_key_where_the_filter_lets_them_through(stor
     assert await store.fetch(INDEX, [], EVERYTHING) == {}
 
 
+async def test_vectors_are_handed_out_where_the_filter_lets_them_through(store: VectorStore) -> None:
+    assert await store.vectors(INDEX, EVERYTHING, 10) == []
+    await filled(store)
+    assert len(await store.vectors(INDEX, EVERYTHING, 2)) == 2
+    (found,) = await store.vectors(INDEX, Comparison(("document",), Operator.EQ, "b"), 10)
+    alone = await store.search(INDEX, VectorQuery(found, None, limit=1))
+    assert alone.hits[0].chunk.document.document_id == "b"
+    assert alone.hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
 async def test_every_field_of_a_chunk_comes_back(store: VectorStore) -> None:
     fields = {
         "title": "Täitel",

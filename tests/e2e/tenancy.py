@@ -145,6 +145,16 @@ class Asker:
         elif method.name == "ReplayDeadLetters":
             request.names.clear()
             request.filter = "*"
+        elif method.name == "FindSimilar":
+            name = f"collections/{self.made.choice(_IDS[:2])}/documents/alpha"
+            request.CopyFrom(GetMessageClass(method.descriptor.input_type)(name=name))
+        elif method.name == "BatchSearch":
+            request.collection = request.collection or self.made.choice(_IDS)
+            for each in request.requests:
+                each.CopyFrom(type(each)(query=each.query, filter=self._filter()))
+        elif method.name == "StreamSearch":
+            asked = request.search
+            asked.CopyFrom(type(asked)(query=asked.query, collection=asked.collection, filter=self._filter()))
         elif method.name == "Search":
             kept = GetMessageClass(method.descriptor.input_type)(query=request.query, collection=request.collection)
             kept.filter = self._filter()

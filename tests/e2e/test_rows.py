@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ragweave import contract
 from ragweave.client import Client
-from ragweave.v1 import collection_pb2, collection_service_pb2, event_service_pb2, job_pb2
+from ragweave.v1 import collection_pb2, collection_service_pb2, event_service_pb2, job_pb2, search_pb2
 from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 
 C = "rows"
@@ -86,6 +86,13 @@ READS = [
         "/filters:parse",
         {"filter": "metadata.n > 1 OR NOT exists(title)", "typed_filter": {"comparisons": [TYPED]}},
         {"filter": "metadata.n > 1 OR NOT exists(title)", "typedFilter": {"comparisons": [TYPED]}},
+    ),
+    Row(
+        "RetrievalService/FindSimilar",
+        "POST",
+        "/search:similar",
+        {"name": f"collections/{C}/documents/a", "min_score": -1},
+        {"name": f"collections/{C}/documents/a", "minScore": -1},
     ),
     Row("EmbeddingService/Embed", "POST", "/embeddings", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
     Row(
@@ -219,6 +226,45 @@ def test_a_search_takes_the_token_of_the_job_it_follows(mesh: Mesh, job: str) ->
     found = mesh.rest("POST", f"{PREFIX}/search", {"query": "fish", "collection": C, "consistencyToken": token})
     assert found.status == 200, found
     assert found.body["hits"]
+
+
+def test_a_batch_of_searches_answers_each_the_same_over_rest_and_grpc(mesh: Mesh, job: str) -> None:
+    asked = {
+        "collection": C,
+        "requests": [
+            {"query": "who eats fish", "topK": 1},
+            {"query": "x", "topK": 900},
+            {"query": "x", "filter": "a ="},
+        ],
+    }
+    rest = mesh.rest("POST", f"{PREFIX}/search:batch", asked)
+    assert rest.status == 200, rest
+    status, answer = mesh.grpcurl(mesh.edge, "ragweave.v1.RetrievalService/BatchSearch", asked)
+    assert status == 0, answer
+    for results in (rest.body["results"], answer["results"]):
+        found, unbounded, unfiltered = results
+        (hit,) = found["response"]["hits"]
+        assert hit["text"].startswith(("Cats", "Dogs"))
+        assert unbounded["error"]["code"] == unfiltered["error"]["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert unbounded["error"]["message"].startswith("top_k:")
+        assert unfiltered["error"]["message"].startswith("filter:")
+
+
+def test_an_answer_in_steps_ends_with_the_whole_and_a_status(mesh: Mesh, job: str) -> None:
+    search = {"query": "who eats fish", "collection": C}
+    whole = mesh.rest("POST", f"{PREFIX}/search", search).body["hits"]
+    rest = mesh.rest("POST", f"{PREFIX}/search:stream", search)
+    *steps, last = [json.loads(line) for line in rest.body.splitlines() if line.strip()]
+    assert steps[-1]["complete"]["hits"] == whole
+    assert all("partial" in step for step in steps[:-1])
+    assert last["finalStatus"].get("code", 0) == 0
+    refused = mesh.rest("POST", f"{PREFIX}/search:stream", {"query": "who eats fish", "collection": "nowhere"})
+    assert (refused.status, refused.body["code"]) == (404, grpc.StatusCode.NOT_FOUND.value[0])
+    with mesh.client() as client:
+        asked = json_format.ParseDict({"search": search}, search_pb2.StreamSearchRequest())
+        over_grpc = list(client.retrieval.StreamSearch(asked))
+    assert over_grpc[-1].final_status.code == 0
+    assert [hit.chunk for hit in over_grpc[-2].complete.hits] == [hit["chunk"] for hit in whole]
 
 
 def test_a_watch_streams_the_same_events_over_rest_and_grpc_and_ends_with_a_status(mesh: Mesh, job: str) -> None:
@@ -561,6 +607,8 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "JobService/RetryJob",
         "JobService/DeleteJob",
         "JobService/ReplayDeadLetters",
+        "RetrievalService/BatchSearch",
+        "RetrievalService/StreamSearch",
         "SystemService/ListAuditEvents",
         "SystemService/CreateRevocation",
         "SystemService/ListRevocations",

@@ -338,6 +338,9 @@ NEEDED: dict[str, Any] = {
     "BatchDeleteDocuments": {"names": NAMES},
     "PurgeDocuments": {"filter": "*"},
     "Embed": {"texts": ["t"]},
+    "BatchSearch": {"requests": [{"query": "q"}]},
+    "StreamSearch": {"query": "q"},
+    "FindSimilar": {"name": f"{NAMES[0]}"},
     "Rerank": {"query": "q", "documents": ["t"]},
     "CountTokens": {"texts": ["t"]},
 }

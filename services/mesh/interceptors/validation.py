@@ -1,6 +1,7 @@
 """Checks requests against the bounds the contract declares."""
 
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import protovalidate
@@ -13,32 +14,40 @@ from services.mesh.errors import InvalidArgument, Violation
 class Validation:
     """Refuses a message that breaks the contract's rules, each message of a stream as it arrives."""
 
-    def __init__(self) -> None:
-        self._validator = protovalidate.Validator()
-
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         if call.method.client_streaming:
             return await proceed(call, self._checked(request))
-        self._check(request)
+        check(request)
         return await proceed(call, request)
 
     async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            self._check(request)
+            check(request)
             yield request
 
-    def _check(self, request: Any) -> None:
-        if request is MALFORMED:
-            raise InvalidArgument("the message cannot be read as this method's request")
-        found = [
-            Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
-            for each in self._validator.collect_violations(request)
-        ]
-        if not found:
-            return
-        first = f"{found[0].field}: {found[0].description}" if found[0].field else found[0].description
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise InvalidArgument(first + more, violations=found)
+
+def check(message: Any) -> None:
+    """Returns for a message that keeps the contract's rules.
+
+    Raises:
+        InvalidArgument: It breaks some; each named.
+    """
+    if message is MALFORMED:
+        raise InvalidArgument("the message cannot be read as this method's request")
+    found = [
+        Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
+        for each in _validator().collect_violations(message)
+    ]
+    if not found:
+        return
+    first = f"{found[0].field}: {found[0].description}" if found[0].field else found[0].description
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise InvalidArgument(first + more, violations=found)
+
+
+@cache
+def _validator() -> protovalidate.Validator:
+    return protovalidate.Validator()
 
 
 def _path(field: Any) -> str:

@@ -96,6 +96,8 @@ class Schemas:
     def body(self, message: Descriptor, without: Iterable[str], name: str) -> Schema:
         """A reference to a request less the fields that the path gives; `name` is its component's."""
         hidden = frozenset(without)
+        if not hidden and name == component_name(message):  # as other messages refer to it
+            return self.refer(message)
         return self._component(name, f"{message.full_name} as {name}", lambda: self._message(message, hidden))
 
     def add(self, name: str, schema: Schema) -> Schema:

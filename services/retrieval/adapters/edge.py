@@ -233,6 +233,9 @@ class EdgeVectorStore:
         records = await self._read(index, "fetch", list(keys), recipe(chosen)) or []
         return {key: chunk_of(payload) for key, payload in records}
 
+    async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
+        return await self._read(index, "vectors", recipe(chosen), limit) or []
+
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         page = AllOf(
             (

@@ -16,7 +16,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import qdrant_edge as edge
 
@@ -229,6 +229,12 @@ class Engine:
         request = edge.ScrollRequest(limit=len(keys), filter=filter_, with_payload=True, with_vector=False)
         records, _ = self._shard(folder).edge.scroll(request)
         return [(int(record.id), record.payload or {}) for record in records]
+
+    def do_vectors(self, folder: str, chosen: Recipe, limit: int) -> list[bytes]:
+        """Dense vectors of some points that the filter chooses."""
+        request = edge.ScrollRequest(limit=limit, filter=built(chosen), with_payload=False, with_vector=True)
+        records, _ = self._shard(folder).edge.scroll(request)
+        return [array("f", cast(Any, record.vector)[DENSE]).tobytes() for record in records]
 
     def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
         """Ids and payloads of some points that the filter chooses."""

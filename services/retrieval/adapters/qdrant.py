@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import httpx
@@ -179,6 +179,16 @@ class QdrantVectorStore:
             filter_ = models.Filter(must=[named, _FILTERS.compile(chosen)])
             records, _ = await self._client.scroll(self._name(index), filter_, len(keys), with_payload=True)
         return {int(record.id): chunk_of(record.payload or {}) for record in records}
+
+    async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
+        with _told():
+            if not await self._exists(index):
+                return []
+            filter_ = _FILTERS.compile(chosen)
+            records, _ = await self._client.scroll(
+                self._name(index), filter_, limit, with_payload=False, with_vectors=[DENSE]
+            )
+        return [array("f", cast(Any, record.vector)[DENSE]).tobytes() for record in records]
 
     async def list_chunks(self, index: IndexId, document_id: str, from_ordinal: int, limit: int) -> Sequence[Chunk]:
         page = AllOf(
