@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test filter-test bench-ingest bench-jobs bench-job-store bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,6 +71,9 @@ bench-jobs: install ## Measure cancels, fairness between tenants, and the memory
 
 bench-job-store: install ## Measure what 200,000 jobs leave in the store, and what a million items take
 	$(BIN)/python -m tests.job_store_load
+
+bench-search: install ## Measure what a search takes that nothing has cached
+	$(BIN)/python -m benchmarks.search
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint
