@@ -29,6 +29,7 @@ from services.retrieval.chunks import (
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.fusion import merge, ranked
 from services.retrieval.ports import QueryEmbedding, UnscaledChunk
+from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 
 
@@ -90,7 +91,13 @@ class MemoryVectorStore:
             fused = [hit for hit in fused if similarities[hit[0]] >= query.min_similarity]
         hits = fused[: query.limit]
         found = [
-            ScoredChunk(chosen[key].chunk, score, _stages(key, dense=dense, sparse=sparse), similarities.get(key))
+            ScoredChunk(
+                chosen[key].chunk,
+                score,
+                _stages(key, dense=dense, sparse=sparse),
+                similarities.get(key),
+                chosen[key].vector if query.with_vectors else None,
+            )
             for key, score in hits
         ]
         return Found(found, candidates)
@@ -277,6 +284,11 @@ def view(collection_id: str = "docs", **fields: Any) -> CollectionView:
         "sequence": 1,
     }
     return CollectionView(collection_id=collection_id, **{**defaults, **fields})
+
+
+def hit(of: Chunk, score: float = 1.0, dense: Sequence[float] | None = None, **view_fields: Any) -> Hit:
+    """The chunk as a search has found it, with its vector where one is given."""
+    return Hit(ScoredChunk(of, score, (), vector=None if dense is None else vector(dense)), view(**view_fields))
 
 
 def _key(each: EncodedChunk) -> int:

@@ -185,7 +185,10 @@ class SearchRequest(_message.Message):
 
     @_typing.final
     class Mmr(_message.Message):
-        """Maximal marginal relevance: fewer near copies among the hits."""
+        """Maximal marginal relevance: fewer near copies among the hits. A hit's score is then what it was worth when it was
+        chosen: (1 - diversity) * relevance + diversity * novelty. Relevance is the score before, the best hit's being 1;
+        novelty is 1 less the greatest cosine to a hit chosen before. Hits of two embedding models count as different.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +197,7 @@ class SearchRequest(_message.Message):
         diversity: _builtins.float
         """0 is relevance only, 1 is diversity only."""
         candidates: _builtins.int
-        """Candidates to choose from. 0 reads as 100."""
+        """Candidates to choose from: the best hits so far, which the others follow in their order. 0 reads as 100."""
         def __init__(
             self,
             *,
@@ -292,7 +295,9 @@ class SearchRequest(_message.Message):
 
         @_typing.final
         class Decay(_message.Message):
-            """Falls with the distance of a field's value from an origin. Hits without the field keep their score."""
+            """Falls with the distance of a field's value from an origin; of a list the nearest value counts. Hits without the
+            field, or with a value of another type than the origin there, keep their score.
+            """
 
             DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,7 +319,7 @@ class SearchRequest(_message.Message):
             """How the factor falls. Defaults to EXPONENTIAL."""
             @_builtins.property
             def origin(self) -> _struct_pb2.Value:
-                """A number, or an RFC 3339 timestamp. Unset with a timestamp's field: now, to the minute."""
+                """A number, or an RFC 3339 timestamp. Unset: now, to the minute; the field is then one of timestamps."""
 
             def __init__(
                 self,
@@ -338,7 +343,7 @@ class SearchRequest(_message.Message):
         filter: _builtins.str
         """AIP-160 filter, as `SearchRequest.filter`: hits that it lets through are boosted by `factor`."""
         factor: _builtins.float
-        """What scores are multiplied by where `filter` holds: more than 1 raises, less lowers. Not with `decay`."""
+        """What scores are multiplied by where `filter` holds: more than 1 raises, less lowers; never 0. Not with `decay`."""
         @_builtins.property
         def decay(self) -> Global___SearchRequest.Boost.Decay:
             """Boosted by distance."""
@@ -459,7 +464,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest.Boost]:
-        """Raise or lower hits, after fusion and reranking."""
+        """Raise or lower hits, after fusion and reranking: the best `candidates` of them."""
 
     def __init__(
         self,
@@ -514,7 +519,7 @@ class SearchResponse(_message.Message):
         STAGE_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"authorize", "wait", "cache", "embed", "store", "rerank", "mmr", "facets", "neighbors", "total"."""
+        """"authorize", "wait", "cache", "embed", "store", "rerank", "boosts", "mmr", "facets", "neighbors", "total"."""
         @_builtins.property
         def duration(self) -> _duration_pb2.Duration:
             """How long it took."""

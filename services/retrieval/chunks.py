@@ -134,6 +134,7 @@ class VectorQuery:
         reference: What the similarity of hits is measured to, little-endian float32; needed by `min_similarity` only.
         min_similarity: Hits of a smaller cosine are left out, before limit; None keeps all.
         exact: Compares with every vector instead of walking the search graph.
+        with_vectors: Hands over the vectors of the hits.
     """
 
     dense: bytes | None
@@ -145,6 +146,7 @@ class VectorQuery:
     reference: bytes | None = None
     min_similarity: float | None = None
     exact: bool = False
+    with_vectors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +164,14 @@ class ScoredChunk:
 
     Attributes:
         measured: Its cosine to the query, where a bound made the store measure it.
+        vector: Little-endian float32, where it was asked for.
     """
 
     chunk: Chunk
     score: float
     stages: tuple[StageScore, ...]
     measured: float | None = None
+    vector: bytes | None = None
 
     @property
     def similarity(self) -> float | None:

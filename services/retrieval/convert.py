@@ -22,6 +22,7 @@ from services.mesh.interceptors.validation import check
 from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode
 from services.retrieval.collection import CollectionView, SearchDefaults
+from services.retrieval.convert_refining import boosts_from, mmr_from
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.query import Query
@@ -34,7 +35,7 @@ _MODES: Final = {
     pb.SearchRequest.DENSE: Mode.DENSE,
     pb.SearchRequest.SPARSE: Mode.SPARSE,
 }
-_FEATURES: Final = ("rerank", "mmr", "group_by", "facets", "neighbors", "boosts", "explain")
+_FEATURES: Final = ("rerank", "group_by", "facets", "neighbors", "explain")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -55,6 +56,8 @@ def query_from(request: pb.SearchRequest) -> Query:
         candidates=request.candidates,
         min_score=request.min_score,
         highlight=request.highlight,
+        boosts=boosts_from(request.boosts),
+        mmr=mmr_from(request.mmr) if request.HasField("mmr") else None,
         features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
         consistency_token=request.consistency_token,

@@ -11,9 +11,11 @@ from typing import Final
 from services.mesh.errors import InvalidArgument
 from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
-from services.retrieval import pages
+from services.retrieval import boosts, pages
+from services.retrieval.boosts import Boost, BoostAsked
 from services.retrieval.chunks import IndexId, Mode
 from services.retrieval.collection import NO_DEFAULTS, CollectionView
+from services.retrieval.diversity import Mmr
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
 
@@ -40,7 +42,8 @@ class Query:
         candidates: What each stage hands to the fusion.
         min_score: Least cosine similarity of a hit and the query.
         without: Chunks of one index that are no hits.
-        features: Names of request fields that ask for more than ranking: "rerank", "mmr", ...
+        mmr: Prefers hits that differ.
+        features: Names of request fields that ask for more than ranking: "rerank", "group_by", ...
         require_all: Fails rather than answering from fewer stages.
     """
 
@@ -60,6 +63,8 @@ class Query:
     min_score: float = 0.0
     highlight: bool = False
     without: tuple[IndexId, Filter] | None = None
+    boosts: Sequence[BoostAsked] = ()
+    mmr: Mmr | None = None
     features: frozenset[str] = frozenset()
     require_all: bool = False
     consistency_token: str = ""
@@ -89,6 +94,7 @@ class Plan:
 
     Attributes:
         depth: Candidates each stage hands to the fusion.
+        pool: Hits of the fusion that later stages choose from; top_k where none is asked for.
         min_similarity: None keeps all.
         filter: What the caller asked for and may see.
         page: Which hits of the ranking to return.
@@ -100,11 +106,14 @@ class Plan:
     fusion: Fusion
     top_k: int
     depth: int
+    pool: int
     min_similarity: float | None
     filter: Filter
     page: slice
     resumed: pages.FrozenRanking | None
     binding: str
+    boosts: tuple[Boost, ...] = ()
+    mmr: Mmr | None = None
 
 
 def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
@@ -133,7 +142,8 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         raise InvalidArgument.of("min_score", f"is a cosine similarity, from -1 to 1, found {min_similarity:g}")
     asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
     without = (query.without[0], unparse(query.without[1])) if query.without else ()
-    binding = _digest(*asked, without, top_k, depth, mode, repr(fusion), min_similarity)
+    refined = (repr(query.boosts), repr(query.mmr))
+    binding = _digest(*asked, without, top_k, depth, mode, repr(fusion), min_similarity, refined)
     page_size = min(query.page_size or top_k, top_k)
     resumed, offset = pages.read(query.page_token, binding) if query.page_token else (None, 0)
     if query.page:
@@ -143,11 +153,14 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         fusion=fusion,
         top_k=top_k,
         depth=max(depth, top_k),
+        pool=max(depth, top_k) if query.boosts or query.mmr else top_k,
         min_similarity=min_similarity,
         filter=all_of(by_document_id(chosen), visible_to(who)),
         page=slice(offset, offset + page_size),
         resumed=resumed,
         binding=binding,
+        boosts=boosts.resolved(query.boosts) if query.boosts else (),
+        mmr=query.mmr,
     )
 
 

@@ -28,6 +28,7 @@ from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import QueryEmbedder, VectorStore
 from services.retrieval.query import Plan, Query, planned
 from services.retrieval.ranking import Hit, together
+from services.retrieval.refining import refined
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import encoder_for
 from services.retrieval.stages import Degraded, Stages
@@ -149,7 +150,7 @@ class Retriever:
             plan, vectors = await self._embedded(query, plan, views, stages)
         with stages.timed("store"):
             hits, candidates = await self._fused(query, plan, views, vectors, stages)
-        return _Ranked(hits, candidates, vectors.tokens)
+        return _Ranked(await refined(hits, plan, stages), candidates, vectors.tokens)
 
     async def _resumed(
         self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView], stages: Stages
@@ -226,7 +227,7 @@ class Retriever:
         """The hits of all collections, best first, and how many candidates they were chosen of."""
         # A hit that its own collection ranks low may rank higher among all: the fusion sees other ranks there.
         over = len(views) > 1 and plan.mode is Mode.HYBRID
-        limit = min(plan.depth, _OVER * plan.top_k) if over else plan.top_k
+        limit = min(plan.depth, _OVER * plan.pool) if over else plan.pool
         works = {
             view.collection_id: self._found(view, _asked(view, query, plan, vectors, limit), stages, views)
             for view in views
@@ -238,7 +239,7 @@ class Retriever:
             return [Hit(each, views[0]) for each in found[views[0].collection_id].hits], candidates
         answering = [view for view in views if view.collection_id in found]
         hits = together(answering, [found[view.collection_id] for view in answering], plan.mode, plan.fusion)
-        return hits[: plan.top_k], candidates
+        return hits[: plan.pool], candidates
 
     async def _found(
         self, view: CollectionView, asked: VectorQuery, stages: Stages, views: Sequence[CollectionView]
@@ -268,6 +269,7 @@ def _asked(view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, li
         fusion=plan.fusion,
         reference=vector if bounded else None,
         min_similarity=plan.min_similarity if bounded else None,
+        with_vectors=plan.mmr is not None,
     )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from services.mesh.errors import FailedPrecondition
@@ -83,6 +84,18 @@ def words(text: str) -> SparseVector:
 
 def asking(dense: bool = True, text: str | None = "foxes", **fields: object) -> VectorQuery:
     return VectorQuery(vector(QUERY) if dense else None, None if text is None else words(text), **fields)  # type: ignore[arg-type]
+
+
+async def test_vectors_of_hits_are_handed_over_where_asked_for(store: VectorStore) -> None:
+    await filled(store)
+    found = await store.search(INDEX, asking(with_vectors=True, limit=3))
+    assert len(found.hits) == 3
+    for hit in found.hits:
+        assert hit.vector is not None
+        kept = np.frombuffer(hit.vector, "<f4")
+        written = np.array(direction(TEXTS[hit.chunk.document.document_id]))
+        assert kept @ written == pytest.approx(np.linalg.norm(kept) * np.linalg.norm(written), rel=1e-5)
+    assert [hit.vector for hit in (await store.search(INDEX, asking())).hits] == [None] * len(TEXTS)
 
 
 async def expected(query: VectorQuery) -> Found:

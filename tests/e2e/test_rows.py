@@ -24,6 +24,15 @@ from tests.e2e.stack import BIN, OWNER, PATIENCE_S, PREFIX, TLS, Mesh
 C = "rows"
 WAYS = ["TLS"] if TLS else ["plain text", "TLS"]
 TYPED = {"field": "title", "operator": "PREFIX", "value": "Fish"}
+REFINED = {
+    "query": "who eats fish",
+    "boosts": [
+        {"filter": "metadata.n > 1", "factor": 2},
+        {"decay": {"field": "metadata.n", "origin": 2, "scale": 1, "curve": "GAUSSIAN"}},
+        {"decay": {"field": "create_time", "origin": "2025-01-01T00:00:00Z", "scale": 1e9}},
+    ],
+    "mmr": {"diversity": 0.3, "candidates": 50},
+}
 VOLATILE = ("timings", "trace_id")
 
 
@@ -80,6 +89,7 @@ READS = [
         {"query": "who eats fish", "collection": C, "filter": "metadata.n > 1", "highlight": True},
         {"query": "who eats fish", "filter": "metadata.n > 1", "highlight": True},
     ),
+    Row("RetrievalService/Search", "POST", f"/collections/{C}:search", {"collection": C, **REFINED}, REFINED),
     Row(
         "RetrievalService/ParseFilter",
         "POST",

@@ -250,7 +250,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"vector": [1.0]}, "vector"),
     ({"collection": ""}, "collection"),
     ({"read_mask": FieldMask(paths=["nonsense"])}, "read_mask"),
-    ({"mmr": pb.SearchRequest.Mmr(diversity=0.5)}, "mmr"),
+    ({"mmr": pb.SearchRequest.Mmr(diversity=1.5)}, "mmr.diversity"),
+    ({"boosts": [{"factor": 2}]}, "boosts[0].kind"),
+    ({"boosts": [{"filter": "metadata.a = 1"}]}, "boosts[0].factor"),
+    ({"boosts": [{"filter": "metadata.a = 1", "factor": 2}, {"filter": "a =", "factor": 2}]}, "boosts[1].filter"),
+    ({"boosts": [{"decay": {"field": "create_time"}}]}, "boosts[0].decay.scale"),
+    (
+        {"boosts": [{"decay": {"field": "metadata.a", "scale": 1, "origin": {"bool_value": True}}}]},
+        "boosts[0].decay.origin",
+    ),
+    ({"boosts": [{"decay": {"field": "title", "scale": 1}}]}, "boosts[0].decay.field"),
 ]
 
 

@@ -25,7 +25,7 @@ def point(id_: int, dense: tuple[float, ...] = (1.0, 0.0), terms: tuple[int, ...
 def search(engine: Engine, folder: str, terms: tuple[int, ...] = (7,)) -> Any:
     sparse = [array("I", terms).tobytes(), array("f", [1.0] * len(terms)).tobytes()]
     dense = array("f", [1.0, 0.1]).tobytes()
-    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, None, None, False])
+    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, None, None, False, False])
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_search_tells_total_candidates_and_stages(engine: Engine, tmp_path: Pa
     engine.answer(["upsert", folder, [point(1), point(2, (0.0, 1.0), ()), point(3, (-1.0, 0.0), (8,))]])
     candidates, hits = search(engine, folder)
     assert (candidates, len(hits)) == (3, 3)
-    score, payload, stages, _ = hits[0]
+    score, payload, stages, *_ = hits[0]
     assert score == pytest.approx(2 / 61)
     assert payload == {"document": "d"}
     assert [(stage, rank) for stage, _, rank in stages] == [("dense", 1), ("sparse", 1)]

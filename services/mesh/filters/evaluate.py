@@ -29,15 +29,16 @@ def evaluate(tree: Filter, resource: Mapping[str, Any]) -> bool:
         case Not(part):
             return not evaluate(part, resource)
         case Has(path, default):
-            found = _at(path, resource)
+            found = at(path, resource)
             return found is not None and found != [] and (default is None or not _compares(found, Operator.EQ, default))
         case Comparison(path, operator, value):
-            found = _at(path, resource)
+            found = at(path, resource)
             candidates = found if isinstance(found, list | tuple) else [found]
             return any(_compares(candidate, operator, value) for candidate in candidates)
 
 
-def _at(path: Path, resource: Mapping[str, Any]) -> Any:
+def at(path: Path, resource: Mapping[str, Any]) -> Any:
+    """What is at `path`; None where nothing is."""
     found: Any = resource
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -221,11 +221,12 @@ class EdgeVectorStore:
             query.reference,
             query.min_similarity,
             query.exact,
+            query.with_vectors,
         )
         candidates, hits = answer or (0, [])
         found = [
-            ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages), similarity)
-            for score, payload, stages, similarity in hits
+            ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages), similarity, vector)
+            for score, payload, stages, similarity, vector in hits
         ]
         return Found(found, candidates)
 

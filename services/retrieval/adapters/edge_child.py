@@ -188,7 +188,8 @@ class Engine:
         reference: bytes | None,
         min_similarity: float | None,
         exact: bool,
-    ) -> tuple[int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None]]]:
+        with_vectors: bool,
+    ) -> tuple[int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None, bytes | None]]]:
         """How many candidates there were, and the hits."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
         stages: dict[str, Any] = {}
@@ -214,13 +215,15 @@ class Engine:
             fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= min_similarity]
         hits = fused[:limit]
         ids = [id_ for id_, _ in hits]
-        payloads = {record.id: record.payload or {} for record in shard.retrieve(ids, True, False)} if ids else {}
+        records = shard.retrieve(ids, True, [DENSE] if with_vectors else False) if ids else []
+        payloads = {record.id: record.payload or {} for record in records}
+        vectors = {record.id: _dense(record) for record in records} if with_vectors else {}
         places: dict[Any, list[tuple[str, float, int]]] = {id_: [] for id_ in ids}
         for stage, ranking in rankings.items():
             for rank, (id_, score) in enumerate(ranking, start=1):
                 if id_ in places:
                     places[id_].append((stage, score, rank))
-        found = [(score, payloads[id_], places[id_], similarities.get(id_)) for id_, score in hits]
+        found = [(score, payloads[id_], places[id_], similarities.get(id_), vectors.get(id_)) for id_, score in hits]
         return candidates, found
 
     def do_fetch(self, folder: str, keys: list[int], chosen: Recipe) -> list[tuple[int, Any]]:
@@ -362,6 +365,11 @@ def _sparse(indices: bytes, values: bytes) -> edge.SparseVector:
 
 def _floats(packed_floats: bytes) -> list[float]:
     return array("f", packed_floats).tolist()
+
+
+def _dense(record: edge.Record) -> bytes:
+    vectors: Any = record.vector
+    return array("f", vectors[DENSE]).tobytes()
 
 
 def _append(file: int, data: bytes) -> None:

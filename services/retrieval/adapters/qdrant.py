@@ -150,11 +150,18 @@ class QdrantVectorStore:
                 fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= query.min_similarity]
             hits = fused[: query.limit]
             records = (
-                await self._client.retrieve(self._name(index), [id_ for id_, _ in hits], True, False, **self._read)
+                await self._client.retrieve(
+                    self._name(index),
+                    [id_ for id_, _ in hits],
+                    True,
+                    [DENSE] if query.with_vectors else False,
+                    **self._read,
+                )
                 if hits
                 else []
             )
         payloads = {int(record.id): record.payload or {} for record in records}
+        vectors = {int(record.id): _dense(record) for record in records} if query.with_vectors else {}
         places = {
             stage: {id_: StageScore(stage, score, rank) for rank, (id_, score) in enumerate(ranking, start=1)}
             for stage, ranking in rankings.items()
@@ -165,6 +172,7 @@ class QdrantVectorStore:
                 score,
                 tuple(place[id_] for place in places.values() if id_ in place),
                 similarities.get(id_),
+                vectors.get(id_),
             )
             for id_, score in hits
             if id_ in payloads  # deleted since it was ranked
@@ -385,6 +393,11 @@ def _point(encoded: EncodedChunk) -> models.PointStruct:
     if encoded.sparse.indices:
         vector[SPARSE] = _sparse(encoded.sparse)
     return models.PointStruct(id=id_, vector=vector, payload=payload_of(encoded))
+
+
+def _dense(record: models.Record) -> bytes:
+    vectors: Any = record.vector
+    return array("f", vectors[DENSE]).tobytes()
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:
