@@ -57,8 +57,8 @@ crash-test: install ## Kill processes under imports 50 times: nothing lost, noth
 	$(BIN)/python -m tests.e2e.kill_points
 	$(BIN)/python -m tests.e2e.crash $(CRASH)
 
-filter-test: install ## Hold 2,000 random filters to what they mean in every store
-	FILTERS=2000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py
+filter-test: install ## Hold 2,000 random filters to what they mean in every store, and 200 filtered queries a mode to each other
+	FILTERS=2000 QUERIES=200 CHUNKS=20000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py tests/contract/test_filtered_search.py
 
 bench-ingest: install ## Measure ingest against the bare model
 	$(BIN)/python -m benchmarks.ingest
