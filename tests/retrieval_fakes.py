@@ -184,6 +184,31 @@ class FakeEmbedder:
         return made
 
 
+class FakeReranker:
+    """Fulfils PassageReranker.
+
+    Attributes:
+        scores: Of passages by a word they hold, the first that fits; 0 for others.
+        asked: Model, query and passages of every call.
+        error: Raised by every call while set.
+        gate: Closed, it holds every call until opened.
+    """
+
+    def __init__(self, **scores: float) -> None:
+        self.scores = scores
+        self.asked: list[tuple[str, str, list[str]]] = []
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> list[float]:
+        self.asked.append((model, query, list(passages)))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [next((score for word, score in self.scores.items() if word in each), 0.0) for each in passages]
+
+
 class FakeRegistry:
     """Fulfils Registry: collections put here are found, and told to whoever watches."""
 

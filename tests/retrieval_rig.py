@@ -11,6 +11,7 @@ from services.retrieval.scaling import SparseScales
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
+    FakeReranker,
     FakeRevisions,
     MemoryVectorStore,
     chunk,
@@ -53,7 +54,8 @@ class Searching:
         scales = SparseScales(self.store, self.collections.language_of)
         self.revisions = FakeRevisions()
         freshness = Freshness(self.revisions)
-        self.retriever = Retriever(self.store, self.embedder, self.collections, scales, freshness)
+        self.reranker = FakeReranker()
+        self.retriever = Retriever(self.store, self.embedder, self.collections, scales, freshness, self.reranker)
 
     async def holding(self, *collection_ids: str, **document_fields: dict[str, object]) -> "Searching":
         for collection_id in collection_ids or ("docs",):

@@ -57,13 +57,16 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits to show.")] = 5,
     filter_: Annotated[str, typer.Option("--filter", "-f", help="AIP-160, such as 'metadata.year >= 2020'.")] = "",
     mode: Annotated[str, typer.Option(help="HYBRID, DENSE or SPARSE.")] = "HYBRID",
+    rerank: Annotated[bool, typer.Option("--rerank", help="Reorder hits by the default reranking model.")] = False,
+    rerank_model: Annotated[str, typer.Option("--rerank-model", help="The same by another model.")] = "",
     json: Annotated[bool, typer.Option("--json", help="The whole answer as JSON.")] = False,
 ) -> None:
     """Search a collection."""
     if mode.upper() not in ("HYBRID", "DENSE", "SPARSE"):
         fail(f"mode: {mode!r} is none of HYBRID, DENSE, SPARSE")
     with connect() as client:
-        found = client.search(query, collection, top_k=top_k, filter=filter_, mode=mode.upper())
+        reranked = {"rerank": {"model": rerank_model}} if rerank or rerank_model else {}
+        found = client.search(query, collection, top_k=top_k, filter=filter_, mode=mode.upper(), **reranked)
     if json:
         print(json_format.MessageToJson(found))
     else:

@@ -290,6 +290,7 @@ class SearchDefaults(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     FUSION_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """Hits to return. 0 leaves the service's default."""
     mode: _search_pb2.SearchRequest.Mode.ValueType
@@ -300,6 +301,10 @@ class SearchDefaults(_message.Message):
     def fusion(self) -> _search_pb2.Fusion:
         """How dense and sparse candidates are merged."""
 
+    @_builtins.property
+    def rerank(self) -> _search_pb2.SearchRequest.Rerank:
+        """Reorders hits, as in SearchRequest. A search goes without, and says so, while there is no such model."""
+
     def __init__(
         self,
         *,
@@ -307,10 +312,11 @@ class SearchDefaults(_message.Message):
         mode: _search_pb2.SearchRequest.Mode.ValueType = ...,
         fusion: _search_pb2.Fusion | None = ...,
         min_score: _builtins.float = ...,
+        rerank: _search_pb2.SearchRequest.Rerank | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion", "min_score", b"min_score", "mode", b"mode", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion", "min_score", b"min_score", "mode", b"mode", "rerank", b"rerank", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

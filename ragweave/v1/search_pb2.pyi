@@ -161,16 +161,19 @@ class SearchRequest(_message.Message):
 
     @_typing.final
     class Rerank(_message.Message):
-        """Reordering by a cross-encoder."""
+        """Reordering by a cross-encoder, which reads the query together with each passage, its title and headings included.
+        Hits that the model read come first, scored by it; of equal scores, in their former order. Those after `top_n`
+        follow in their former order, with the least of the model's scores less 1, less 2, and so on.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         MODEL_FIELD_NUMBER: _builtins.int
         TOP_N_FIELD_NUMBER: _builtins.int
         model: _builtins.str
-        """`models/{model}` or the bare id of a reranking model."""
+        """`models/{model}` or the bare id of a reranking model. Defaults to the default one."""
         top_n: _builtins.int
-        """Candidates handed to the model. 0 reads as 50."""
+        """Hits, before they are cut to `top_k`, that are handed to the model. 0 reads as 50."""
         def __init__(
             self,
             *,

@@ -27,6 +27,7 @@ from services.collections.records import (
     Document,
     DocumentTotals,
     Fusion,
+    Rerank,
     SearchDefaults,
     Source,
 )
@@ -398,6 +399,9 @@ def _defaults_to(defaults: SearchDefaults) -> collection_pb2.SearchDefaults:
         )
     elif defaults.fusion:
         message.fusion.dbsf.SetInParent()
+    if defaults.rerank:
+        rerank = search_pb2.SearchRequest.Rerank(model=defaults.rerank.model, top_n=defaults.rerank.top_n)
+        message.rerank.CopyFrom(rerank)
     return message
 
 
@@ -410,7 +414,8 @@ def _defaults_from(message: collection_pb2.SearchDefaults) -> SearchDefaults:
         case "dbsf":
             fusion = Fusion("DBSF")
     mode = search_pb2.SearchRequest.Mode.Name(message.mode) if message.mode else ""
-    return SearchDefaults(message.top_k, mode, fusion, message.min_score)
+    rerank = Rerank(message.rerank.model, message.rerank.top_n) if message.HasField("rerank") else None
+    return SearchDefaults(message.top_k, mode, fusion, message.min_score, rerank)
 
 
 def _expire_time_from(message: Timestamp) -> datetime:

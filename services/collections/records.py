@@ -53,6 +53,14 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Rerank:
+    """Reordering by a model; "" and 0 leave it to the service."""
+
+    model: str = ""
+    top_n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SearchDefaults:
     """What searches use for what they leave unset; zero values leave it to the service."""
 
@@ -60,6 +68,7 @@ class SearchDefaults:
     mode: str = ""
     fusion: Fusion | None = None
     min_score: float = 0.0
+    rerank: Rerank | None = None
 
 
 @dataclass(frozen=True, slots=True)

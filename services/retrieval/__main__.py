@@ -17,6 +17,7 @@ from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.registry import RegistryClient
+from services.retrieval.adapters.reranking import RerankingClient
 from services.retrieval.batch import BatchSearcher
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
@@ -64,7 +65,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         scales = SparseScales(store, collections.language_of)
         embedder = EmbeddingClient(embedding)
-        retriever = Retriever(store, embedder, collections, scales, Freshness(revisions))
+        freshness, reranker = Freshness(revisions), RerankingClient(embedding)
+        retriever = Retriever(store, embedder, collections, scales, freshness, reranker)
         batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
         indexer = Indexer(store, collections, revisions, scales)
 

@@ -37,6 +37,19 @@ def chunk_key(document_id: str, chunk_id: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Rerank:
+    """Reordering by a model that reads the query together with each passage.
+
+    Attributes:
+        model: Name or bare id; "" for the default one.
+        top_n: Hits handed to it; 0 leaves it to the service.
+    """
+
+    model: str = ""
+    top_n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentFields:
     """What every chunk carries of its document.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.retrieval.chunks import IndexId, Mode
+from services.retrieval.chunks import IndexId, Mode, Rerank
 from services.retrieval.fusion import Fusion
 
 
@@ -16,6 +16,7 @@ class SearchDefaults:
     mode: Mode | None = None
     fusion: Fusion | None = None
     min_score: float = 0.0
+    rerank: Rerank | None = None
 
 
 NO_DEFAULTS: Final = SearchDefaults()

@@ -20,7 +20,7 @@ from services.mesh.filters import Filter, canonical, leaves, spelled, unparse
 from services.mesh.filters.typed import from_typed, to_typed
 from services.mesh.interceptors.validation import check
 from services.mesh.status import status_of
-from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode
+from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode, Rerank
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.convert_refining import boosts_from, mmr_from
 from services.retrieval.filterable import SCHEMA, both
@@ -35,7 +35,7 @@ _MODES: Final = {
     pb.SearchRequest.DENSE: Mode.DENSE,
     pb.SearchRequest.SPARSE: Mode.SPARSE,
 }
-_FEATURES: Final = ("rerank", "group_by", "facets", "neighbors", "explain")
+_FEATURES: Final = ("group_by", "facets", "neighbors", "explain")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -55,6 +55,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         fusion=fusion_from(request.fusion),
         candidates=request.candidates,
         min_score=request.min_score,
+        rerank=rerank_from(request.rerank) if "rerank" in given else None,
         highlight=request.highlight,
         boosts=boosts_from(request.boosts),
         mmr=mmr_from(request.mmr) if request.HasField("mmr") else None,
@@ -112,6 +113,10 @@ def fusion_from(fusion: pb.Fusion) -> Fusion | None:
         case "dbsf":
             return Dbsf()
     return None
+
+
+def rerank_from(rerank: pb.SearchRequest.Rerank) -> Rerank:
+    return Rerank(rerank.model, rerank.top_n)
 
 
 def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchResponse:
@@ -216,6 +221,9 @@ def view_from(record: registry_pb.CollectionRecord) -> CollectionView:
             mode=_MODES.get(collection.default_search.mode),
             fusion=fusion_from(collection.default_search.fusion),
             min_score=collection.default_search.min_score,
+            rerank=rerank_from(collection.default_search.rerank)
+            if collection.default_search.HasField("rerank")
+            else None,
         ),
         sequence=record.sequence,
     )

@@ -123,6 +123,25 @@ class VectorStore(Protocol):
         ...
 
 
+class PassageReranker(Protocol):
+    """Scores passages by how well they answer a query."""
+
+    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> list[float]:
+        """The score of each passage, in order; more is better.
+
+        Args:
+            model: Name or bare id; "" for the default one.
+
+        Raises:
+            ModelNotFound: There is no such reranking model; names those there are.
+            FailedPrecondition: There is none at all.
+            DependencyUnavailable: Whoever runs it does not answer; named.
+            DeadlineExceeded: It has not answered in time.
+            TooManyRequests: Too many passages wait already.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
     """A query's vector, little-endian float32, and the tokens it was made of."""

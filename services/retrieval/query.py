@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.mesh.errors import InvalidArgument
@@ -13,8 +13,8 @@ from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
 from services.retrieval import boosts, pages
 from services.retrieval.boosts import Boost, BoostAsked
-from services.retrieval.chunks import IndexId, Mode
-from services.retrieval.collection import NO_DEFAULTS, CollectionView
+from services.retrieval.chunks import IndexId, Mode, Rerank
+from services.retrieval.collection import NO_DEFAULTS, CollectionView, SearchDefaults
 from services.retrieval.diversity import Mmr
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
@@ -22,6 +22,7 @@ from services.retrieval.fusion import DEFAULT_FUSION, Fusion
 DEFAULT_TOP_K: Final = 10
 MAX_TOP_K: Final = 200
 MAX_CANDIDATES: Final = 1000
+DEFAULT_RERANKED: Final = 50
 
 # Candidates of each stage: a chunk that both stages rank low may still lead the fusion.
 _LEAST_DEPTH: Final = 200
@@ -42,8 +43,9 @@ class Query:
         candidates: What each stage hands to the fusion.
         min_score: Least cosine similarity of a hit and the query.
         without: Chunks of one index that are no hits.
+        rough: Goes without reranking, whatever the collection wants: for an answer that is to come at once.
         mmr: Prefers hits that differ.
-        features: Names of request fields that ask for more than ranking: "rerank", "group_by", ...
+        features: Names of request fields that ask for more than ranking: "group_by", ...
         require_all: Fails rather than answering from fewer stages.
     """
 
@@ -61,6 +63,8 @@ class Query:
     fusion: Fusion | None = None
     candidates: int = 0
     min_score: float = 0.0
+    rerank: Rerank | None = None
+    rough: bool = False
     highlight: bool = False
     without: tuple[IndexId, Filter] | None = None
     boosts: Sequence[BoostAsked] = ()
@@ -96,6 +100,7 @@ class Plan:
         depth: Candidates each stage hands to the fusion.
         pool: Hits of the fusion that later stages choose from; top_k where none is asked for.
         min_similarity: None keeps all.
+        rerank: None leaves the hits in the order of the fusion.
         filter: What the caller asked for and may see.
         page: Which hits of the ranking to return.
         resumed: The ranking that the page is of; None where there is none yet.
@@ -108,6 +113,7 @@ class Plan:
     depth: int
     pool: int
     min_similarity: float | None
+    rerank: Rerank | None
     filter: Filter
     page: slice
     resumed: pages.FrozenRanking | None
@@ -140,9 +146,11 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
     min_similarity = query.min_score or defaults.min_score or None
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise InvalidArgument.of("min_score", f"is a cosine similarity, from -1 to 1, found {min_similarity:g}")
+    rerank = _rerank(query, defaults)
+    pool = max(top_k, rerank.top_n) if rerank else top_k
     asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
     without = (query.without[0], unparse(query.without[1])) if query.without else ()
-    refined = (repr(query.boosts), repr(query.mmr))
+    refined = (repr(query.boosts), repr(query.mmr), repr(rerank))
     binding = _digest(*asked, without, top_k, depth, mode, repr(fusion), min_similarity, refined)
     page_size = min(query.page_size or top_k, top_k)
     resumed, offset = pages.read(query.page_token, binding) if query.page_token else (None, 0)
@@ -152,9 +160,10 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         mode=mode,
         fusion=fusion,
         top_k=top_k,
-        depth=max(depth, top_k),
-        pool=max(depth, top_k) if query.boosts or query.mmr else top_k,
+        depth=max(depth, pool),
+        pool=max(depth, pool) if query.boosts or query.mmr else pool,
         min_similarity=min_similarity,
+        rerank=rerank,
         filter=all_of(by_document_id(chosen), visible_to(who)),
         page=slice(offset, offset + page_size),
         resumed=resumed,
@@ -170,6 +179,18 @@ def _ids(field: str, names: Sequence[str]) -> list[str]:
         found = f"found {', '.join(names)!r:.80}"
         raise InvalidArgument.of(field, f"takes collections/{{collection}} or the bare id, {found}")
     return list(ids)
+
+
+def _rerank(query: Query, defaults: SearchDefaults) -> Rerank | None:
+    """What is asked for, else the collection's default where the query has words to rerank by."""
+    if query.rough:
+        return None
+    if query.text.strip():
+        wanted = query.rerank or defaults.rerank
+        return wanted and replace(wanted, top_n=_bounded("rerank.top_n", wanted.top_n or DEFAULT_RERANKED, MAX_TOP_K))
+    if query.rerank is not None:
+        raise InvalidArgument.of("rerank", "needs the query in words")
+    return None
 
 
 def _bounded(field: str, value: int, most: int) -> int:

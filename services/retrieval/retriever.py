@@ -12,7 +12,6 @@ from services.mesh.errors import (
     CollectionDisabled,
     CollectionNotFound,
     DomainError,
-    FailedPrecondition,
     IndexFailed,
     InvalidArgument,
     Violation,
@@ -25,10 +24,11 @@ from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.pages import FrozenRanking, Place
-from services.retrieval.ports import QueryEmbedder, VectorStore
+from services.retrieval.ports import PassageReranker, QueryEmbedder, VectorStore
 from services.retrieval.query import Plan, Query, planned
 from services.retrieval.ranking import Hit, together
 from services.retrieval.refining import refined
+from services.retrieval.reranking import reranked
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import encoder_for
 from services.retrieval.stages import Degraded, Stages
@@ -87,12 +87,14 @@ class Retriever:
         collections: CollectionsMirror,
         scales: SparseScales,
         freshness: Freshness,
+        reranker: PassageReranker,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._collections = collections
         self._scales = scales
         self._freshness = freshness
+        self._reranker = reranker
 
     def with_embedder(self, embedder: QueryEmbedder) -> "Retriever":
         """The same retriever, but for where vectors come from."""
@@ -145,11 +147,15 @@ class Retriever:
 
     async def _ranked(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> _Ranked:
         """The whole ranking, as long as top_k lets it be."""
-        _check_features(query, stages)
+        _check_features(query)
         with stages.timed("embed"):
             plan, vectors = await self._embedded(query, plan, views, stages)
         with stages.timed("store"):
             hits, candidates = await self._fused(query, plan, views, vectors, stages)
+        if plan.rerank is not None:
+            with stages.timed("rerank"):
+                asked = query.rerank is not None
+                hits = await reranked(hits, query.text, plan.rerank, self._reranker, stages, asked=asked)
         return _Ranked(await refined(hits, plan, stages), candidates, vectors.tokens)
 
     async def _resumed(
@@ -223,7 +229,7 @@ class Retriever:
 
     async def _fused(
         self, query: Query, plan: Plan, views: Sequence[CollectionView], vectors: _Vectors, stages: Stages
-    ) -> tuple[list[Hit], int]:
+    ) -> tuple[Sequence[Hit], int]:
         """The hits of all collections, best first, and how many candidates they were chosen of."""
         # A hit that its own collection ranks low may rank higher among all: the fusion sees other ranks there.
         over = len(views) > 1 and plan.mode is Mode.HYBRID
@@ -294,14 +300,12 @@ def _unembedded(
     return replace(plan, mode=Mode.SPARSE, min_similarity=None) if none_left else plan
 
 
-def _check_features(query: Query, stages: Stages) -> None:
-    """What would change the meaning of the answer, and is not there, is refused; a better order is left out."""
-    unknown = sorted(query.features - {"rerank"})
+def _check_features(query: Query) -> None:
+    """What would change the meaning of the answer, and is not there, is refused."""
+    unknown = sorted(query.features)
     if unknown:
         violations = [Violation(field, "is not offered yet") for field in unknown]
         raise InvalidArgument(f"{unknown[0]}: is not offered yet", violations=violations)
-    if query.features:
-        stages.left_out("rerank", FailedPrecondition("no reranking model is configured"))
 
 
 def _filter(view: CollectionView, query: Query, plan: Plan) -> Filter:

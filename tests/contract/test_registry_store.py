@@ -26,6 +26,7 @@ from services.collections.records import (
     Document,
     DocumentTotals,
     Fusion,
+    Rerank,
     SearchDefaults,
     Source,
     now,
@@ -103,7 +104,7 @@ FULL = collection(
     source=Source("docs", ("*.md",), ("draft/*",)),
     disabled=True,
     visibility="PUBLIC",
-    default_search=SearchDefaults(5, "DENSE", Fusion("RRF", 30, 2.0, 0.5), 0.25),
+    default_search=SearchDefaults(5, "DENSE", Fusion("RRF", 30, 2.0, 0.5), 0.25, Rerank("tiny", 20)),
     expire_time=LONG_AGO + timedelta(days=90_000),
 )
 

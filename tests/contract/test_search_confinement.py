@@ -23,7 +23,16 @@ from services.retrieval.ports import VectorStore
 from services.retrieval.query import Query
 from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
-from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, FakeRevisions, MemoryVectorStore, chunk, encoded, view
+from tests.retrieval_fakes import (
+    FakeEmbedder,
+    FakeRegistry,
+    FakeReranker,
+    FakeRevisions,
+    MemoryVectorStore,
+    chunk,
+    encoded,
+    view,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Local mode performs exact"),
@@ -112,7 +121,8 @@ async def filled(store: VectorStore) -> Searching:
         await store.ensure_index(made.uid, 4)
         await store.upsert(made.uid, chunks(tenant))
     scales = SparseScales(store, mirror.language_of)
-    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales, Freshness(FakeRevisions())))
+    freshness = Freshness(FakeRevisions())
+    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales, freshness, FakeReranker()))
 
 
 MODES = pytest.mark.parametrize("mode", list(Mode))

@@ -104,6 +104,13 @@ READS = [
         {"name": f"collections/{C}/documents/a", "min_score": -1},
         {"name": f"collections/{C}/documents/a", "minScore": -1},
     ),
+    Row(
+        "RetrievalService/Search",
+        "POST",
+        "/search",
+        {"query": "who eats fish", "collection": C, "rerank": {"model": "models/tiny", "top_n": 2}},
+        {"query": "who eats fish", "collection": C, "rerank": {"model": "models/tiny", "topN": 2}},
+    ),
     Row("EmbeddingService/Embed", "POST", "/embeddings", {"texts": ["a fish"]}, {"texts": ["a fish"]}),
     Row(
         "EmbeddingService/Rerank",

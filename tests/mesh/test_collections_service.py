@@ -260,7 +260,13 @@ FULL: dict[str, Any] = {
     "source": {"directory": "docs", "include_globs": ["*.md"]},
     "disabled": True,
     "visibility": "PUBLIC",
-    "default_search": {"top_k": 5, "mode": "DENSE", "fusion": {"rrf": {"k": 30}}, "min_score": 0.5},
+    "default_search": {
+        "top_k": 5,
+        "mode": "DENSE",
+        "fusion": {"rrf": {"k": 30}},
+        "min_score": 0.5,
+        "rerank": {"model": "models/tiny"},
+    },
 }
 
 

@@ -1,8 +1,8 @@
 """The retrieval service as a whole: its own wiring, a real store, real Redis, the other services played by the test."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,22 @@ def record(collection_id: str = "docs", **fields: Any) -> registry_pb.Collection
     return registry_pb.CollectionRecord(collection=collection, **given)
 
 
+def played(world: World) -> AbstractAsyncContextManager[int]:
+    """The port of an embedding service that the test plays."""
+    return world.serving(add_EmbeddingServiceServicer_to_server, Embedding(), name="embedding")
+
+
 @asynccontextmanager
-async def running(tmp_path: Path, *records: registry_pb.CollectionRecord) -> AsyncIterator[Running]:
+async def running(
+    tmp_path: Path,
+    *records: registry_pb.CollectionRecord,
+    embedding: Callable[[World], AbstractAsyncContextManager[int]] = played,
+) -> AsyncIterator[Running]:
     async with AsyncExitStack() as opened:
         url = opened.enter_context(store_in(tmp_path)).url
         world = World.in_folder(tmp_path, redis_url=url, public_tenant="acme")
         registry = Registry({each.collection.name.rpartition("/")[2]: each for each in records})
-        embedding_port = await opened.enter_async_context(
-            world.serving(add_EmbeddingServiceServicer_to_server, Embedding(), name="embedding")
-        )
+        embedding_port = await opened.enter_async_context(embedding(world))
         registry_port = await opened.enter_async_context(
             world.serving(add_RegistryServiceServicer_to_server, registry, name="collections")
         )

@@ -29,7 +29,16 @@ from services.retrieval.ports import QueryEmbedding
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
-from tests.retrieval_fakes import FakeEmbedder, FakeRegistry, FakeRevisions, MemoryVectorStore, chunk, encoded, view
+from tests.retrieval_fakes import (
+    FakeEmbedder,
+    FakeRegistry,
+    FakeReranker,
+    FakeRevisions,
+    MemoryVectorStore,
+    chunk,
+    encoded,
+    view,
+)
 from tests.unit.test_retrieval_retriever import ANN, TEXTS, documents
 
 Trouble = Callable[[], Awaitable[None]]
@@ -122,7 +131,8 @@ class Searching:
         for each in views or (view(), OTHER):
             collections.apply(each)
         scales = SparseScales(self.store, collections.language_of)
-        self.retriever = Retriever(self.store, self.embedder, collections, scales, Freshness(self.revisions))
+        freshness = Freshness(self.revisions)
+        self.retriever = Retriever(self.store, self.embedder, collections, scales, freshness, FakeReranker())
 
     @classmethod
     async def made(cls) -> "Searching":

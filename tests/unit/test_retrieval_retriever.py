@@ -23,7 +23,7 @@ from services.mesh.errors import (
 )
 from services.mesh.filters import Comparison, Operator
 from services.retrieval import pages
-from services.retrieval.chunks import IndexId, Mode, StageScore
+from services.retrieval.chunks import IndexId, Mode, Rerank, StageScore
 from services.retrieval.collection import SearchDefaults
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.pages import FrozenRanking, Place
@@ -87,7 +87,10 @@ async def test_a_vector_takes_the_place_of_the_query() -> None:
         ("collection", {"collection": "a/b"}),
         ("collections", {"collections": ["docs", "collections/a/b"]}),
         ("group_by", {"features": frozenset({"group_by"})}),
-        ("facets", {"features": frozenset({"facets", "rerank"})}),
+        ("facets", {"features": frozenset({"facets", "neighbors"})}),
+        ("rerank", {"text": "", "vector": [1.0] * 4, "rerank": Rerank()}),
+        ("rerank.top_n", {"rerank": Rerank(top_n=-1)}),
+        ("rerank.top_n", {"rerank": Rerank(top_n=201)}),
     ],
 )
 async def test_a_field_at_fault_is_named(field: str, fields: dict[str, object]) -> None:
@@ -325,12 +328,67 @@ async def test_without_embedding_a_hybrid_search_goes_on_by_words_and_says_so() 
             await searching.search(**fields)
 
 
-async def test_reranking_without_a_model_is_left_out_and_said_so() -> None:
+async def test_hits_are_reordered_by_the_reranker_before_they_are_cut() -> None:
     searching = await Searching().holding()
-    answer = await searching.search(features=frozenset({"rerank"}))
-    assert [each.stage for each in answer.degraded] == ["rerank"]
+    searching.reranker.scores = {"apples": 0.9, "weather": 0.8}
+    plain = await searching.search("foxes", top_k=2)
+    assert {*documents(plain)} == {"foxes", "dogs"}
+    answer = await searching.search("foxes", top_k=2, rerank=Rerank("models/some", 4))
+    assert documents(answer) == ["apples", "weather"]
+    assert [hit.found.score for hit in answer.hits] == [0.9, 0.8]
+    ((model, query, passages),) = searching.reranker.asked
+    assert (model, query, sorted(passages)) == ("models/some", "foxes", sorted(TEXTS.values()))
+    assert (answer.total, "rerank" in answer.timings_s, "rerank" in plain.timings_s) == (2, True, False)
+
+
+async def test_pages_are_cut_of_the_reranked_ranking() -> None:
+    searching = await Searching().holding()
+    searching.reranker.scores = {"apples": 0.9, "weather": 0.8, "lazy": 0.7, "friends": 0.6}
+    first = await searching.search("foxes", page_size=3, rerank=Rerank())
+    second = await searching.search("foxes", page_size=3, rerank=Rerank(), page_token=first.next_page_token)
+    assert documents(first) + documents(second) == ["apples", "weather", "foxes", "dogs"]
+    assert [stage.stage for stage in second.hits[0].found.stages][-1] == "rerank"
+    assert len(searching.reranker.asked) == 1
+    with pytest.raises(InvalidPageToken, match="another search"):
+        await searching.search("foxes", page_size=3, page_token=first.next_page_token)
+
+
+async def test_several_collections_are_reranked_together() -> None:
+    searching = await Searching(view(), view("more")).holding("docs", "more")
+    searching.reranker.scores = {"weather": 1.0}
+    answer = await searching.search("foxes", collections=["docs", "more"], top_k=3, rerank=Rerank())
+    assert documents(answer)[:2] == ["weather", "weather"]
+    assert {hit.collection.collection_id for hit in answer.hits[:2]} == {"docs", "more"}
+
+
+async def test_as_many_candidates_are_reranked_as_asked_for_whatever_top_k() -> None:
+    searching = await Searching().holding()
+    await searching.search(rerank=Rerank())
+    await searching.search(rerank=Rerank(top_n=3), top_k=1)
+    await searching.search(rerank=Rerank(top_n=3), top_k=100, candidates=2)
+    assert [query.limit for query in searching.store.queries] == [50, 3, 100]
+    assert [len(passages) for _, _, passages in searching.reranker.asked] == [4, 3, 3]
+
+
+async def test_a_collections_default_reranks_what_asks_for_no_reranking_itself() -> None:
+    searching = await Searching(view(defaults=SearchDefaults(rerank=Rerank("house", 2)))).holding()
+    await searching.search()
+    await searching.search(rerank=Rerank("own"))
+    await searching.search("", vector=direction("foxes"))
+    assert [(model, len(passages)) for model, _, passages in searching.reranker.asked] == [("house", 2), ("own", 4)]
+
+
+async def test_without_a_reranker_the_order_of_the_fusion_stays_and_it_is_said_so() -> None:
+    searching = await Searching().holding()
+    plain = await searching.search()
+    searching.reranker.error = FailedPrecondition("no reranking model is configured")
+    answer = await searching.search(rerank=Rerank())
+    assert (documents(answer), answer.degraded) == (
+        documents(plain),
+        [Degraded("rerank", "no reranking model is configured")],
+    )
     with pytest.raises(FailedPrecondition, match="rerank"):
-        await searching.search(features=frozenset({"rerank"}), require_all=True)
+        await searching.search(rerank=Rerank(), require_all=True)
 
 
 async def test_a_search_with_a_token_waits_for_the_revision_and_others_ask_nobody() -> None:

@@ -16,7 +16,8 @@ from services.mesh.errors import (
     TextTooLong,
 )
 from services.retrieval.batch import BatchSearcher
-from services.retrieval.chunks import IndexId, Mode
+from services.retrieval.chunks import IndexId, Mode, Rerank
+from services.retrieval.collection import SearchDefaults
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer
 from services.retrieval.similar import SimilarFinder
@@ -105,6 +106,26 @@ async def test_what_is_found_by_words_comes_before_the_model_is_done() -> None:
     assert whole.complete
     expected = await searching.search("foxes", top_k=3, page_size=1)
     assert (documents(whole.answer), whole.answer.next_page_token) == (documents(expected), expected.next_page_token)
+    assert end == Ended()
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_the_order_before_reranking_comes_first(mode: Mode) -> None:
+    searching = await Searching(view(defaults=SearchDefaults(rerank=Rerank("house")))).holding()
+    searching.reranker.scores = {"friends": 1.0}
+    searching.reranker.gate.clear()
+    query = Query(text="foxes", collection="docs", mode=mode, rerank=Rerank("own"))
+    steps = answered_in_steps(searching.retriever, query, ANN)
+    first = await anext(steps)
+    assert isinstance(first, Step)
+    assert not first.complete
+    assert "rerank" not in first.answer.timings_s
+    searching.reranker.gate.set()
+    whole, end = [step async for step in steps]
+    assert isinstance(whole, Step)
+    assert documents(whole.answer)[0] == "dogs"
+    assert {*documents(first.answer)} <= {*documents(whole.answer)}
+    assert [model for model, _, _ in searching.reranker.asked] == ["own"]
     assert end == Ended()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from services.collections.records import Chunking, Collection, Document, Fusion, SearchDefaults, Source
+from services.collections.records import Chunking, Collection, Document, Fusion, Rerank, SearchDefaults, Source
 
 
 def collection_values(collection: Collection) -> dict[str, Any]:
@@ -50,8 +50,11 @@ def _source(include_globs: list[str], exclude_globs: list[str], **rest: Any) -> 
     return Source(include_globs=tuple(include_globs), exclude_globs=tuple(exclude_globs), **rest)
 
 
-def _defaults(fusion: dict[str, Any] | None, **rest: Any) -> SearchDefaults:
-    return SearchDefaults(fusion=Fusion(**fusion) if fusion else None, **rest)
+def _defaults(fusion: dict[str, Any] | None, rerank: dict[str, Any] | None = None, **rest: Any) -> SearchDefaults:
+    """As a row has them; one from before there was reranking says nothing of it."""
+    return SearchDefaults(
+        fusion=Fusion(**fusion) if fusion else None, rerank=Rerank(**rerank) if rerank is not None else None, **rest
+    )
 
 
 def document_values(document: Document) -> dict[str, Any]:
