@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,6 +52,9 @@ fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minute
 
 soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cross
 	TENANCY_CALLS=100000 $(BIN)/python -m pytest -s tests/e2e/test_tenancy.py
+
+soak-cache: install ## 200,000 random writes and searches: no cached answer may be stale or forbidden
+	$(BIN)/python -m tests.cache_soak
 
 crash-test: install ## Kill processes under imports 50 times: nothing lost, nothing double
 	$(BIN)/python -m tests.e2e.kill_points

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.fusion import merge, ranked
-from services.retrieval.ports import QueryEmbedding, UnscaledChunk
+from services.retrieval.ports import Bumped, Heard, QueryEmbedding, UnscaledChunk
 from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 
@@ -243,17 +244,49 @@ class FakeRegistry:
 
 
 class FakeRevisions:
-    """Fulfils IndexRevisions; counts how often it was asked."""
+    """Fulfils IndexRevisions and RevisionFeed; counts how often it was asked, and tells followers until it is muted."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.down = False
+        self.muted = False
         self._counts: Counter[IndexId] = Counter()
         self.owned: set[tuple[str, IndexId]] = set()
+        self._followers: list[asyncio.Queue[Bumped | Heard | None]] = []
 
     async def bump(self, index: IndexId) -> int:
+        if self.down:
+            raise DependencyUnavailable("the counter does not answer")
         self._counts[index] += 1
+        self.tell(Bumped(index, self._counts[index]))
         return self._counts[index]
+
+    def tell(self, event: Bumped | Heard) -> None:
+        for each in () if self.muted else self._followers:
+            each.put_nowait(event)
+
+    def hear(self) -> None:
+        """Has followers know that they have heard all."""
+        self.tell(Heard(time.monotonic()))
+
+    def break_feed(self) -> None:
+        for each in self._followers:
+            each.put_nowait(None)
+
+    def lose_all(self) -> None:
+        """As a store that was wiped."""
+        self._counts.clear()
+
+    async def follow(self) -> AsyncIterator[Bumped | Heard]:
+        if self.down:
+            raise DependencyUnavailable("the counter does not answer")
+        queue: asyncio.Queue[Bumped | Heard | None] = asyncio.Queue()
+        self._followers.append(queue)
+        yield Heard(time.monotonic())
+        while (event := await queue.get()) is not None:
+            yield event
+        self._followers.remove(queue)
+        raise DependencyUnavailable("the feed broke")
 
     async def current(self, index: IndexId) -> int:
         self.asked += 1

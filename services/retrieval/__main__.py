@@ -18,12 +18,16 @@ from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
+from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
+from services.retrieval.cache import ResultCache
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.convert_cache import body_of
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import VectorStore
 from services.retrieval.retriever import Retriever
+from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
 from services.retrieval.servicer import IndexServicer, RetrievalServicer, TenantServicer
 from services.retrieval.settings import Settings
@@ -56,26 +60,29 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     mesh = settings.mesh
     async with (
         open_store(settings) as store,
-        RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as revisions,
+        RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as counter,
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.collections_target) as registry,
         asyncio.TaskGroup() as background,
     ):
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
+        revisions = RevisionsMirror(counter, counter)
         scales = SparseScales(store, collections.language_of)
         embedder = EmbeddingClient(embedding)
         freshness, reranker = Freshness(revisions), RerankingClient(embedding)
         retriever = Retriever(store, embedder, collections, scales, freshness, reranker)
         batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
+        cache = ResultCache(revisions, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
+        answering = Answering(retriever, cache, body_of)
         indexer = Indexer(store, collections, revisions, scales)
 
         def register(server: grpc.aio.Server) -> None:
-            add_RetrievalServiceServicer_to_server(RetrievalServicer(retriever, batches, similar), server)
+            add_RetrievalServiceServicer_to_server(RetrievalServicer(answering, retriever, batches, similar), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
             add_TenantServiceServicer_to_server(TenantServicer(indexer), server)
 
-        tasks = [background.create_task(collections.run()), background.create_task(scales.run())]
+        tasks = [background.create_task(each.run()) for each in (collections, scales, revisions)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.
         yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})
         for task in tasks:

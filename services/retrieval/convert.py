@@ -1,7 +1,7 @@
 """Between the contract's messages and the domain."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
@@ -25,9 +25,10 @@ from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.convert_refining import boosts_from, mmr_from
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
-from services.retrieval.query import Query
+from services.retrieval.query import CacheControl, Query
 from services.retrieval.ranking import Hit
 from services.retrieval.retriever import Answer
+from services.retrieval.stages import Degraded
 from services.retrieval.steps import Ended, Step
 
 _MODES: Final = {
@@ -35,13 +36,19 @@ _MODES: Final = {
     pb.SearchRequest.DENSE: Mode.DENSE,
     pb.SearchRequest.SPARSE: Mode.SPARSE,
 }
+_CACHE_CONTROLS: Final = {
+    pb.SearchRequest.CACHE_CONTROL_UNSPECIFIED: CacheControl.DEFAULT,
+    pb.SearchRequest.DEFAULT: CacheControl.DEFAULT,
+    pb.SearchRequest.BYPASS: CacheControl.BYPASS,
+    pb.SearchRequest.REFRESH: CacheControl.REFRESH,
+}
 _FEATURES: Final = ("group_by", "facets", "neighbors", "explain")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
     given = {field.name for field, _ in request.ListFields()}
     return Query(
-        text=request.query,
+        text=request.query.strip(),
         vector=request.vector,
         collection=request.collection,
         collections=request.collections,
@@ -62,6 +69,8 @@ def query_from(request: pb.SearchRequest) -> Query:
         features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
         consistency_token=request.consistency_token,
+        cache_control=_CACHE_CONTROLS[request.cache_control],
+        read_mask=tuple(request.read_mask.paths),
     )
 
 
@@ -125,29 +134,39 @@ def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchR
     Raises:
         InvalidArgument: The mask names a field that hits do not have.
     """
+    response = lasting_to(answer, read_mask)
+    response.timings.extend(timings_to(answer.timings_s))
+    response.trace_id = trace_id
+    return response
+
+
+def lasting_to(answer: Answer, read_mask: FieldMask) -> pb.SearchResponse:
+    """What of the response is the same in every call that it answers; see answer_to."""
     hits = [hit_to(hit) for hit in answer.hits]
     return pb.SearchResponse(
         hits=_masked(hits, read_mask) if read_mask.paths else hits,
         total_size=answer.total,
         next_page_token=answer.next_page_token,
-        timings=[
-            pb.SearchResponse.StageTiming(
-                stage=stage,
-                duration=Duration(nanos=round(seconds * 1e9) % 10**9, seconds=round(seconds * 1e9) // 10**9),
-            )
-            for stage, seconds in answer.timings_s.items()
-        ],
-        degraded_stages=[
-            pb.SearchResponse.DegradedStage(
-                stage=each.stage,
-                reason=each.reason,
-                collection=f"collections/{each.collection}" if each.collection else "",
-            )
-            for each in answer.degraded
-        ],
+        degraded_stages=[degraded_to(each) for each in answer.degraded],
         usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
-        trace_id=trace_id,
     )
+
+
+def timings_to(timings_s: Mapping[str, float]) -> list[pb.SearchResponse.StageTiming]:
+    return [
+        pb.SearchResponse.StageTiming(stage=stage, duration=duration_to(seconds))
+        for stage, seconds in timings_s.items()
+    ]
+
+
+def duration_to(seconds: float) -> Duration:
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)
+
+
+def degraded_to(degraded: Degraded) -> pb.SearchResponse.DegradedStage:
+    collection = f"collections/{degraded.collection}" if degraded.collection else ""
+    return pb.SearchResponse.DegradedStage(stage=degraded.stage, reason=degraded.reason, collection=collection)
 
 
 def outcomes_to(

@@ -63,7 +63,7 @@ class Freshness:
     def _look(self, index: IndexId, pause_s: float) -> "asyncio.Task[int]":
         """The look at the counter that is under way, or else one that begins after a pause."""
         looking = self._looking.get(index)
-        if looking is None:
+        if looking is None or looking.done():  # its end is told later in the turn of the loop in which it ended
             looking = self._looking[index] = asyncio.create_task(self._current(index, pause_s))
             looking.add_done_callback(lambda done: self._looked(index, done))
         return looking
@@ -73,7 +73,8 @@ class Freshness:
         return await self._revisions.current(index)
 
     def _looked(self, index: IndexId, done: "asyncio.Task[int]") -> None:
-        del self._looking[index]
+        if self._looking.get(index) is done:
+            del self._looking[index]
         if done.cancelled() or done.exception() is not None:  # whoever waits has it from the task
             return
         if len(self._seen) >= _KNOWN:

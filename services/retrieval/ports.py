@@ -1,6 +1,6 @@
 """What retrieval needs of others: an index of chunks, vectors for queries, the registry, a counter of writes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from services.retrieval.chunks import (
     VectorQuery,
 )
 from services.retrieval.collection import Changes, CollectionView
+from services.retrieval.results import Asked, Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,4 +213,58 @@ class IndexRevisions(Protocol):
 
     async def check(self) -> None:
         """Returns when the counter answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bumped:
+    """An index has come to a revision."""
+
+    index: IndexId
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Whatever was bumped before `at_s`, by time.monotonic(), has been told."""
+
+    at_s: float
+
+
+class RevisionFeed(Protocol):
+    """The bumps of all replicas, as they are made."""
+
+    def follow(self) -> AsyncIterator[Bumped | Heard]:
+        """Every bump from the first event on, in order, and several times a second how far that goes.
+
+        Raises:
+            DependencyUnavailable: The only way it ends; bumps may be missed from then on.
+        """
+        ...
+
+
+class SharedResults(Protocol):
+    """Answers that all replicas share. What is not there, not whole or not in time is none: nothing fails for it.
+
+    Attributes:
+        down: Why it does not answer; empty while it does.
+    """
+
+    @property
+    def down(self) -> str: ...
+
+    async def get(self, asked: Asked) -> Entry | None:
+        """The answer to what is asked, of whichever revisions."""
+        ...
+
+    def put(self, entry: Entry) -> None:
+        """Keeps it soon, instead of what is kept for the same question; nobody waits for that."""
+        ...
+
+    async def purge(self, tenant: str, indexes: Collection[IndexId]) -> int:
+        """Drops the answers of any of the tenant's indexes; returns how many.
+
+        Raises:
+            DependencyUnavailable: The store does not answer.
+        """
         ...

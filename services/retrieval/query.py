@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
 from services.mesh.errors import InvalidArgument
@@ -30,6 +31,14 @@ _DEPTH_FACTOR: Final = 4
 _COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
+class CacheControl(Enum):
+    """How a search uses the cache of answers."""
+
+    DEFAULT = auto()
+    BYPASS = auto()
+    REFRESH = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A search as asked for; 0, "", None and empty mean unset.
@@ -47,6 +56,7 @@ class Query:
         mmr: Prefers hits that differ.
         features: Names of request fields that ask for more than ranking: "group_by", ...
         require_all: Fails rather than answering from fewer stages.
+        read_mask: Fields of a hit to return; empty: all.
     """
 
     text: str = ""
@@ -72,6 +82,8 @@ class Query:
     features: frozenset[str] = frozenset()
     require_all: bool = False
     consistency_token: str = ""
+    cache_control: CacheControl = CacheControl.DEFAULT
+    read_mask: tuple[str, ...] = ()
 
     @property
     def named_collections(self) -> list[str]:

@@ -117,22 +117,34 @@ class Retriever:
         """
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
         with stages.timed("total"):
-            with stages.timed("authorize"):
-                views = await stages.within("authorize", self.views(query.collection_ids, who))
-            plan = planned(query, views, who)
-            if query.consistency_token:
-                with stages.timed("wait"):
-                    await stages.within("wait", self._seen(query.consistency_token, views, stages.budget_s("wait")))
-            if plan.resumed is None:
-                ranked = await self._ranked(query, plan, views, stages)
-                hits, total = ranked.hits[plan.page], len(ranked.hits)
-            else:
-                stages.degraded.extend(plan.resumed.degraded)
-                ranked = _Ranked([], 0, 0)
-                with stages.timed("store"):
-                    hits, total = await self._resumed(plan, plan.resumed, views, stages), len(plan.resumed.places)
-            if query.highlight:
-                hits = _highlighted(hits, query, views)
+            views, plan = await self.prepared(query, who, stages)
+            return await self.run(query, plan, views, stages)
+
+    async def prepared(self, query: Query, who: Caller, stages: Stages) -> tuple[list[CollectionView], Plan]:
+        """The collections, which the caller may search and which show what must be seen, and how they are searched.
+
+        Raises: as `search` does, for what is wrong with the query.
+        """
+        with stages.timed("authorize"):
+            views = await stages.within("authorize", self.views(query.collection_ids, who))
+        plan = planned(query, views, who)
+        if query.consistency_token:
+            with stages.timed("wait"):
+                await stages.within("wait", self._seen(query.consistency_token, views, stages.budget_s("wait")))
+        return views, plan
+
+    async def run(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Answer:
+        """The answer to a query that is prepared."""
+        if plan.resumed is None:
+            ranked = await self._ranked(query, plan, views, stages)
+            hits, total = ranked.hits[plan.page], len(ranked.hits)
+        else:
+            stages.degraded.extend(plan.resumed.degraded)
+            ranked = _Ranked([], 0, 0)
+            with stages.timed("store"):
+                hits, total = await self._resumed(plan, plan.resumed, views, stages), len(plan.resumed.places)
+        if query.highlight:
+            hits = _highlighted(hits, query, views)
         following = plan.page.stop
         frozen = plan.resumed or _frozen(ranked.hits, views, stages.degraded) if following < total else None
         return Answer(

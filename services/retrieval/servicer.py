@@ -14,7 +14,8 @@ from ragweave.v1 import search_pb2 as pb
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
-from services.retrieval import convert
+from services.retrieval import convert, convert_cache
+from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
@@ -27,15 +28,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrievalServicer(RetrievalServiceServicer):
-    def __init__(self, retriever: Retriever, batches: BatchSearcher, similar: SimilarFinder) -> None:
+    def __init__(
+        self, answering: Answering, retriever: Retriever, batches: BatchSearcher, similar: SimilarFinder
+    ) -> None:
+        self._answering = answering
         self._retriever = retriever
         self._batches = batches
         self._similar = similar
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         query = convert.query_from(request)
-        answer = await self._retriever.search(query, caller(context), timeout_s=_remaining_s())
-        return convert.answer_to(answer, request.read_mask, _trace_id())
+        served = await self._answering.search(query, caller(context), timeout_s=_remaining_s())
+        return convert_cache.response_from(served, _trace_id())
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         queries = convert.queries_from(request.requests, request.collection)

@@ -31,6 +31,10 @@ class Settings(ServiceSettings):
     qdrant_prefix: str = Field("ragweave-", max_length=64, description="Before the names of Qdrant's collections.")
     qdrant_replicas: int = Field(1, ge=1, le=9, description="Copies of each shard in a Qdrant cluster.")
     qdrant_timeout_s: int = Field(30, ge=1, le=600, description="Seconds a call to the Qdrant server may take.")
+    cache_bytes: int = Field(
+        64 * 2**20, ge=0, le=2**36, description="Bytes of answers kept in the process; 0 keeps none there."
+    )
+    cache_ttl_s: float = Field(600, ge=1, le=86_400, description="Seconds an answer is kept at most.")
     redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds a write waits for the revision counter.")
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ REFINED = {
     ],
     "mmr": {"diversity": 0.3, "candidates": 50},
 }
-VOLATILE = ("timings", "trace_id")
+VOLATILE = ("timings", "trace_id", "cache")
 
 
 @dataclass(frozen=True)

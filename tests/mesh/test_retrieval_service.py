@@ -183,7 +183,7 @@ async def test_what_is_written_is_found_with_all_a_hit_tells(tmp_path: Path) -> 
         assert [(each.start_offset, each.end_offset) for each in hit.highlights] == [(0, 5), (6, 10)]
         assert {each.stage for each in hit.scores} == {"dense", "sparse"}
         assert response.total_size == 2 and response.usage.query_tokens == 3
-        assert {each.stage for each in response.timings} == {"authorize", "embed", "store", "total"}
+        assert {each.stage for each in response.timings} == {"authorize", "cache", "embed", "store", "total"}
         assert len(response.trace_id) == 32
 
 

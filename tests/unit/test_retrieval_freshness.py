@@ -67,6 +67,26 @@ async def test_who_waits_in_vain_leaves_nothing_behind(revisions: FakeRevisions)
         await asyncio.sleep(0.001)
 
 
+async def test_who_comes_as_a_look_ends_begins_another_and_holds_nobody_up(revisions: FakeRevisions) -> None:
+    freshness = Freshness(revisions, pause_s=0.01, patience_s=0.5)
+    ended = asyncio.Event()
+    current = revisions.current
+
+    async def ending(index: IndexId) -> int:
+        found = await current(index)
+        ended.set()  # who waits for it runs in the turn of the loop in which the look ends
+        return found
+
+    revisions.current = ending  # type: ignore[method-assign]
+
+    async def coming() -> None:
+        await ended.wait()
+        await revisions.bump(INDEX)
+        await freshness.reached(INDEX, 1)
+
+    await asyncio.gather(coming(), freshness.reached(INDEX, 1))
+
+
 async def test_a_counter_that_does_not_answer_is_told_at_once(revisions: FakeRevisions) -> None:
     freshness = Freshness(revisions)
     revisions.down = True

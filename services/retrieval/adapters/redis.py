@@ -1,24 +1,36 @@
 """The revision of each index, counted in Redis, and whose index it is."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import quote
 
 import structlog
+from redis.exceptions import ConnectionError as Disconnected
 
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.redis import UNANSWERED, open_redis
 from services.retrieval.chunks import IndexId
+from services.retrieval.ports import Bumped, Heard
 
 _CONNECTIONS: Final = 16
 # A revision that is bumped twice is as good as bumped once.
 _REPEATS: Final = 3
+_CHANNEL: Final = "ragweave:index:revisions"
+# Whoever follows is told of a bump before who made it hears that it is made.
+_BUMP: Final = """
+local revision = redis.call('INCR', KEYS[1])
+redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' ' .. revision)
+return revision
+"""
+_BEAT_S: Final = 0.25
+_SILENCE_S: Final = 3.0
 
 
 class RedisRevisions:
-    """Fulfils IndexRevisions with one counter a collection, and one set of indexes a tenant."""
+    """Fulfils IndexRevisions with a counter a collection and a set of indexes a tenant, and RevisionFeed by pub/sub."""
 
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._redis = client
@@ -32,7 +44,7 @@ class RedisRevisions:
             yield cls(client, timeout_s=timeout_s)
 
     async def bump(self, index: IndexId) -> int:
-        return int(await self._answer(self._redis.incr(_key(index))))
+        return int(await self._answer(self._redis.eval(_BUMP, 1, _key(index), _CHANNEL, index)))
 
     async def current(self, index: IndexId) -> int:
         return int(await self._answer(self._redis.get(_key(index))) or 0)
@@ -51,6 +63,23 @@ class RedisRevisions:
     async def check(self) -> None:
         await self._answer(self._redis.ping())
 
+    async def follow(self) -> AsyncIterator[Bumped | Heard]:
+        """One connection has bumps and the answers to pings in order: what was bumped before a ping comes before."""
+        try:
+            async with self._redis.pubsub() as feed:
+                await feed.subscribe(_CHANNEL)
+                beating = asyncio.create_task(_beat(feed))
+                try:
+                    async with aclosing(_events(feed)) as events:
+                        async for event in events:
+                            yield event
+                finally:
+                    beating.cancel()
+                    with suppress(asyncio.CancelledError, *UNANSWERED):
+                        await beating
+        except UNANSWERED as error:
+            raise DependencyUnavailable(f"the feed of revisions broke ({type(error).__name__})") from None
+
     async def _answer(self, asked: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -58,6 +87,30 @@ class RedisRevisions:
         except UNANSWERED as error:
             structlog.get_logger("retrieval.redis").warning("revisions unavailable", error=type(error).__name__)
             raise DependencyUnavailable("the revision counter (Redis) does not answer", retry_after_s=1.0) from None
+
+
+async def _beat(feed: Any) -> None:
+    while True:
+        await feed.ping(repr(time.monotonic()))
+        await asyncio.sleep(_BEAT_S)
+
+
+async def _events(feed: Any) -> AsyncGenerator[Bumped | Heard, None]:
+    """What comes over the connection; silence, or a second subscription, tells of a gap and ends it."""
+    subscribed = False
+    while True:
+        async with asyncio.timeout(_SILENCE_S):
+            message = await feed.get_message(timeout=None)
+        match message:
+            case {"type": "message", "data": data}:
+                index, _, revision = data.decode().rpartition(" ")
+                yield Bumped(IndexId(index), int(revision))
+            case {"type": "pong", "data": at_s} if subscribed:
+                yield Heard(float(at_s))
+            case {"type": "subscribe"} if subscribed:  # the client has made a new connection by itself
+                raise Disconnected("reconnected")
+            case {"type": "subscribe"}:
+                subscribed = True
 
 
 def _key(index: IndexId) -> str:
