@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls deadline-test fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,6 +46,9 @@ test: install lint ## Lint, then run the suite with coverage, on two cores
 
 test-tls: install ## Run every end-to-end test with TLS on
 	RAGWEAVE_TLS=on $(BIN)/python -m pytest tests/e2e --durations 10
+
+deadline-test: install ## Make 2,000 searches with a stage that hangs: how many are answered in time
+	$(BIN)/python -m tests.e2e.deadlines
 
 fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
 	$(BIN)/python -m tests.e2e.fuzz_api

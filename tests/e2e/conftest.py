@@ -9,6 +9,7 @@ from tests.cross_encoders import write_cross_encoder
 from tests.e2e.kill_points import LEASE
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
+from tests.e2e.troubles import black_hole, reranking_into
 from tests.ports import free_port
 
 
@@ -84,12 +85,21 @@ QUICKLY = {
 
 @pytest.fixture(scope="session")
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly."""
-    made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY, **LEASE)
-    try:
-        yield made
-    finally:
-        made.stop()
+    """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly.
+
+    Its one reranking model never answers.
+    """
+    with black_hole() as hole:
+        reranking = reranking_into(hole)
+        made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY, **LEASE, **SMALL_GRAPHS, **reranking)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+# A collection of more than 100 chunks is served by an engine of its own.
+SMALL_GRAPHS = {"RAGWEAVE_RETRIEVAL_BUILD_THRESHOLD": "100"}
 
 
 def _started(folder: Path, **settings: str) -> Mesh:

@@ -1,0 +1,66 @@
+"""What may be wrong with a dependency: stopped, gone, or there and silent."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import SHUT_RDWR, create_server, socket
+from typing import Final
+
+from ragweave.local.supervisor import read_state, supervisor_pid
+from tests.e2e.stack import Mesh
+
+RERANKER: Final = "hole"
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process takes what it is sent and does nothing, inside the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """`host:port` that takes connections, and whatever is sent on them, and says nothing."""
+    with create_server(("127.0.0.1", 0), backlog=1024) as hole:
+        taken: list[socket] = []
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(hole.accept()[0])
+                except OSError:  # closed
+                    return
+
+        threading.Thread(target=take, daemon=True).start()
+        yield "{}:{}".format(*hole.getsockname())
+        hole.shutdown(SHUT_RDWR)
+        for each in taken:
+            each.close()
+
+
+def reranking_into(hole: str) -> dict[str, str]:
+    """Settings of a mesh whose only reranking model is at that address."""
+    return {"RAGWEAVE_EMBEDDING_RERANK_MODELS": f"{RERANKER}=tei+http://{hole}"}
+
+
+@contextmanager
+def down(mesh: Mesh, name: str) -> Iterator[None]:
+    """The process is killed, and nobody starts it again inside the block; then all serve again."""
+    with stopped(int(read_state(mesh.layout)["guard"])), stopped(supervisor_pid(mesh.layout)):
+        mesh.kill(name)
+        yield
+    mesh.wait_ready()
+
+
+def engines(mesh: Mesh) -> list[int]:
+    """Pids of the vector store's engines, the oldest first."""
+    children = Path(f"/proc/{mesh.pid('retrieval')}/task").glob("*/children")
+    pids = sorted(int(pid) for each in children for pid in each.read_text().split())
+    return [pid for pid in pids if b"edge_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
