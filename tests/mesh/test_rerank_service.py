@@ -122,11 +122,15 @@ async def test_reranking_models_are_listed_with_their_kind(channel: grpc.aio.Cha
 async def test_an_endpoint_that_is_down_is_named_and_nothing_else_of_it(
     channel: grpc.aio.Channel, server: RerankServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server.failures += [(500, {})] * 9  # the channel tries again
+    server.failures += [(500, {})] * 9
     request = pb.RerankRequest(model="remote", query=QUERY, documents=TEXTS)
     error = await refused(EmbeddingServiceStub(channel).Rerank(request))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == f"{server.host} answered 500"
+    assert len(server.asked) == 1
+    server.failures[:] = [(503, {"retry-after": "0"})] * 9
+    assert (await refused(EmbeddingServiceStub(channel).Rerank(request))).details() == f"{server.host} answered 503"
+    assert len(server.asked) == 1 + 3, "what the service has tried again, the channel does not"
     assert KEY not in "".join(capfd.readouterr())
 
 

@@ -107,7 +107,7 @@ class Endpoint:
             if not failures:
                 raise DeadlineExceeded(f"{self.host} did not answer within {left_s:.3g} s") from None
             after_s = failures[-1].after_s or _RETRY_AFTER_S
-            raise DependencyUnavailable(f"{self.host} {failures[-1]}", retry_after_s=after_s) from None
+            raise DependencyUnavailable(str(failures[-1]), retry_after_s=after_s, retried=True) from None
 
     async def _answer(self, question: dict[str, Any], until: float) -> Any:
         left_s = max(0.001, until - time.monotonic())
@@ -115,17 +115,18 @@ class Endpoint:
         try:
             async with self._client.stream("POST", self._url, json=question, timeout=timeout) as response:
                 if response.status_code in _AGAIN:
-                    raise _Passing(f"answered {response.status_code}", _retry_after_s(response))
+                    raise _Passing(f"{self.host} answered {response.status_code}", _retry_after_s(response))
                 if response.status_code in (401, 403):
-                    raise DependencyUnavailable(f"{self.host} does not take our API key ({response.status_code})")
+                    refusal = f"{self.host} does not take our API key ({response.status_code})"
+                    raise DependencyUnavailable(refusal, retried=True)
                 if response.is_server_error or response.is_redirect:
-                    raise DependencyUnavailable(f"{self.host} answered {response.status_code}")
+                    raise DependencyUnavailable(f"{self.host} answered {response.status_code}", retried=True)
                 if not response.is_success:
                     raise Refused(response.status_code)
                 content = await self._content(response)
         except _BROKEN as error:
             connected = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-            raise _Passing("broke the connection" if connected else "cannot be connected to") from None
+            raise _Passing(f"{self.host} {'broke the connection' if connected else 'cannot be connected to'}") from None
         except httpx.TimeoutException:
             raise
         except httpx.HTTPError:
@@ -145,7 +146,7 @@ class Endpoint:
 
     def misanswered(self, description: str) -> DependencyUnavailable:
         """The error for an answer that cannot be used: "description" says what it is or has."""
-        return DependencyUnavailable(f"the answer of {self.host} {description}")
+        return DependencyUnavailable(f"the answer of {self.host} {description}", retried=True)
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -10,12 +10,15 @@ import structlog
 
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
+from services.mesh.errors import DependencyUnavailable
 from services.mesh.spelling import for_rest
 from services.mesh.status import DETAILS_KEY, code_of, is_expected, retry_after_s, status_of
 
 # How long a client may go on sending after its call has failed, and the pause that says it waits for an answer.
 _DRAIN_S = 1.0
 _IDLE_S = 0.02
+# Has clients that would retry by the contract's policy leave it (gRFC A6).
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 
 class Errors:
@@ -58,7 +61,9 @@ class Errors:
             await _writes_ended(call)
         # Headers sent now would commit the call, and its client could not retry it (gRFC A6): they go with the
         # trailers, which gRPC then sends as the one and only header block.
-        headers = () if call.headers_sent else call.headers
+        headers = [] if call.headers_sent else [*call.headers]
+        if isinstance(error, DependencyUnavailable) and error.retried:
+            headers.append(_NO_RETRY)
         await call.context.abort(call.status, status.message, (*headers, (DETAILS_KEY, status.SerializeToString())))
 
 
