@@ -166,7 +166,8 @@ def _value(chance: random.Random, depth: int) -> Any:
     if kind < 2 and depth < 2:
         return _object(chance, depth + 1)
     if kind < 4 and depth < 3:
-        return [_value(chance, 2 + (chance.random() < 0.8)) for _ in range(chance.randrange(4))]
+        # Texts and numbers mostly; objects and lists too.
+        return [_value(chance, chance.choice([1, 3, 3])) for _ in range(chance.randrange(4))]
     if kind < 6:
         return chance.choice([*MOMENTS, *NO_MOMENTS])
     if kind < 8:

@@ -31,6 +31,8 @@ _PLANNED: Final = {
     "fusion",
     "candidates",
     "min_score",
+    "rerank",
+    "rough",
 }
 # They tell how to come by the answer, not which: one that is not whole is not kept.
 _OF_NO_ANSWER: Final = {"consistency_token", "cache_control", "require_all"}

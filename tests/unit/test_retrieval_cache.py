@@ -15,7 +15,7 @@ from services.mesh.filters import parse
 from services.mesh.identity import Caller
 from services.retrieval import results
 from services.retrieval.cache import ResultCache, Tally
-from services.retrieval.chunks import DocumentFields, IndexId, Mode
+from services.retrieval.chunks import DocumentFields, IndexId, Mode, Rerank
 from services.retrieval.collection import SearchDefaults
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Rrf
@@ -223,6 +223,8 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "fusion": (Rrf(7, 1.0, 1.0), True),
     "candidates": (300, True),
     "min_score": (0.5, True),
+    "rerank": (Rerank("m", 20), True),
+    "rough": (True, False),  # where nothing is reranked
     "highlight": (True, True),
     "features": (frozenset({"explain"}), True),
     "read_mask": (("text",), True),
@@ -255,6 +257,8 @@ def test_what_reads_the_same_has_one_key() -> None:
     assert key(filter='title="x"') == key(filter='title  =  "x"') == key(typed_filter=parse('title = "x"', SCHEMA))
     assert key(features=frozenset({"a", "b", "c"})) == key(features=frozenset({"c", "b", "a"}))
     assert key(collection="", collections=("docs",)) == key()
+    assert key(rerank=Rerank()) == key(rerank=Rerank(top_n=50)) != key()
+    assert key(rerank=Rerank(), rough=True) == key()
 
 
 def test_callers_collections_and_models_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,8 @@ class Operations:
         if body is not None:
             yield from (408, 413) if body.full_name == HTTP_BODY else (408, 413, 415)
         resources = {*_NAMING, *self._ids, *self._ids.values()}
-        if any(each.name in resources for each in method.descriptor.input_type.fields):
+        asked = [method.descriptor.input_type, *([] if body is None else [body])]
+        if any(field.name in resources for message in asked for field in message.fields):
             yield 404
 
 
