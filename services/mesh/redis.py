@@ -1,11 +1,13 @@
 """The one way a process opens the Redis-protocol store, and what it means when the store does not answer."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import redis.asyncio
+import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
@@ -17,6 +19,8 @@ from services.mesh.errors import DependencyUnavailable
 # What a store that is away, starting, failing over or out of memory answers with, and what it is like not to answer.
 UNANSWERED: Final = (RedisError, OSError, TimeoutError)
 
+# A store that failed is left alone for this long, so that a dead one costs callers next to nothing.
+_REST_S: Final = 1.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
@@ -61,6 +65,40 @@ async def answering(store: str, *, timeout_s: float) -> AsyncIterator[None]:
             yield
     except (Disconnected, TimedOut, ReadOnlyError, OSError):
         raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service="redis") from None
+
+
+class Dispensable:
+    """A store that callers can do without: one that fails or is slow has no answer, and is then left alone for a while.
+
+    Args:
+        store: What logs call it.
+        timeout_s: How long it may take to answer.
+
+    Attributes:
+        down: Why it does not answer; empty while it does.
+    """
+
+    def __init__(self, store: str, *, timeout_s: float) -> None:
+        self.down = ""
+        self._store = store
+        self._timeout_s = timeout_s
+        self._rest_until = 0.0
+
+    async def answers(self, pipeline: Any) -> list[Any] | None:
+        """The answers to a pipeline; None where there are none. The first failure in a row is logged."""
+        if time.monotonic() < self._rest_until:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers: list[Any] = await pipeline.execute()
+        except UNANSWERED as error:
+            self._rest_until = time.monotonic() + _REST_S
+            if not self.down:
+                structlog.get_logger("mesh.redis").warning(f"{self._store} unavailable", error=type(error).__name__)
+            self.down = f"{self._store} does not answer"
+            return None
+        self.down = ""
+        return answers
 
 
 async def unlinked(client: Any, pattern: str, *, within_s: float) -> tuple[int, bool]:

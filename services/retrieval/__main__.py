@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import grpc
 
@@ -16,6 +16,7 @@ from services.mesh.settings import read
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.redis import RedisRevisions
+from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
 from services.retrieval.answering import Answering
@@ -25,7 +26,7 @@ from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.convert_cache import body_of
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
-from services.retrieval.ports import VectorStore
+from services.retrieval.ports import SharedResults, VectorStore
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
@@ -55,6 +56,16 @@ def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
     )
 
 
+def open_shared(settings: Settings) -> AbstractAsyncContextManager[SharedResults | None]:
+    if not settings.cache_shared:
+        return nullcontext()
+    return RedisResults.open(
+        settings.cache_url or settings.mesh.redis_url,
+        ttl_s=settings.cache_ttl_s,
+        timeout_s=settings.cache_timeout_s,
+    )
+
+
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     mesh = settings.mesh
@@ -63,6 +74,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as counter,
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.collections_target) as registry,
+        open_shared(settings) as shared,
         asyncio.TaskGroup() as background,
     ):
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
@@ -73,7 +85,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         freshness, reranker = Freshness(revisions), RerankingClient(embedding)
         retriever = Retriever(store, embedder, collections, scales, freshness, reranker)
         batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
-        cache = ResultCache(revisions, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
+        cache = ResultCache(revisions, shared, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
         answering = Answering(retriever, cache, body_of)
         indexer = Indexer(store, collections, revisions, scales)
 

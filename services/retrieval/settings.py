@@ -35,6 +35,9 @@ class Settings(ServiceSettings):
         64 * 2**20, ge=0, le=2**36, description="Bytes of answers kept in the process; 0 keeps none there."
     )
     cache_ttl_s: float = Field(600, ge=1, le=86_400, description="Seconds an answer is kept at most.")
+    cache_shared: bool = Field(True, description="Whether replicas share answers, in Redis.")
+    cache_url: SecretUrl = Field("", description="Redis for shared answers, maybe a volatile one; empty: the mesh's.")
+    cache_timeout_s: float = Field(0.02, gt=0, le=5, description="Seconds a search waits for a shared answer.")
     redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds a write waits for the revision counter.")
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ import pytest
 import redis.asyncio as redis
 from structlog.testing import capture_logs
 
-from services.embedding.adapters import redis as adapter
 from services.embedding.adapters.redis import RedisCache
 from services.embedding.ports import EmbeddingCache
 from services.mesh.errors import DependencyUnavailable
@@ -78,7 +77,7 @@ async def test_entries_of_the_store_end_by_themselves(store: str) -> None:
 
 
 async def test_a_store_that_is_down_is_a_miss_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_REST_S", 0.0)
+    monkeypatch.setattr("services.mesh.redis._REST_S", 0.0)
     store = Store(tmp_path)
     with capture_logs() as logs:
         async with RedisCache.open(store.url, ttl_s=60, timeout_s=2) as cache:
@@ -107,7 +106,7 @@ async def test_a_store_that_hangs_is_a_miss_and_then_left_alone(tmp_path: Path) 
 async def test_an_answer_that_came_too_late_is_never_taken_for_another(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "_REST_S", 0.0)
+    monkeypatch.setattr("services.mesh.redis._REST_S", 0.0)
     async with RedisCache.open(store, ttl_s=60, timeout_s=0.2) as cache, redis.from_url(store) as client:
         await cache.put({b"a": b"1", b"b": b"2"})
         await client.client_pause(500)

@@ -1,18 +1,12 @@
 """Embeddings kept in a Redis-protocol store, shared by all replicas."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-import structlog
-
 from services.embedding.cache import TENANT_BYTES
-from services.mesh.redis import UNANSWERED, answering, open_redis, unlinked
+from services.mesh.redis import Dispensable, answering, open_redis, unlinked
 
-# After a failure the store is left alone for this long, so that a dead one costs callers next to nothing.
-_REST_S: Final = 1.0
 # What one call of erase may take, in seconds.
 _ERASE_S: Final = 15.0
 # Callers above this number wait for a connection, within the time they give the store.
@@ -25,10 +19,7 @@ class RedisCache:
     def __init__(self, client: Any, *, ttl_s: int, timeout_s: float) -> None:
         self._redis = client
         self._ttl_s = ttl_s
-        self._timeout_s = timeout_s
-        self._rest_until = 0.0
-        self._failing = False
-        self._log = structlog.get_logger("embedding.cache")
+        self._store = Dispensable("embedding cache", timeout_s=timeout_s)
 
     @classmethod
     @asynccontextmanager
@@ -44,33 +35,18 @@ class RedisCache:
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         pipeline = self._redis.pipeline(transaction=False).mget([_name(key) for key in keys])
-        answers = await self._answers(pipeline)
+        answers = await self._store.answers(pipeline)
         return answers[0] if answers else [None] * len(keys)
 
     async def put(self, entries: Mapping[bytes, bytes]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         for key, value in entries.items():
             pipeline.set(_name(key), value, ex=self._ttl_s)
-        await self._answers(pipeline)
+        await self._store.answers(pipeline)
 
     async def erase(self, tenant: bytes) -> tuple[int, bool]:
         async with answering("the embedding cache", timeout_s=2 * _ERASE_S):
             return await unlinked(self._redis, f"{_name(tenant)}*", within_s=_ERASE_S)
-
-    async def _answers(self, pipeline: Any) -> list[Any] | None:
-        if time.monotonic() < self._rest_until:
-            return None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answers: list[Any] = await pipeline.execute()
-        except UNANSWERED as error:
-            self._rest_until = time.monotonic() + _REST_S
-            if not self._failing:
-                self._log.warning("embedding cache unavailable", error=type(error).__name__)
-            self._failing = True
-            return None
-        self._failing = False
-        return answers
 
 
 def _name(key: bytes) -> str:

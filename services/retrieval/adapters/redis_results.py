@@ -1,0 +1,132 @@
+"""Answers that all replicas share, in a store of the Redis protocol."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Final, Self
+
+from services.mesh.redis import Dispensable, answering, open_redis
+from services.retrieval.chunks import IndexId
+from services.retrieval.results import Asked, Entry
+
+# Answers of another release may be made in another way.
+_PREFIX: Final = f"ragweave:results:{version('ragweave')}"
+_CONNECTIONS: Final = 8
+_DIGEST_BYTES: Final = 16
+# Answers wait this long for others to be written with, and let the callers have them first.
+_LINGER_S: Final = 0.02
+# Bytes of answers waiting to be written; what comes above is not written, and made again one day.
+_BACKLOG: Final = 16 * 2**20
+_WRITE_TIMEOUT_S: Final = 1.0
+_PURGE_S: Final = 15.0
+_SCANNED_AT_ONCE: Final = 2000
+
+
+class RedisResults:
+    """Fulfils SharedResults. A value is a line about the answer, with its digest, then the answer."""
+
+    def __init__(self, client: Any, *, ttl_s: float, timeout_s: float) -> None:
+        self._redis = client
+        self._ttl_s = ttl_s
+        self._reading = Dispensable("the shared result cache", timeout_s=timeout_s)
+        self._writing = Dispensable("the shared result cache (writing)", timeout_s=_WRITE_TIMEOUT_S)
+        self._unwritten: dict[str, bytes] = {}
+        self._waiting = 0
+        self._writer: asyncio.Task[None] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, ttl_s: float, timeout_s: float) -> AsyncIterator[Self]:
+        """The answers in the store at `url`, which need not be up; on exit, what is unwritten is written.
+
+        Args:
+            timeout_s: How long a search waits for one.
+        """
+        async with open_redis(url, connections=_CONNECTIONS) as client:
+            made = cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
+            try:
+                yield made
+            finally:
+                await made.settled()
+
+    @property
+    def down(self) -> str:
+        return self._reading.down
+
+    async def get(self, asked: Asked) -> Entry | None:
+        answers = await self._reading.answers(self._redis.pipeline(transaction=False).get(_name(asked)))
+        return _entry(asked, answers[0]) if answers and answers[0] else None
+
+    def put(self, entry: Entry) -> None:
+        value = _value(entry)
+        if self._waiting + len(value) > _BACKLOG:
+            return
+        self._waiting += len(value)
+        self._unwritten[_name(entry.asked)] = value
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def purge(self, tenant: str, indexes: Collection[IndexId]) -> int:
+        """Looks through all keys of the store: names tell which tenant's and which indexes' answers they are."""
+        await self.settled()
+        marks = {_mark(index) for index in indexes}
+        dropped = 0
+        async with answering("the shared result cache", timeout_s=_PURGE_S):
+            cursor = -1
+            while cursor:
+                cursor, keys = await self._redis.scan(
+                    max(cursor, 0), match=f"{_PREFIX}:{_mark(tenant)}:*", count=_SCANNED_AT_ONCE
+                )
+                gone = [key for key in keys if not marks.isdisjoint(key.decode().split(":")[4].split("."))]
+                if gone:
+                    dropped += await self._redis.unlink(*gone)
+        return dropped
+
+    async def settled(self) -> None:
+        """Returns when what was put so far is written, or could not be."""
+        if self._writer is not None:
+            await self._writer
+
+    async def _write(self) -> None:
+        try:
+            while self._unwritten:
+                await asyncio.sleep(_LINGER_S)
+                values, self._unwritten, self._waiting = self._unwritten, {}, 0
+                pipeline = self._redis.pipeline(transaction=False)
+                for name, value in values.items():
+                    pipeline.set(name, value, px=round(self._ttl_s * 1000))
+                await self._writing.answers(pipeline)
+        finally:
+            self._writer = None
+
+
+def _name(asked: Asked) -> str:
+    return f"{_PREFIX}:{_mark(asked.tenant)}:{'.'.join(map(_mark, asked.indexes))}:{asked.key.hex()}"
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _digest(head: bytes, body: bytes) -> str:
+    return hashlib.blake2b(head + body, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _value(entry: Entry) -> bytes:
+    head = json.dumps([entry.revisions, entry.created_s]).encode()
+    return b"%s\n%s\n%s" % (_digest(head, entry.body).encode(), head, entry.body)
+
+
+def _entry(asked: Asked, value: bytes) -> Entry | None:
+    """The entry; none where the value is not whole."""
+    try:
+        digest, head, body = value.split(b"\n", 2)
+        if digest.decode() != _digest(head, body):
+            return None
+        revisions, created_s = json.loads(head)
+        return Entry(asked, tuple(map(int, revisions)), body, float(created_s))
+    except (ValueError, TypeError):
+        return None
