@@ -17,6 +17,7 @@ from ragweave.exports import ended
 from ragweave.names import collection_name
 from ragweave.uploads import Sending
 from ragweave.v1 import (
+    cache_service_pb2_grpc,
     collection_pb2,
     collection_service_pb2,
     collection_service_pb2_grpc,
@@ -198,6 +199,7 @@ class _Stubs:
     """The contract's services on one channel; every method of theirs takes the contract's messages."""
 
     def __init__(self, channel: Any) -> None:
+        self.cache: Any = cache_service_pb2_grpc.CacheServiceStub(channel)
         self.collections: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
         self.directories: Any = directory_service_pb2_grpc.DirectoryServiceStub(channel)
         self.documents: Any = document_service_pb2_grpc.DocumentServiceStub(channel)

@@ -40,6 +40,7 @@ from services.mesh.weaknesses import refused
 
 # Which service serves what; architecture.md, "The house".
 OWNERS: Mapping[str, str] = {
+    "ragweave.v1.CacheService": "retrieval",
     "ragweave.v1.CollectionService": "collections",
     "ragweave.v1.DirectoryService": "collections",
     "ragweave.v1.DocumentService": "collections",

@@ -8,6 +8,7 @@ import grpc
 
 from ragweave.internal.v1.index_service_pb2_grpc import add_IndexServiceServicer_to_server
 from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
+from ragweave.v1.cache_service_pb2_grpc import add_CacheServiceServicer_to_server
 from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
@@ -22,6 +23,7 @@ from services.retrieval.adapters.reranking import RerankingClient
 from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
 from services.retrieval.cache import ResultCache
+from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.convert_cache import body_of
 from services.retrieval.freshness import Freshness
@@ -30,7 +32,7 @@ from services.retrieval.ports import SharedResults, VectorStore
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
-from services.retrieval.servicer import IndexServicer, RetrievalServicer, TenantServicer
+from services.retrieval.servicer import CacheServicer, IndexServicer, RetrievalServicer, TenantServicer
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
 
@@ -86,13 +88,14 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         retriever = Retriever(store, embedder, collections, scales, freshness, reranker)
         batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
         cache = ResultCache(revisions, shared, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
-        answering = Answering(retriever, cache, body_of)
+        answering, keeper = Answering(retriever, cache, body_of), CacheKeeper(cache, collections)
         indexer = Indexer(store, collections, revisions, scales)
 
         def register(server: grpc.aio.Server) -> None:
             add_RetrievalServiceServicer_to_server(RetrievalServicer(answering, retriever, batches, similar), server)
+            add_CacheServiceServicer_to_server(CacheServicer(keeper), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
-            add_TenantServiceServicer_to_server(TenantServicer(indexer), server)
+            add_TenantServiceServicer_to_server(TenantServicer(indexer, keeper), server)
 
         tasks = [background.create_task(each.run()) for each in (collections, scales, revisions)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.

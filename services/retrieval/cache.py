@@ -106,6 +106,7 @@ class ResultCache:
         self._shared = shared
         self._ttl_s = ttl_s
         self._near = NearResults(max_bytes, ttl_s, lambda asked: self._count(asked, Tally.EVICTED))
+        revisions.on_bump(self._near.outdate)
         self._flights: Flights[_Served] = Flights()
         self._era = revisions.era
         self._tallies: dict[tuple[str, IndexId | None], Counter[Tally]] = {}
@@ -169,16 +170,27 @@ class ResultCache:
         """What was counted since this process began, of all the tenant's searches or of those of one index."""
         return self._tallies.get((tenant, index), Counter())
 
-    async def purge(self, tenant: str, indexes: Collection[IndexId]) -> tuple[int, int]:
-        """Has no replica give an answer of the tenant's indexes again: how many were dropped here, and of the shared.
+    async def outdate(self, indexes: Collection[IndexId]) -> None:
+        """Has no replica give an answer again that is of any of these indexes, as a write does.
 
         Raises:
-            DependencyUnavailable: The counter, or the shared store, does not answer; purging again does no harm.
+            DependencyUnavailable: The counter does not answer; doing it again does no harm.
         """
         for index in indexes:
             await self._revisions.bump(index)
-        dropped = self._near.purge(indexes)
-        return dropped, 0 if self._shared is None else await self._shared.purge(tenant, indexes)
+
+    async def drop(self, tenant: str, index: IndexId | None = None) -> tuple[int, int]:
+        """Drops the tenant's answers, or those that an index has part in: how many here, and of the shared.
+
+        Raises:
+            DependencyUnavailable: The shared store does not answer; dropping again does no harm.
+        """
+        dropped = self._near.drop(tenant, index)
+        return dropped, 0 if self._shared is None else await self._shared.drop(tenant, index)
+
+    def forget(self, tenant: str) -> None:
+        """Drops what was counted of the tenant's searches."""
+        self._tallies = {key: tally for key, tally in self._tallies.items() if key[0] != tenant}
 
     async def _found(self, asked: Asked, revisions: tuple[int, ...], make: Make) -> _Served:
         """Shared by another replica, or else made."""

@@ -3,12 +3,18 @@
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from ragweave.v1 import cache_pb2 as pb_cache
+from ragweave.v1 import cache_service_pb2 as service_pb
 from ragweave.v1 import search_pb2 as pb
+from services.mesh.lists import ListQuery, Page
 from services.retrieval.answering import Served
-from services.retrieval.cache import Layer, Status
+from services.retrieval.cache import Layer, Status, Tally
+from services.retrieval.cache_keeping import ENTRIES, Stats
 from services.retrieval.convert import degraded_to, duration_to, lasting_to, timings_to
 from services.retrieval.query import Query
+from services.retrieval.results import Entry
 from services.retrieval.retriever import Answer
 
 _STATUSES: Final = {
@@ -43,3 +49,59 @@ def response_from(served: Served, trace_id: str) -> pb.SearchResponse:
         response.cache.age.CopyFrom(duration_to(use.age_s))
     response.trace_id = trace_id
     return response
+
+
+def entries_query(request: service_pb.ListCacheEntriesRequest) -> ListQuery:
+    return ENTRIES.query(
+        filter=request.filter,
+        order_by=request.order_by,
+        page_size=request.page_size,
+        page_token=request.page_token,
+        page=request.page,
+    )
+
+
+def entries_to(page: Page[Entry]) -> service_pb.ListCacheEntriesResponse:
+    return service_pb.ListCacheEntriesResponse(
+        entries=[_entry_to(each) for each in page.items],
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def _entry_to(entry: Entry) -> pb_cache.CacheEntry:
+    return pb_cache.CacheEntry(
+        id=entry.asked.key.hex(),
+        query=entry.asked.text,
+        collections=[f"collections/{each}" for each in entry.asked.collection_ids],
+        mode=pb.SearchRequest.Mode.Value(entry.asked.mode.name),
+        create_time=_instant(entry.created_s),
+        age=duration_to(entry.age_s),
+        size_bytes=entry.size,
+        hits=entry.hits,
+    )
+
+
+def stats_to(stats: Stats) -> pb_cache.CacheStats:
+    layers = {Tally.PROCESS: Layer.PROCESS, Tally.SHARED: Layer.SHARED, Tally.IN_FLIGHT: Layer.IN_FLIGHT}
+    return pb_cache.CacheStats(
+        hits=stats.hits,
+        misses=stats.tally[Tally.MISS],
+        hit_rate=stats.hit_rate,
+        coalesced=stats.tally[Tally.IN_FLIGHT],
+        bypassed=stats.tally[Tally.BYPASSED],
+        refreshed=stats.tally[Tally.REFRESHED],
+        evictions=stats.tally[Tally.EVICTED],
+        entries=stats.entries,
+        size_bytes=stats.size,
+        layers=[
+            pb_cache.CacheStats.LayerStats(layer=_LAYERS[layer], hits=stats.tally[tally])
+            for tally, layer in layers.items()
+        ],
+        start_time=_instant(stats.since_s),
+    )
+
+
+def _instant(seconds: float) -> Timestamp:
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return Timestamp(seconds=whole, nanos=nanos)

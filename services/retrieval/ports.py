@@ -1,6 +1,6 @@
 """What retrieval needs of others: an index of chunks, vectors for queries, the registry, a counter of writes."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -261,8 +261,8 @@ class SharedResults(Protocol):
         """Keeps it soon, instead of what is kept for the same question; nobody waits for that."""
         ...
 
-    async def purge(self, tenant: str, indexes: Collection[IndexId]) -> int:
-        """Drops the answers of any of the tenant's indexes; returns how many.
+    async def drop(self, tenant: str, index: IndexId | None) -> int:
+        """Drops the tenant's answers, or those of them that an index has part in; returns how many.
 
         Raises:
             DependencyUnavailable: The store does not answer.

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -122,6 +122,7 @@ class NearResults:
         self._evicted = evicted
         self._bytes = 0
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._of: dict[IndexId, set[bytes]] = {}
 
     def get(self, key: bytes, revisions: Sequence[int]) -> Entry | None:
         """The entry, unless it is too old, or of other revisions; one that is has no use any more."""
@@ -142,6 +143,8 @@ class NearResults:
             return
         self._entries[key] = entry
         self._bytes += size
+        for index in entry.asked.indexes:
+            self._of.setdefault(index, set()).add(key)
         while self._bytes > self._max_bytes:
             self._evicted(self._drop(next(iter(self._entries))).asked)
 
@@ -149,18 +152,32 @@ class NearResults:
         """All of them, least recently used first."""
         return iter(self._entries.values())
 
-    def purge(self, indexes: Collection[IndexId]) -> int:
-        """Drops the entries of any of the indexes; returns how many."""
-        gone = [key for key, entry in self._entries.items() if any(index in indexes for index in entry.asked.indexes)]
+    def drop(self, tenant: str, index: IndexId | None) -> int:
+        """Drops the tenant's entries, or those of them that an index has part in; returns how many."""
+        keys = self._entries if index is None else self._of.get(index, ())
+        gone = [key for key in keys if self._entries[key].asked.tenant == tenant]
         for key in gone:
             self._drop(key)
         return len(gone)
 
+    def outdate(self, index: IndexId, revision: int) -> None:
+        """Drops the entries of older revisions of the index: nobody will ask for them."""
+        for key in tuple(self._of.get(index, ())):
+            entry = self._entries[key]
+            if entry.revisions[entry.asked.indexes.index(index)] < revision:
+                self._drop(key)
+
     def clear(self) -> None:
         self._entries.clear()
+        self._of.clear()
         self._bytes = 0
 
     def _drop(self, key: bytes) -> Entry:
         entry = self._entries.pop(key)
         self._bytes -= entry.size
+        for index in set(entry.asked.indexes):
+            keys = self._of[index]
+            keys.discard(key)
+            if not keys:
+                del self._of[index]
         return entry

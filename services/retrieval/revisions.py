@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -52,6 +52,11 @@ class RevisionsMirror:
         self._heard_s = -float("inf")
         self._asking: dict[IndexId, asyncio.Task[None]] = {}
         self._rest_until_s = 0.0
+        self._bumped: list[Callable[[IndexId, int], None]] = []
+
+    def on_bump(self, told: Callable[[IndexId, int], None]) -> None:
+        """Has `told` called with each write of any replica that the feed tells of: its index and revision."""
+        self._bumped.append(told)
 
     async def bump(self, index: IndexId) -> int:
         era, before = self.era, self._least(index)
@@ -121,6 +126,8 @@ class RevisionsMirror:
                         self._begin_anew()  # what was told meanwhile, nobody here has heard
                     if isinstance(event, Bumped):
                         self._known[event.index] = max(event.revision, self._known.get(event.index, 0))
+                        for told in self._bumped:
+                            told(event.index, event.revision)
                     else:
                         self._heard_s = event.at_s
             except DependencyUnavailable as error:

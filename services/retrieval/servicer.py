@@ -9,14 +9,16 @@ from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer
 from ragweave.internal.v1.tenant_service_pb2_grpc import TenantServiceServicer
-from ragweave.v1 import filter_pb2
+from ragweave.v1 import cache_pb2, cache_service_pb2, filter_pb2
 from ragweave.v1 import search_pb2 as pb
+from ragweave.v1.cache_service_pb2_grpc import CacheServiceServicer
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceServicer
 from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.retrieval import convert, convert_cache
 from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
+from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.indexer import Indexer
@@ -77,6 +79,28 @@ def _remaining_s() -> float | None:
 def _trace_id() -> str:
     call = current_call()
     return call.trace_id if call else ""
+
+
+class CacheServicer(CacheServiceServicer):
+    def __init__(self, keeper: CacheKeeper) -> None:
+        self._keeper = keeper
+
+    async def GetCacheStats(
+        self, request: cache_service_pb2.GetCacheStatsRequest, context: Context
+    ) -> cache_pb2.CacheStats:
+        return convert_cache.stats_to(await self._keeper.stats(caller(context).tenant, request.collection))
+
+    async def ListCacheEntries(
+        self, request: cache_service_pb2.ListCacheEntriesRequest, context: Context
+    ) -> cache_service_pb2.ListCacheEntriesResponse:
+        page = self._keeper.entries(caller(context).tenant, convert_cache.entries_query(request))
+        return convert_cache.entries_to(page)
+
+    async def PurgeCache(
+        self, request: cache_service_pb2.PurgeCacheRequest, context: Context
+    ) -> cache_service_pb2.PurgeCacheResponse:
+        here, shared = await self._keeper.purge(caller(context).tenant, request.collection)
+        return cache_service_pb2.PurgeCacheResponse(process_entries=here, shared_entries=shared)
 
 
 class IndexServicer(IndexServiceServicer):
@@ -143,13 +167,15 @@ class IndexServicer(IndexServiceServicer):
 
 
 class TenantServicer(TenantServiceServicer):
-    def __init__(self, indexer: Indexer) -> None:
+    def __init__(self, indexer: Indexer, keeper: CacheKeeper) -> None:
         self._indexer = indexer
+        self._keeper = keeper
 
     async def EraseTenant(
         self, request: tenant_pb.EraseTenantRequest, context: Context
     ) -> tenant_pb.EraseTenantResponse:
-        count = await self._indexer.erase(caller(context).tenant)
+        tenant = caller(context).tenant
+        count = await self._indexer.erase(tenant) + await self._keeper.erase(tenant)
         return tenant_pb.EraseTenantResponse(count=count, erased=not count)
 
     async def AdmitTenant(

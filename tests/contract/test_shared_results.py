@@ -60,10 +60,23 @@ async def test_a_purge_drops_the_answers_of_the_indexes_and_no_others(results: R
     for each in (both, others, theirs, entry(4)):
         results.put(each)
     await results._redis.set("ragweave:index:uid-docs:revision", 3)
-    assert await results.purge("acme", [DOCS]) == 2
+    assert await results.drop("acme", DOCS) == 2
     assert await results.get(both.asked) is None
     assert await results.get(others.asked) == others and await results.get(theirs.asked) == theirs
     assert await results._redis.get("ragweave:index:uid-docs:revision") == b"3"
+
+
+async def test_all_of_a_tenant_is_dropped_what_another_release_has_written_too(
+    results: RedisResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = entry(3, tenant="globex")
+    for each in (entry(1), entry(2, OTHERS), theirs):
+        results.put(each)
+    await results.settled()
+    monkeypatch.setattr("services.retrieval.adapters.redis_results._RELEASE", "0.0.0")
+    results.put(entry(1))
+    assert await results.drop("acme", None) == 3
+    assert len(await results._redis.keys()) == 1
 
 
 async def test_a_store_that_is_away_is_a_miss_and_a_purge_says_so(server: Store) -> None:
@@ -74,7 +87,7 @@ async def test_a_store_that_is_away_is_a_miss_and_a_purge_says_so(server: Store)
         made.put(entry(1))
         await made.settled()
         with pytest.raises(DependencyUnavailable):
-            await made.purge("acme", [DOCS])
+            await made.drop("acme", DOCS)
 
 
 async def test_one_replica_gives_what_another_found_until_something_is_written(server: Store) -> None:

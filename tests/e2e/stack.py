@@ -34,6 +34,7 @@ OWNER = {
     "CollectionService": "collections",
     "DocumentService": "collections",
     "RetrievalService": "retrieval",
+    "CacheService": "retrieval",
     "EmbeddingService": "embedding",
     "ModelService": "embedding",
     "EventService": "jobs",

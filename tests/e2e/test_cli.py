@@ -36,6 +36,10 @@ def test_changing_one_file_imports_that_file_alone(mesh: Mesh, folder: Path) -> 
     found = json.loads(mesh.ragweave("search", "what otters eat", "-c", "animals", "--json").stdout)
     assert {hit["document"] for hit in found["hits"]} == set(after), "the older revision is gone, everything else stays"
 
+    assert "who swallows mice" in mesh.ragweave("cache", "list", "--filter", 'collection = "animals"').stdout
+    assert "0 hits, 2 misses: 0.0%" in mesh.ragweave("cache", "stats", "animals").stdout
+    assert "dropped 2 in the process, 2 in Redis" in mesh.ragweave("cache", "purge", "animals").stdout
+
 
 def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Path) -> None:
     done = mesh.ragweave("import", str(folder / "bears.md"), "-c", "bears").stdout

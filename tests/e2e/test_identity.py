@@ -40,6 +40,9 @@ CANARY = "heliotrope"
 # A request of each method that its owner may make, as JSON. A method without one fails the suite. `{job}` and
 # `{revocation}` stand for the owner's.
 REQUESTS: Mapping[str, dict[str, Any]] = {
+    "CacheService/GetCacheStats": {"collection": C},
+    "CacheService/ListCacheEntries": {},
+    "CacheService/PurgeCache": {"collection": C},
     "CollectionService/CreateCollection": {"collection": {"description": "x"}, "collectionId": "matrix"},
     "CollectionService/ListCollections": {},
     "CollectionService/GetCollection": {"name": C},
@@ -111,6 +114,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
 }
 # What acts in the caller's own tenant whatever it is sent: answered, and nothing of the owner's in the answer.
 OWN = {
+    "CacheService/ListCacheEntries",
     "CollectionService/CreateCollection",
     "CollectionService/ListCollections",
     "DirectoryService/ListDirectoryEntries",

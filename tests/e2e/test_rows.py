@@ -48,6 +48,7 @@ class Row:
 
 
 READS = [
+    Row("CacheService/GetCacheStats", "GET", f"/cache?collection={C}", {"collection": C}),
     Row("CollectionService/GetCollection", "GET", f"/collections/{C}", {"name": f"collections/{C}"}),
     Row("CollectionService/ListCollections", "GET", f"/collections?filter=name%3D%22{C}%22", {"filter": f'name="{C}"'}),
     Row("CollectionService/GetCollectionStats", "GET", f"/collections/{C}/stats", {"name": C}),
@@ -624,6 +625,8 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "JobService/RetryJob",
         "JobService/DeleteJob",
         "JobService/ReplayDeadLetters",
+        "CacheService/ListCacheEntries",  # tests/e2e/test_cache.py
+        "CacheService/PurgeCache",
         "RetrievalService/BatchSearch",
         "RetrievalService/StreamSearch",
         "SystemService/ListAuditEvents",

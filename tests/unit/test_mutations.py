@@ -16,8 +16,12 @@ MUTATIONS = {
 
 _MAKES = "makes a resource: there is no earlier state of it to be stale"
 _TESTS = "sends another test each time, which is what it is for, and keeps nothing"
+_COPIES = "drops copies: what is found stays the same, and twice is as once"
 # What a mutation does without, and why it may. Nothing else may.
 WITHOUT = {
+    ("CacheService/PurgeCache", "etag"): _COPIES,
+    ("CacheService/PurgeCache", "request_id"): _COPIES,
+    ("CacheService/PurgeCache", "validate_only"): _COPIES,
     ("CollectionService/CreateCollection", "etag"): _MAKES,
     ("DocumentService/CreateDocument", "etag"): _MAKES,
     ("DocumentService/UploadDocument", "etag"): _MAKES,

@@ -15,6 +15,7 @@ from services.mesh.filters import parse
 from services.mesh.identity import Caller
 from services.retrieval import results
 from services.retrieval.cache import ResultCache, Tally
+from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import DocumentFields, IndexId, Mode, Rerank
 from services.retrieval.collection import SearchDefaults
 from services.retrieval.filterable import SCHEMA
@@ -317,12 +318,31 @@ async def test_purging_is_heard_by_every_replica() -> None:
         for each in (one, other):
             await each.found()
             assert how(await each.found())[0] == "HIT"
-        assert await one.cache.purge("acme", [INDEX]) == (1, 0)
+        assert await CacheKeeper(one.cache, one.collections).purge("acme") == (1, 0)
         await asyncio.sleep(0)
         assert [how(await each.found())[0] for each in (one, other)] == ["MISS", "MISS"]
         counter.down = True
         with pytest.raises(DependencyUnavailable):
-            await one.cache.purge("acme", [INDEX])
+            await one.cache.outdate([INDEX])
+
+
+async def test_what_is_written_frees_what_it_outdates_in_every_replica_and_no_more() -> None:
+    counter, store = FakeRevisions(), CountingStore()
+    views = (view(), view("others"))
+    async with AsyncExitStack() as opened:
+        one = await opened.enter_async_context(Replica(store, counter, *views).running())
+        other = await opened.enter_async_context(Replica(store, counter, *views).running())
+        await one.write("d1")
+        for each in (one, other):
+            await each.found()
+            await each.found(text="seals", collection="others")
+        await one.write("d1", "foxes sleep")
+        current = await one.found()  # perhaps before its own process hears of the write by the feed
+        await asyncio.sleep(0)
+        near = one.cache._near, other.cache._near
+        assert [[entry.asked.text for entry in each.entries()] for each in near] == [["seals", "foxes"], ["seals"]]
+        assert current.hits == (await one.found()).hits and store.searches == 5
+        assert all(each._bytes == sum(entry.size for entry in each.entries()) for each in near)
 
 
 async def test_answers_from_before_the_counter_was_lost_are_not_given_again() -> None:

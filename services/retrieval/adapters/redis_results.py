@@ -3,17 +3,19 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final, Self
 
-from services.mesh.redis import Dispensable, answering, open_redis
+from services.mesh.errors import DependencyUnavailable
+from services.mesh.redis import Dispensable, answering, open_redis, unlinked
 from services.retrieval.chunks import IndexId
 from services.retrieval.results import Asked, Entry
 
+_PREFIX: Final = "ragweave:results"
 # Answers of another release may be made in another way.
-_PREFIX: Final = f"ragweave:results:{version('ragweave')}"
+_RELEASE: Final = version("ragweave")
 _CONNECTIONS: Final = 8
 _DIGEST_BYTES: Final = 16
 # Answers wait this long for others to be written with, and let the callers have them first.
@@ -21,8 +23,8 @@ _LINGER_S: Final = 0.02
 # Bytes of answers waiting to be written; what comes above is not written, and made again one day.
 _BACKLOG: Final = 16 * 2**20
 _WRITE_TIMEOUT_S: Final = 1.0
-_PURGE_S: Final = 15.0
-_SCANNED_AT_ONCE: Final = 2000
+# What one look through all keys may take.
+_DROP_S: Final = 15.0
 
 
 class RedisResults:
@@ -69,20 +71,14 @@ class RedisResults:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
-    async def purge(self, tenant: str, indexes: Collection[IndexId]) -> int:
+    async def drop(self, tenant: str, index: IndexId | None) -> int:
         """Looks through all keys of the store: names tell which tenant's and which indexes' answers they are."""
         await self.settled()
-        marks = {_mark(index) for index in indexes}
-        dropped = 0
-        async with answering("the shared result cache", timeout_s=_PURGE_S):
-            cursor = -1
-            while cursor:
-                cursor, keys = await self._redis.scan(
-                    max(cursor, 0), match=f"{_PREFIX}:{_mark(tenant)}:*", count=_SCANNED_AT_ONCE
-                )
-                gone = [key for key in keys if not marks.isdisjoint(key.decode().split(":")[4].split("."))]
-                if gone:
-                    dropped += await self._redis.unlink(*gone)
+        pattern = f"{_PREFIX}:*:t{_mark(tenant)}:{'' if index is None else f'*{_mark(index)}'}*"
+        async with answering("the shared result cache", timeout_s=2 * _DROP_S):
+            dropped, whole = await unlinked(self._redis, pattern, within_s=_DROP_S)
+        if not whole:
+            raise DependencyUnavailable("the shared result cache holds more than could be looked through at once")
         return dropped
 
     async def settled(self) -> None:
@@ -104,7 +100,7 @@ class RedisResults:
 
 
 def _name(asked: Asked) -> str:
-    return f"{_PREFIX}:{_mark(asked.tenant)}:{'.'.join(map(_mark, asked.indexes))}:{asked.key.hex()}"
+    return f"{_PREFIX}:{_RELEASE}:t{_mark(asked.tenant)}:{'.'.join(map(_mark, asked.indexes))}:{asked.key.hex()}"
 
 
 def _mark(name: str) -> str:

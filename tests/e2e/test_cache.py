@@ -1,0 +1,63 @@
+"""The cache of answers as its callers see it: through the edge, with writes of documents between searches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import PREFIX, Mesh
+
+C = "cached"
+TENANT = "caching"
+
+
+class Caching:
+    """Calls of one admin of a tenant of its own."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.token = mesh.token(tenant=TENANT)
+
+    def rest(self, verb: str, path: str, body: Any = None) -> Any:
+        answer = self.mesh.rest(verb, PREFIX + path, body, token=self.token)
+        assert answer.status == 200, answer
+        return answer.body
+
+    def search(self, **fields: Any) -> tuple[str, list[str]]:
+        """What the cache did, and the texts found."""
+        found = self.rest("POST", "/search", {"query": "who eats fish", "collection": C, **fields})
+        return found["cache"]["status"], [hit["text"] for hit in found["hits"]]
+
+    def put(self, document: str, text: str) -> None:
+        given = {"inline": {"documents": [{"documentId": document, "text": text}]}, "onDuplicate": "REPLACE"}
+        job = self.rest("POST", f"/collections/{C}/documents:import", given)["name"]
+        with self.mesh.client(tenant=TENANT) as client:
+            client.wait(job)
+
+
+@pytest.fixture
+def caching(mesh: Mesh) -> Iterator[Caching]:
+    made = Caching(mesh)
+    made.rest("POST", f"/collections?collectionId={C}", {})
+    yield made
+    made.rest("DELETE", f"/collections/{C}?force=true")
+
+
+def test_answers_are_given_again_until_something_is_written_or_they_are_purged(caching: Caching) -> None:
+    caching.put("a", "Seals eat fish.")
+    assert caching.search() == ("MISS", ["Seals eat fish."])
+    assert caching.search(query=" who eats fish ", topK=10) == ("HIT", ["Seals eat fish."])
+    caching.put("a", "Gulls eat fish.")
+    assert caching.search() == ("MISS", ["Gulls eat fish."])
+    assert caching.search() == ("HIT", ["Gulls eat fish."])
+    assert caching.search(cacheControl="BYPASS")[0] == "BYPASSED"
+    assert caching.search(cacheControl="REFRESH")[0] == "REFRESHED"
+    (entry,) = caching.rest("GET", f"/cache/entries?filter=collection%3D%22{C}%22")["entries"]
+    assert (entry["query"], entry["collections"], entry["mode"]) == ("who eats fish", [f"collections/{C}"], "HYBRID")
+    stats = caching.rest("GET", "/cache")
+    assert (stats["hits"], stats["misses"], stats["hitRate"], stats["entries"]) == ("2", "2", 0.5, 1)
+    assert caching.rest("POST", "/cache:purge", {"collection": C})["processEntries"] == 1
+    assert caching.rest("GET", "/cache/entries").get("entries", []) == []
+    assert caching.search() == ("MISS", ["Gulls eat fish."])
+    caching.rest("DELETE", f"/collections/{C}/documents/a")
+    assert caching.search() == ("MISS", [])
