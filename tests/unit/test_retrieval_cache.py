@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,16 +11,10 @@ import pytest
 from ragweave.v1 import search_pb2 as pb
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import CollectionDisabled, CollectionNotFound, DependencyUnavailable
-from services.mesh.filters import parse
-from services.mesh.identity import Caller
-from services.retrieval import results
 from services.retrieval.cache import ResultCache, Tally
 from services.retrieval.cache_keeping import CacheKeeper
-from services.retrieval.chunks import DocumentFields, IndexId, Mode, Rerank
-from services.retrieval.collection import SearchDefaults
-from services.retrieval.filterable import SCHEMA
-from services.retrieval.fusion import Rrf
-from services.retrieval.query import CacheControl, Query, planned
+from services.retrieval.chunks import DocumentFields, IndexId, Mode
+from services.retrieval.query import CacheControl, Query
 from services.retrieval.results import Asked, Entry, NearResults
 from tests.retrieval_fakes import FakeRevisions, view
 from tests.retrieval_replica import ANN, ANONYMOUS, BOB, CountingStore, Replica
@@ -208,71 +202,6 @@ async def test_pages_that_a_token_continues_are_looked_up_each_time() -> None:
         for _ in range(2):
             following = await made.found(page_size=1, page_token=first.next_page_token)
             assert how(following)[0] == "STATUS_UNSPECIFIED" and len(following.hits) == 1
-
-
-# One change of each field, and whether the answer may be another.
-CHANGES: dict[str, tuple[Any, bool]] = {
-    "text": ("dogs", True),
-    "vector": ((1.0, 0.0, 0.0, 0.0), True),
-    "collection": ("others", True),
-    "filter": ('title = "x"', True),
-    "typed_filter": (parse('title = "x"', SCHEMA), True),
-    "top_k": (3, True),
-    "page_size": (2, True),
-    "page": (2, True),
-    "mode": (Mode.SPARSE, True),
-    "fusion": (Rrf(7, 1.0, 1.0), True),
-    "candidates": (300, True),
-    "min_score": (0.5, True),
-    "rerank": (Rerank("m", 20), True),
-    "rough": (True, False),  # where nothing is reranked
-    "highlight": (True, True),
-    "features": (frozenset({"explain"}), True),
-    "read_mask": (("text",), True),
-    "require_all": (True, False),
-    "consistency_token": ("anything", False),
-    "cache_control": (CacheControl.REFRESH, False),
-}
-VIEWS = {"docs": view(), "others": view("others")}
-
-
-def key(query: Query = QUERY, who: Caller = ANN, **changed: Any) -> bytes:
-    asked = replace(query, **changed)
-    views = [replace(VIEWS[each]) for each in asked.collection_ids]
-    return results.asked(asked, planned(asked, views, who), views, who).key
-
-
-@pytest.mark.parametrize("field", [field for field in CHANGES])
-def test_what_may_change_an_answer_is_in_the_key_and_nothing_else(field: str) -> None:
-    value, tells_apart = CHANGES[field]
-    assert (key(**{field: value}) != key()) is tells_apart
-
-
-def test_every_field_of_a_query_is_tried() -> None:
-    untried = {field.name for field in fields(Query)} - CHANGES.keys() - {"collections", "page_token"}
-    assert untried <= set(results._AS_ASKED), "a field that the plan holds: try what a change of it does to the key"
-
-
-def test_what_reads_the_same_has_one_key() -> None:
-    assert key() == key(collection="collections/docs") == key(top_k=10) == key(mode=Mode.HYBRID)
-    assert key(filter='title="x"') == key(filter='title  =  "x"') == key(typed_filter=parse('title = "x"', SCHEMA))
-    assert key(features=frozenset({"a", "b", "c"})) == key(features=frozenset({"c", "b", "a"}))
-    assert key(collection="", collections=("docs",)) == key()
-    assert key(rerank=Rerank()) == key(rerank=Rerank(top_n=50)) != key()
-    assert key(rerank=Rerank(), rough=True) == key()
-
-
-def test_callers_collections_and_models_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {key(), key(who=BOB), key(who=replace(ANN, tenant="globex"))}
-    changes = ({"embedding_model": "models/other"}, {"language": "de"}, {"defaults": SearchDefaults(top_k=3)})
-    for changed in changes:
-        monkeypatch.setitem(VIEWS, "docs", view(**changed))
-        keys.add(key())
-    monkeypatch.setitem(VIEWS, "docs", view(uid="uid-anew"))
-    keys.add(key())
-    assert len(keys) == 7
-    monkeypatch.setitem(VIEWS, "docs", view(sequence=9, public=True))
-    assert key() in keys  # the right to search is looked at for every call, and not in the key
 
 
 def entry(number: int, *, size: int = 100, tenant: str = "acme", created_s: float = 0.0) -> Entry:
