@@ -25,8 +25,9 @@ from services.retrieval.indexer import Indexer
 from services.retrieval.ports import QueryEmbedding, VectorStore
 from services.retrieval.retriever import Query, Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.usage import Usage
 from tests.exact_search import VARIANTS, Bm25, ExactSearch, ndcg
-from tests.retrieval_fakes import FakeRegistry, FakeReranker, FakeRevisions, chunk, view
+from tests.retrieval_fakes import FakeRegistry, FakeReranker, FakeRevisions, FakeUsageSink, chunk, view
 from tests.retrieval_sets import LabelledSet, judged_questions, language_reference, library_docstrings, manual_pages
 
 TOLERANCE = 0.005
@@ -64,7 +65,8 @@ async def searching(store: VectorStore, passages: Mapping[str, str], vectors: Ve
     for id_, text in sorted(passages.items(), key=lambda passage: len(passage[1])):
         await indexer.upsert(_INDEX, [(chunk(text, document=id_), vectors[text].tobytes())])
     await scales.settled()
-    yield Retriever(store, _Embedder(vectors), collections, scales, Freshness(revisions), FakeReranker())
+    freshness, usage = Freshness(revisions), Usage(FakeUsageSink())
+    yield Retriever(store, _Embedder(vectors), collections, scales, freshness, FakeReranker(), usage)
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working

@@ -32,6 +32,7 @@ from services.retrieval.fusion import merge, ranked
 from services.retrieval.ports import Bumped, Heard, QueryEmbedding, UnscaledChunk
 from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
+from services.retrieval.tally import HourTally
 
 
 class MemoryVectorStore:
@@ -378,3 +379,25 @@ def _stages(key: int, **rankings: Any) -> tuple[StageScore, ...]:
         for rank, (other, score) in enumerate(ranking or [], start=1)
         if other == key
     )
+
+
+class FakeUsageSink:
+    """Figures by batch; may be down, before or after it has kept one."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, list[HourTally]] = {}
+        self.sent: list[str] = []
+        self.down = False
+        self.answers = True
+
+    async def record(self, batch_id: str, tallies: Sequence[HourTally]) -> None:
+        self.sent.append(batch_id)
+        if self.down:
+            raise DependencyUnavailable("system is unavailable")
+        self.batches.setdefault(batch_id, list(tallies))
+        if not self.answers:
+            raise DependencyUnavailable("system was cut off")
+
+    @property
+    def tallies(self) -> list[HourTally]:
+        return [tally for batch in self.batches.values() for tally in batch]

@@ -12,7 +12,7 @@ from services.retrieval.cache import ResultCache
 from services.retrieval.chunks import Found, IndexId, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.convert_cache import body_of, response_from
+from services.retrieval.convert_cache import body_of, response_from, sent_from
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import QueryEmbedding, SharedResults
@@ -20,10 +20,12 @@ from services.retrieval.query import Query
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
+from services.retrieval.usage import Usage
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
     FakeReranker,
+    FakeUsageSink,
     MemoryVectorStore,
     chunk,
     direction,
@@ -71,6 +73,7 @@ class Replica:
         counter: Any,
         *views: CollectionView,
         shared: SharedResults | None = None,
+        usage: Usage | None = None,
         **cache: Any,
     ) -> None:
         self.store = store
@@ -81,11 +84,14 @@ class Replica:
             self.collections.apply(each)
         self.revisions = RevisionsMirror(counter, counter)
         scales = SparseScales(store, self.collections.language_of)
+        self.sink = FakeUsageSink()
+        self.usage = usage or Usage(self.sink)
+        freshness = Freshness(self.revisions)
         self.retriever = Retriever(
-            store, self.embedder, self.collections, scales, Freshness(self.revisions), FakeReranker()
+            store, self.embedder, self.collections, scales, freshness, FakeReranker(), self.usage
         )
         self.cache = ResultCache(self.revisions, shared, **{"max_bytes": 2**20, "ttl_s": 60, **cache})
-        self.answering = Answering(self.retriever, self.cache, body_of)
+        self.answering = Answering(self.retriever, self.cache, self.usage, body_of, sent_from)
         self.indexer = Indexer(store, self.collections, self.revisions, scales)
 
     @asynccontextmanager

@@ -8,11 +8,13 @@ from services.retrieval.freshness import Freshness
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.usage import Usage
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
     FakeReranker,
     FakeRevisions,
+    FakeUsageSink,
     MemoryVectorStore,
     chunk,
     encoded,
@@ -55,7 +57,11 @@ class Searching:
         self.revisions = FakeRevisions()
         freshness = Freshness(self.revisions)
         self.reranker = FakeReranker()
-        self.retriever = Retriever(self.store, self.embedder, self.collections, scales, freshness, self.reranker)
+        self.usage = FakeUsageSink()
+        self.counted = Usage(self.usage)
+        self.retriever = Retriever(
+            self.store, self.embedder, self.collections, scales, freshness, self.reranker, self.counted
+        )
 
     async def holding(self, *collection_ids: str, **document_fields: dict[str, object]) -> "Searching":
         for collection_id in collection_ids or ("docs",):

@@ -9,6 +9,7 @@ from ragweave.cli import (  # noqa: F401 - importing them registers their comman
     imports,
     mesh,
     tenants,
+    usage,
 )
 from ragweave.cli.console import app
 

@@ -167,11 +167,13 @@ class Supervisor:
             await asyncio.sleep(0.02)
 
     async def _stop_in_order(self, keepers: dict[str, asyncio.Task[None]]) -> None:
-        """The edge first, so that nothing new comes in; the store last, so that everything can still be written."""
-        first, last = ["envoy"], ["redis"]
-        between = [name for name in keepers if name not in (*first, *last)]
+        """The edge first, so that nothing new comes in; then who is handed the others' last figures, and the store,
+        so that everything can still be written.
+        """
+        first, *last = ["envoy"], ["system"], ["redis"]
+        between = [name for name in keepers if [name] not in (first, *last)]
         await asyncio.to_thread(self._drain_edge)
-        for names in (first, between, last):
+        for names in (first, between, *last):
             await asyncio.gather(*(self._stop(name, keepers[name]) for name in names if name in keepers))
 
     def _drain_edge(self) -> None:

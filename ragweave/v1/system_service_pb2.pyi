@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from ragweave.v1 import audit_event_pb2 as _audit_event_pb2
@@ -15,6 +16,7 @@ from ragweave.v1 import document_pb2 as _document_pb2
 from ragweave.v1 import job_pb2 as _job_pb2
 from ragweave.v1 import quota_pb2 as _quota_pb2
 from ragweave.v1 import revocation_pb2 as _revocation_pb2
+from ragweave.v1 import usage_pb2 as _usage_pb2
 from ragweave.v1 import webhook_pb2 as _webhook_pb2
 import builtins as _builtins
 import sys
@@ -89,6 +91,108 @@ class UpdateQuotaRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateQuotaRequest: _TypeAlias = UpdateQuotaRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Asks how collections were searched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """`collections/{collection}` or the bare id. Defaults to all."""
+    granularity: _usage_pb2.Usage.Granularity.ValueType
+    """Length of the rows' periods. Defaults to HOUR."""
+    page_size: _builtins.int
+    """Rows of one answer. Defaults to 20; more than 100 reads as 100."""
+    page_token: _builtins.str
+    """Continues the list that gave it; everything else as before."""
+    page: _builtins.int
+    """Page to return, from 1, instead of page_token."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on; the whole hour or day it lies in counts. Defaults to 24 hours, for days 30 days, before end_time."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; the whole hour or day it lies in counts. Defaults to now."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        granularity: _usage_pb2.Usage.Granularity.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        page: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "end_time", b"end_time", "granularity", b"granularity", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """How collections were searched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set when there are more rows; send it as page_token."""
+    total_size: _builtins.int
+    """Rows in all pages."""
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.Usage]:
+        """One for each collection and period in which it was searched, the latest periods first."""
+
+    @_builtins.property
+    def total(self) -> _usage_pb2.Usage.Figures:
+        """What was counted in the whole span, on all pages; of all collections, a search of several counts once, and one that
+        failed before it was known which counts too.
+        """
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the span: of its first hour or day."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end: of its last hour or day."""
+
+    def __init__(
+        self,
+        *,
+        usage: _abc.Iterable[_usage_pb2.Usage] | None = ...,
+        total: _usage_pb2.Usage.Figures | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "next_page_token", b"next_page_token", "start_time", b"start_time", "total", b"total", "total_size", b"total_size", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):
@@ -465,6 +569,7 @@ class ExportTenantResponse(_message.Message):
     AUDIT_EVENT_FIELD_NUMBER: _builtins.int
     FINAL_STATUS_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collection(self) -> _collection_pb2.Collection:
         """A collection."""
@@ -501,6 +606,10 @@ class ExportTenantResponse(_message.Message):
     def webhook(self) -> _webhook_pb2.Webhook:
         """A webhook, without its secrets and its deliveries."""
 
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """How a collection was searched in an hour."""
+
     def __init__(
         self,
         *,
@@ -513,12 +622,13 @@ class ExportTenantResponse(_message.Message):
         audit_event: _audit_event_pb2.AuditEvent | None = ...,
         final_status: _status_pb2.Status | None = ...,
         webhook: _webhook_pb2.Webhook | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "usage", b"usage", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_event", b"audit_event", "collection", b"collection", "document", b"document", "final_status", b"final_status", "job", b"job", "original_part", b"original_part", "quota", b"quota", "record", b"record", "revocation", b"revocation", "usage", b"usage", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["collection", "document", "original_part", "job", "quota", "revocation", "audit_event", "final_status", "webhook"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["collection", "document", "original_part", "job", "quota", "revocation", "audit_event", "final_status", "webhook", "usage"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 

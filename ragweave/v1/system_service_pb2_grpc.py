@@ -29,7 +29,7 @@ if _version_not_supported:
 
 
 class SystemServiceStub:
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -48,6 +48,11 @@ class SystemServiceStub:
                 '/ragweave.v1.SystemService/UpdateQuota',
                 request_serializer=ragweave_dot_v1_dot_system__service__pb2.UpdateQuotaRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_quota__pb2.Quota.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/ragweave.v1.SystemService/GetUsage',
+                request_serializer=ragweave_dot_v1_dot_system__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_system__service__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/ragweave.v1.SystemService/ListAuditEvents',
@@ -92,7 +97,7 @@ class SystemServiceStub:
 
 
 class SystemServiceServicer:
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -105,6 +110,14 @@ class SystemServiceServicer:
 
     def UpdateQuota(self, request, context):
         """Changes a tenant's limits. For operators only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Tells how the tenant's collections were searched, by collection and hour or day, the latest first. A search shows
+        within some seconds; what was counted is kept 30 days, unless configured otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +193,11 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     request_deserializer=ragweave_dot_v1_dot_system__service__pb2.UpdateQuotaRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_quota__pb2.Quota.SerializeToString,
             ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=ragweave_dot_v1_dot_system__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_system__service__pb2.GetUsageResponse.SerializeToString,
+            ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
                     request_deserializer=ragweave_dot_v1_dot_system__service__pb2.ListAuditEventsRequest.FromString,
@@ -229,7 +247,7 @@ def add_SystemServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SystemService:
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -277,6 +295,33 @@ class SystemService:
             '/ragweave.v1.SystemService/UpdateQuota',
             ragweave_dot_v1_dot_system__service__pb2.UpdateQuotaRequest.SerializeToString,
             ragweave_dot_v1_dot_quota__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.SystemService/GetUsage',
+            ragweave_dot_v1_dot_system__service__pb2.GetUsageRequest.SerializeToString,
+            ragweave_dot_v1_dot_system__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

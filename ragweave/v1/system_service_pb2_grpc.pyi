@@ -30,7 +30,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SystemServiceStub:
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -42,6 +42,10 @@ class SystemServiceStub:
     """Reads a tenant's limits and what it keeps. Another tenant's is NOT_FOUND, but to an operator."""
     UpdateQuota: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.UpdateQuotaRequest, _quota_pb2.Quota]
     """Changes a tenant's limits. For operators only."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetUsageRequest, _system_service_pb2.GetUsageResponse]
+    """Tells how the tenant's collections were searched, by collection and hour or day, the latest first. A search shows
+    within some seconds; what was counted is kept 30 days, unless configured otherwise.
+    """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.ListAuditEventsRequest, _system_service_pb2.ListAuditEventsResponse]
     """Lists the tenant's mutations, the newest first."""
     CreateRevocation: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.CreateRevocationRequest, _revocation_pb2.Revocation]
@@ -63,7 +67,7 @@ class SystemServiceStub:
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -72,6 +76,10 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """Reads a tenant's limits and what it keeps. Another tenant's is NOT_FOUND, but to an operator."""
     UpdateQuota: _aio.UnaryUnaryMultiCallable[_system_service_pb2.UpdateQuotaRequest, _quota_pb2.Quota]  # type: ignore[assignment]
     """Changes a tenant's limits. For operators only."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetUsageRequest, _system_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Tells how the tenant's collections were searched, by collection and hour or day, the latest first. A search shows
+    within some seconds; what was counted is kept 30 days, unless configured otherwise.
+    """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_system_service_pb2.ListAuditEventsRequest, _system_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists the tenant's mutations, the newest first."""
     CreateRevocation: _aio.UnaryUnaryMultiCallable[_system_service_pb2.CreateRevocationRequest, _revocation_pb2.Revocation]  # type: ignore[assignment]
@@ -92,7 +100,7 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """Sends everything a tenant keeps, record by record; a consistent whole only while nothing is written."""
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What concerns a tenant as a whole: quotas, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -111,6 +119,16 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.Quota, _abc.Awaitable[_quota_pb2.Quota]]:
         """Changes a tenant's limits. For operators only."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _system_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_service_pb2.GetUsageResponse, _abc.Awaitable[_system_service_pb2.GetUsageResponse]]:
+        """Tells how the tenant's collections were searched, by collection and hour or day, the latest first. A search shows
+        within some seconds; what was counted is kept 30 days, unless configured otherwise.
+        """
 
     @_abc_1.abstractmethod
     def ListAuditEvents(

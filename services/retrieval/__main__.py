@@ -20,12 +20,13 @@ from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
+from services.retrieval.adapters.system import SystemUsage
 from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
 from services.retrieval.cache import ResultCache
 from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.convert_cache import body_of
+from services.retrieval.convert_cache import body_of, sent_from
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import SharedResults, VectorStore
@@ -35,6 +36,7 @@ from services.retrieval.scaling import SparseScales
 from services.retrieval.servicer import CacheServicer, IndexServicer, RetrievalServicer, TenantServicer
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
+from services.retrieval.usage import Usage
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
@@ -76,19 +78,24 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as counter,
         open_channel(mesh, mesh.embedding_target) as embedding,
         open_channel(mesh, mesh.collections_target) as registry,
+        open_channel(mesh, mesh.system_target) as system,
         open_shared(settings) as shared,
         asyncio.TaskGroup() as background,
     ):
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
+        usage = Usage(
+            SystemUsage(system, self_caller), interval_s=settings.usage_interval_s, most=settings.usage_waiting
+        )
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         revisions = RevisionsMirror(counter, counter)
         scales = SparseScales(store, collections.language_of)
         embedder = EmbeddingClient(embedding)
         freshness, reranker = Freshness(revisions), RerankingClient(embedding)
-        retriever = Retriever(store, embedder, collections, scales, freshness, reranker)
-        batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store)
+        retriever = Retriever(store, embedder, collections, scales, freshness, reranker, usage)
+        batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store, usage)
         cache = ResultCache(revisions, shared, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
-        answering, keeper = Answering(retriever, cache, body_of), CacheKeeper(cache, collections)
+        answering = Answering(retriever, cache, usage, body_of, sent_from)
+        keeper = CacheKeeper(cache, collections)
         indexer = Indexer(store, collections, revisions, scales)
 
         def register(server: grpc.aio.Server) -> None:
@@ -99,7 +106,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
         tasks = [background.create_task(each.run()) for each in (collections, scales, revisions)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.
-        yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})
+        async with usage.running():
+            yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})
         for task in tasks:
             task.cancel()
 

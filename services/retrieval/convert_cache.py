@@ -1,5 +1,6 @@
 """Between the contract's messages and answers that the cache has part in."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -32,14 +33,34 @@ _LAYERS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An answer as it is sent."""
+
+    response: pb.SearchResponse
+
+    @property
+    def total(self) -> int:
+        return self.response.total_size
+
+    @property
+    def degraded(self) -> bool:
+        return bool(self.response.degraded_stages)
+
+
 def body_of(answer: Answer, query: Query) -> bytes:
     """The answer as it is kept and sent: what of it is the same in every call."""
     return lasting_to(answer, FieldMask(paths=query.read_mask)).SerializeToString()
 
 
-def response_from(served: Served, trace_id: str) -> pb.SearchResponse:
+def sent_from(body: bytes) -> Sent:
+    """The answer that `body_of` made."""
+    return Sent(pb.SearchResponse.FromString(body))
+
+
+def response_from(served: Served[Sent], trace_id: str) -> pb.SearchResponse:
     """The answer with what one call can tell: its times, its trace, and how the cache took part."""
-    response = pb.SearchResponse.FromString(served.body)
+    response = served.answer.response
     response.timings.extend(timings_to(served.timings_s))
     if served.degraded is not None:
         response.degraded_stages.append(degraded_to(served.degraded))

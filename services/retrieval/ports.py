@@ -19,6 +19,7 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.results import Asked, Entry
+from services.retrieval.tally import HourTally
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,5 +267,15 @@ class SharedResults(Protocol):
 
         Raises:
             DependencyUnavailable: The store does not answer.
+        """
+        ...
+
+
+class UsageSink(Protocol):
+    async def record(self, batch_id: str, tallies: Sequence[HourTally]) -> None:
+        """Keeps figures; those that come again under the same id within two days count once.
+
+        Raises:
+            DependencyUnavailable: They may have been kept, or not.
         """
         ...

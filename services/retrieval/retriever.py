@@ -32,6 +32,7 @@ from services.retrieval.reranking import reranked
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import encoder_for
 from services.retrieval.stages import Degraded, Stages
+from services.retrieval.usage import Search, Usage
 
 _MAX_HIGHLIGHTS: Final = 1000
 _OVER: Final = 4
@@ -78,6 +79,7 @@ class Retriever:
     Args:
         scales: Told which indexes are in use.
         freshness: Waited for by searches that follow a write.
+        usage: Told how each search ended.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Retriever:
         scales: SparseScales,
         freshness: Freshness,
         reranker: PassageReranker,
+        usage: Usage,
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -95,6 +98,7 @@ class Retriever:
         self._scales = scales
         self._freshness = freshness
         self._reranker = reranker
+        self._usage = usage
 
     def with_embedder(self, embedder: QueryEmbedder) -> "Retriever":
         """The same retriever, but for where vectors come from."""
@@ -116,17 +120,30 @@ class Retriever:
             DependencyUnavailable: The index does not answer; or another stage does not, and all were required.
         """
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
-        with stages.timed("total"):
-            views, plan = await self.prepared(query, who, stages)
-            return await self.run(query, plan, views, stages)
+        # The rough step of an answer in steps is no search of its own.
+        with self._usage.search(who.tenant, counts=not query.rough) as search, stages.timed("total"):
+            return await self.answer(query, who, stages, search)
 
-    async def prepared(self, query: Query, who: Caller, stages: Stages) -> tuple[list[CollectionView], Plan]:
+    async def answer(self, query: Query, who: Caller, stages: Stages, search: Search) -> Answer:
+        """As `search`, as a part of a search that is under way; tells it what was found."""
+        views, plan = await self.prepared(query, who, stages, search)
+        answer = await self.run(query, plan, views, stages)
+        search.total, search.degraded = answer.total, bool(answer.degraded)
+        return answer
+
+    async def prepared(
+        self, query: Query, who: Caller, stages: Stages, search: Search
+    ) -> tuple[list[CollectionView], Plan]:
         """The collections, which the caller may search and which show what must be seen, and how they are searched.
+
+        Args:
+            search: Told of which collections it is, as soon as that is known.
 
         Raises: as `search` does, for what is wrong with the query.
         """
         with stages.timed("authorize"):
             views = await stages.within("authorize", self.views(query.collection_ids, who))
+        search.views = views
         plan = planned(query, views, who)
         if query.consistency_token:
             with stages.timed("wait"):

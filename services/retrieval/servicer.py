@@ -31,7 +31,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class RetrievalServicer(RetrievalServiceServicer):
     def __init__(
-        self, answering: Answering, retriever: Retriever, batches: BatchSearcher, similar: SimilarFinder
+        self,
+        answering: Answering[convert_cache.Sent],
+        retriever: Retriever,
+        batches: BatchSearcher,
+        similar: SimilarFinder,
     ) -> None:
         self._answering = answering
         self._retriever = retriever

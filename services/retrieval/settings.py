@@ -39,6 +39,12 @@ class Settings(ServiceSettings):
     cache_url: SecretUrl = Field("", description="Redis for shared answers, maybe a volatile one; empty: the mesh's.")
     cache_timeout_s: float = Field(0.02, gt=0, le=5, description="Seconds a search waits for a shared answer.")
     redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds a write waits for the revision counter.")
+    usage_interval_s: float = Field(
+        10.0, gt=0, le=600, description="Seconds between two batches of figures of searches; what a kill loses of them."
+    )
+    usage_waiting: int = Field(
+        100_000, ge=100, le=10_000_000, description="Tenants' collections and hours counted while no batch is taken."
+    )
 
     @model_validator(mode="after")
     def _server_is_named(self) -> Self:

@@ -16,6 +16,8 @@ from services.retrieval.filterable import visible_to
 from services.retrieval.ports import VectorStore
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
+from services.retrieval.stages import Stages
+from services.retrieval.usage import Usage
 
 # Chunks of a document whose mean stands for it.
 MAX_CHUNKS: Final = 1000
@@ -57,11 +59,16 @@ class Example:
 
 
 class SimilarFinder:
-    """Finds passages like an example, by the vectors it was stored with."""
+    """Finds passages like an example, by the vectors it was stored with.
 
-    def __init__(self, retriever: Retriever, store: VectorStore) -> None:
+    Args:
+        usage: Told how each search ended.
+    """
+
+    def __init__(self, retriever: Retriever, store: VectorStore, usage: Usage) -> None:
         self._retriever = retriever
         self._store = store
+        self._usage = usage
 
     async def find(
         self, name: str, query: Query, who: Caller, *, same_document: bool = False, timeout_s: float | None = None
@@ -76,13 +83,30 @@ class SimilarFinder:
             InvalidArgument: The name is none, or a collection is of another model than the example's.
             DocumentNotFound, ChunkNotFound: There is no such example, or the caller may not see it.
         """
-        example = Example.named(name)
-        own, *others = await self._retriever.views([example.collection_id, *query.named_collections], who)
+        example, named = Example.named(name), query.named_collections
+        stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
+        with self._usage.search(who.tenant) as search, stages.timed("total"):
+            own, *others = await self._retriever.views([example.collection_id, *named], who)
+            search.views = others or [own]
+            asked = await self._asked(example, query, own, others, who, same_document=same_document)
+            return await self._retriever.answer(asked, who, stages, search)
+
+    async def _asked(
+        self,
+        example: Example,
+        query: Query,
+        own: CollectionView,
+        others: Sequence[CollectionView],
+        who: Caller,
+        *,
+        same_document: bool,
+    ) -> Query:
+        """The search for what is like the example, in its `own` collection or in `others`."""
         for view in others:
             if view.embedding_model != own.embedding_model:
                 wrong = f"{view.collection_id!r} is of model {view.embedding_model}, the example of"
                 raise InvalidArgument.of("collections", f"{wrong} {own.embedding_model}: their vectors do not compare")
-        asked = replace(
+        return replace(
             query,
             text="",
             vector=await self._vector(example, own, who),
@@ -90,7 +114,6 @@ class SimilarFinder:
             collection="" if query.collections else example.collection_id,
             without=(own.uid, replace(example, chunk_id=example.chunk_id if same_document else "").chosen),
         )
-        return await self._retriever.search(asked, who, timeout_s=timeout_s)
 
     async def _vector(self, example: Example, view: CollectionView, who: Caller) -> Sequence[float]:
         limit = 1 if example.chunk_id else MAX_CHUNKS

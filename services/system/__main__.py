@@ -9,6 +9,7 @@ from typing import Final
 import grpc
 
 from ragweave.internal.v1.quota_service_pb2_grpc import add_QuotaServiceServicer_to_server
+from ragweave.internal.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
 from services.mesh.channels import open_channel
 from services.mesh.maintenance import Maintenance
@@ -27,6 +28,7 @@ from services.system.adapters.sql_quotas import SqlQuotaStore
 from services.system.adapters.sql_revocations import SqlRevocationStore
 from services.system.adapters.sql_tables import check
 from services.system.adapters.sql_tenants import SqlTenantRecords, SqlTenantStore
+from services.system.adapters.sql_usage import SqlUsageStore
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
 from services.system.export import Exports
@@ -34,9 +36,10 @@ from services.system.migrations import SYSTEM
 from services.system.operators import Operators
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
-from services.system.servicer import QuotaServicer, SystemServicer
+from services.system.servicer import QuotaServicer, SystemServicer, UsageServicer
 from services.system.settings import Settings
 from services.system.tenants import Tenants
+from services.system.usage import SearchUsage
 
 _CONNECTIONS: Final = 8
 
@@ -62,6 +65,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         audit = Audit(log)
         operators = Operators(mesh.operator_tenant)
         limits, revoked = SqlQuotaStore(database), SqlRevocationStore(database)
+        searches, gone = SqlUsageStore(database), SqlTenantStore(database)
+        usage = SearchUsage(searches, gone, retention=timedelta(days=settings.usage_retention_days))
         quotas = Quotas(limits, RegistryUsage(collections), operators, defaults=settings.quota.limits)
         revocations = Revocations(
             revoked,
@@ -71,21 +76,24 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         )
         owners = {"jobs": jobs, "collections": collections, "retrieval": retrieval, "embedding": embedding}
         tenants = Tenants(
-            SqlTenantStore(database),
-            SqlTenantRecords(database, limits, revoked, log),
+            gone,
+            SqlTenantRecords(database, limits, revoked, log, searches),
             revocations,
             [GrpcOwner(name, channel) for name, channel in owners.items()],
             RedisCompaction(redis),
             operators,
             settle=timedelta(seconds=settings.erase_settle_s),
         )
-        exports = Exports(GrpcArchive(collections, jobs), quotas, revocations, audit, operators)
+        exports = Exports(GrpcArchive(collections, jobs), quotas, revocations, usage, audit, operators)
 
         def register(server: grpc.aio.Server) -> None:
-            add_SystemServiceServicer_to_server(SystemServicer(audit, revocations, quotas, tenants, exports), server)
+            servicer = SystemServicer(audit, revocations, quotas, usage, tenants, exports)
+            add_SystemServiceServicer_to_server(servicer, server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
+            add_UsageServiceServicer_to_server(UsageServicer(usage), server)
 
-        maintenance = Maintenance("system", intake.steps, interval_s=settings.maintenance_interval_s)
+        steps = (*intake.steps, *usage.steps)
+        maintenance = Maintenance("system", steps, interval_s=settings.maintenance_interval_s)
         async with revocations.running(), intake.running(), tenants.running(), maintenance.running():
             yield Wiring(register, checks={"database": lambda: check(database)})
 

@@ -13,9 +13,10 @@ from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
 from services.mesh.quotas import amounts_to
 from services.mesh.status import status_of
+from services.system.convert_usage import row_to
 from services.system.export import Ended, Exported, OriginalPart
 from services.system.ports import Archived
-from services.system.records import Quota, Revocation, Tenant
+from services.system.records import Quota, Revocation, Tenant, UsageRow
 from services.system.revocations import NewRevocation
 
 _MAX_TENANT: Final = 128
@@ -130,6 +131,8 @@ def exported_to(exported: Exported) -> system_service_pb2.ExportTenantResponse:
             record.quota.CopyFrom(quota_to(exported))
         case Revocation():
             record.revocation.CopyFrom(revocation_to(exported))
+        case UsageRow():
+            record.usage.CopyFrom(row_to(exported))
         case AuditEvent():
             record.audit_event.CopyFrom(audit_event_to(exported))
         case Ended():

@@ -18,8 +18,9 @@ from services.system.audit import Audit
 from services.system.operators import Operators
 from services.system.ports import Archive, Archived
 from services.system.quotas import Quotas
-from services.system.records import Quota, Revocation
+from services.system.records import Quota, Revocation, UsageRow
 from services.system.revocations import Revocations
+from services.system.usage import SearchUsage
 
 # What the reads of an export need, whatever scopes the caller's token has besides `admin`. The last shows documents
 # whatever their ACL says: who writes documents manages those of others too.
@@ -48,18 +49,25 @@ class Ended:
     error: Exception | None = None
 
 
-Exported = Archived | OriginalPart | Quota | Revocation | AuditEvent | Ended
+Exported = Archived | OriginalPart | Quota | Revocation | UsageRow | AuditEvent | Ended
 
 
 class Exports:
     """Reads as the caller, in the tenant, what each owner lists; what changes meanwhile may be in it or not."""
 
     def __init__(
-        self, archive: Archive, quotas: Quotas, revocations: Revocations, audit: Audit, operators: Operators
+        self,
+        archive: Archive,
+        quotas: Quotas,
+        revocations: Revocations,
+        usage: SearchUsage,
+        audit: Audit,
+        operators: Operators,
     ) -> None:
         self._archive = archive
         self._quotas = quotas
         self._revocations = revocations
+        self._usage = usage
         self._audit = audit
         self._operators = operators
         self._log = structlog.get_logger("system.export")
@@ -68,7 +76,7 @@ class Exports:
         self, tenant: str, who: Caller, *, originals: bool, timeout_s: float | None = None
     ) -> AsyncGenerator[Exported, None]:
         """Quota; each collection with its documents, originals after the first that has them; jobs; webhooks;
-        revocations; audit events, the oldest first; then how it ended.
+        revocations; usage and audit events, the oldest first; then how it ended.
 
         Raises:
             TenantNotFound: It is another tenant, and the caller no operator; before anything else.
@@ -101,6 +109,8 @@ class Exports:
             yield webhook
         async for revocation in _all(self._revocations.list_revocations, reader, "create_time"):
             yield revocation
+        async for row in _all(self._usage.list_rows, reader, "start_time, collection_id"):
+            yield row
         async for event in _all(self._audit.list_events, reader, "event_time"):
             yield event
 

@@ -1,6 +1,6 @@
 """What the system service needs of the world: stores of its own."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -10,7 +10,7 @@ from services.mesh.deny_list import Denial
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
-from services.system.records import Quota, Revocation, Tenant
+from services.system.records import Figures, Granularity, Quota, Revocation, Tenant, UsageRow
 
 
 class AuditLog(Protocol):
@@ -163,6 +163,59 @@ class DenyListPublisher(Protocol):
     async def check(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows of a tenant, of one granularity, that begin in a span of time.
+
+    Attributes:
+        until: The first moment after the span.
+        collection_id: Of collections that have or had this id; of all where it is empty.
+    """
+
+    tenant: str
+    granularity: Granularity
+    since: datetime
+    until: datetime
+    collection_id: str = ""
+
+
+class UsageStore(Protocol):
+    """Figures of searches, by tenant, period and collection.
+
+    Every method is one transaction. Raises DependencyUnavailable where the database does not answer.
+    """
+
+    async def add(self, batch_id: str, rows: Sequence[UsageRow], at: datetime) -> bool:
+        """Adds rows, of which no two have the same key, to those of the same keys; whether it did.
+
+        A batch whose id is known changes nothing.
+
+        Args:
+            at: Since when the id is known.
+        """
+        ...
+
+    async def list_rows(self, asked: Asked, query: ListQuery) -> Page[UsageRow]:
+        """A page of rows of collections; those of all searches of the tenant are not among them."""
+        ...
+
+    async def total(self, asked: Asked) -> Figures:
+        """The sum of the rows of a collection; without one, of those of all searches of the tenant."""
+        ...
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Drops at most so many rows that began before, of any tenant; returns how many."""
+        ...
+
+    async def forget(self, before: datetime) -> int:
+        """Drops the ids of batches that have been known since before; returns how many."""
+        ...
+
+    async def erase(self, tenant: str, limit: int) -> int:
+        """Drops at most so many rows of a tenant; returns how many."""
+        ...
+
+
 class TenantStore(Protocol):
     """Tenants that are deleted or being so.
 
@@ -170,6 +223,10 @@ class TenantStore(Protocol):
     """
 
     async def find(self, tenant: str) -> Tenant | None: ...
+
+    async def gone(self, tenants: Collection[str]) -> frozenset[str]:
+        """Those of the tenants that are deleted or being so."""
+        ...
 
     async def deleting(self) -> Sequence[Tenant]:
         """Those whose deletion has not ended, the oldest first."""

@@ -1,9 +1,11 @@
 """What the system service keeps of tenants."""
 
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import inf
+from typing import Final
 
 from services.mesh.deny_list import Denial, Kind
 from services.mesh.quotas import Amounts
@@ -62,6 +64,78 @@ class Revocation:
         if self.token_id:
             return Denial(self.tenant, Kind.TOKEN, self.token_id, until)
         return Denial(self.tenant, Kind.TENANT, until=until)
+
+
+class Granularity(StrEnum):
+    """Periods of usage, in UTC."""
+
+    HOUR = "HOUR"
+    DAY = "DAY"
+
+    @property
+    def length(self) -> timedelta:
+        return timedelta(days=1) if self is Granularity.DAY else timedelta(hours=1)
+
+    def begin(self, at: datetime) -> datetime:
+        """When the period that a time lies in began."""
+        at = at.astimezone(UTC)
+        return at.replace(hour=0 if self is Granularity.DAY else at.hour, minute=0, second=0, microsecond=0)
+
+
+SEARCHES: Final = ("queries", "errors", "degraded", "zero_results", "cache_hits")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Numbers of searches.
+
+    Attributes:
+        queries: All of them.
+        errors: Those that were not answered; what follows is of the others.
+        degraded: Those that went without a stage.
+        zero_results: Those that found nothing.
+        cache_hits: Those the result cache answered.
+        latencies: How many took how long, by bucket (services.mesh.latency).
+    """
+
+    queries: int = 0
+    errors: int = 0
+    degraded: int = 0
+    zero_results: int = 0
+    cache_hits: int = 0
+    latencies: Mapping[int, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Figures") -> "Figures":
+        counts = {name: getattr(self, name) + getattr(other, name) for name in SEARCHES}
+        buckets = {*self.latencies, *other.latencies}
+        latencies = {each: self.latencies.get(each, 0) + other.latencies.get(each, 0) for each in buckets}
+        return Figures(**counts, latencies=latencies)
+
+    @property
+    def cache_hit_rate(self) -> float:
+        answered = self.queries - self.errors
+        return self.cache_hits / answered if answered else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What a collection was asked for in a period.
+
+    Attributes:
+        collection_uid: Empty for all of the tenant's searches, and then so is collection_id.
+    """
+
+    tenant: str
+    granularity: Granularity
+    start_time: datetime
+    collection_uid: str
+    collection_id: str
+    figures: Figures
+
+    @property
+    def key(self) -> tuple[str, Granularity, datetime, str]:
+        """No two rows have the same."""
+        return self.tenant, self.granularity, self.start_time, self.collection_uid
 
 
 class TenantState(StrEnum):

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 
 from ragweave.internal.v1 import quota_service_pb2 as internal_pb
+from ragweave.internal.v1 import usage_service_pb2 as usage_pb
 from ragweave.internal.v1.quota_service_pb2_grpc import QuotaServiceServicer
+from ragweave.internal.v1.usage_service_pb2_grpc import UsageServiceServicer
 from ragweave.v1 import quota_pb2, revocation_pb2, tenant_pb2
 from ragweave.v1 import system_service_pb2 as pb
 from ragweave.v1.system_service_pb2_grpc import SystemServiceServicer
@@ -15,21 +17,29 @@ from services.mesh.calls import current_call
 from services.mesh.identity import caller
 from services.mesh.quotas import amounts_from, amounts_to
 from services.mesh.receipts import receipt_from
-from services.system import convert
+from services.system import convert, convert_usage
 from services.system.audit import Audit
 from services.system.export import Exports
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
 from services.system.tenants import Tenants
+from services.system.usage import SearchUsage
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SystemServicer(SystemServiceServicer):
     def __init__(
-        self, audit: Audit, revocations: Revocations, quotas: Quotas, tenants: Tenants, exports: Exports
+        self,
+        audit: Audit,
+        revocations: Revocations,
+        quotas: Quotas,
+        usage: SearchUsage,
+        tenants: Tenants,
+        exports: Exports,
     ) -> None:
         self._audit = audit
+        self._usage = usage
         self._revocations = revocations
         self._quotas = quotas
         self._tenants = tenants
@@ -81,6 +91,10 @@ class SystemServicer(SystemServiceServicer):
         )
         return convert.quota_to(updated)
 
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
+        report = await self._usage.report(caller(context), **convert_usage.asked_from(request))
+        return convert_usage.report_to(report)
+
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
         tenant = convert.tenant_from(request.name, of="tenants")
         return convert.tenant_to(await self._tenants.get(tenant, caller(context)))
@@ -128,3 +142,12 @@ class QuotaServicer(QuotaServiceServicer):
     ) -> internal_pb.GetQuotaLimitsResponse:
         limits = await self._quotas.limits_of(caller(context).tenant)
         return internal_pb.GetQuotaLimitsResponse(limits=amounts_to(limits))
+
+
+class UsageServicer(UsageServiceServicer):
+    def __init__(self, usage: SearchUsage) -> None:
+        self._usage = usage
+
+    async def RecordUsage(self, request: usage_pb.RecordUsageRequest, context: Context) -> usage_pb.RecordUsageResponse:
+        await self._usage.add(request.batch_id, convert_usage.rows_from(request))
+        return usage_pb.RecordUsageResponse()

@@ -25,6 +25,7 @@ class Settings(ServiceSettings):
     )
     database_pool: int = Field(5, ge=1, le=100, description="Connections to the database.")
     audit_retention_days: int = Field(365, ge=1, le=36_500, description="Days that audit events are kept.")
+    usage_retention_days: int = Field(30, ge=1, le=3650, description="Days that figures of searches are kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
     audit_claim_s: float = Field(
         10.0, gt=0, le=600, description="Seconds that audit events are left to a process that took them and died."

@@ -23,11 +23,13 @@ from services.retrieval.ports import VectorStore
 from services.retrieval.query import Query
 from services.retrieval.retriever import Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.usage import Usage
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
     FakeReranker,
     FakeRevisions,
+    FakeUsageSink,
     MemoryVectorStore,
     chunk,
     encoded,
@@ -121,8 +123,8 @@ async def filled(store: VectorStore) -> Searching:
         await store.ensure_index(made.uid, 4)
         await store.upsert(made.uid, chunks(tenant))
     scales = SparseScales(store, mirror.language_of)
-    freshness = Freshness(FakeRevisions())
-    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales, freshness, FakeReranker()))
+    freshness, usage = Freshness(FakeRevisions()), Usage(FakeUsageSink())
+    return Searching(store, Retriever(store, FakeEmbedder(), mirror, scales, freshness, FakeReranker(), usage))
 
 
 MODES = pytest.mark.parametrize("mode", list(Mode))

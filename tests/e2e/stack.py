@@ -66,6 +66,7 @@ class Mesh:
             **ports,
             "RAGWEAVE_DATA_DIR": str(folder),
             "RAGWEAVE_EDGE_RATE_LIMITS": limits,
+            "RAGWEAVE_RETRIEVAL_USAGE_INTERVAL_S": "0.5",
             "RAGWEAVE_TLS": "on" if TLS else "off",
             **settings,
         }

@@ -491,6 +491,34 @@ def test_audit_events_read_the_same_everywhere(mesh: Mesh, job: str) -> None:
     _reads_the_same(mesh, "SystemService/ListAuditEvents", path, asked)
 
 
+def test_searches_are_told_by_collection_and_hour(mesh: Mesh) -> None:
+    assert mesh.rest("POST", f"{PREFIX}/collections?collectionId=counted", {}).status == 200
+    searched = {"query": "unheard", "collections": ["counted"]}
+    assert mesh.rest("POST", f"{PREFIX}/search", searched).status == 200
+    refused = mesh.rest("POST", f"{PREFIX}/search", {**searched, "filter": "nonsense = 1"})
+    assert refused.status == 400, refused
+    path, until = f"{PREFIX}/usage?collection=counted", time.monotonic() + PATIENCE_S
+    while (told := mesh.rest("GET", path)).body["total"].get("queries", 0) < 2:
+        assert time.monotonic() < until, "a search is told of within seconds"
+        time.sleep(0.05)
+    (row,) = told.body["usage"]
+    assert (row["collection"], row["granularity"]) == ("collections/counted", "HOUR")
+    assert row["figures"]["latency"].keys() == {"p50", "p90", "p95", "p99"}
+    assert told.body["total"] == row["figures"]
+    assert {"queries": 2, "errors": 1, "zeroResults": 1}.items() <= row["figures"].items()
+    by_day = mesh.rest("GET", f"{path}&granularity=DAY").body
+    assert by_day["total"] == told.body["total"]
+    for target in (mesh.edge, mesh.layout.address("system")):
+        asked = {"collection": "collections/counted", "granularity": "DAY"}
+        status, answer = mesh.grpcurl(target, "ragweave.v1.SystemService/GetUsage", asked)
+        assert status == 0, answer
+        assert _message("SystemService/GetUsage", answer) == _message("SystemService/GetUsage", by_day)
+    assert " counted " in mesh.ragweave("usage", "counted").stdout
+    wrong = mesh.rest("GET", f"{path}&startTime=2024-05-02T00:00:00Z&endTime=2024-05-01T00:00:00Z")
+    assert (wrong.status, "endTime" in wrong.body["message"]) == (400, True), wrong
+    assert mesh.rest("DELETE", f"{PREFIX}/collections/counted?force=true").status == 200
+
+
 def _reads_the_same(mesh: Mesh, method: str, path: str, filter: str) -> None:
     """A list of system gives the same over REST and over gRPC at the edge and at the service."""
     rest = _message(method, mesh.rest("GET", PREFIX + path).body)
@@ -633,6 +661,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "SystemService/CreateRevocation",
         "SystemService/ListRevocations",
         "SystemService/DeleteRevocation",
+        "SystemService/GetUsage",
         "SystemService/GetQuota",  # tests/e2e/test_tenants.py
         "SystemService/UpdateQuota",
         "SystemService/GetTenant",

@@ -67,6 +67,18 @@ async def test_a_process_that_dies_is_started_again(layout: Layout) -> None:
     assert read_state(layout)["stopped"]
 
 
+async def test_who_is_still_needed_by_others_stops_after_them(layout: Layout, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    writing = SLEEPER.replace("sys.exit(0)", f"(open({str(ended)!r}, 'a').write('{{name}} '), sys.exit(0))")
+    names = ("redis", "system", "retrieval", "envoy")
+    async with supervised(layout, *(sleeper(name, writing.format(name=name)) for name in names)):
+        for name in names:
+            await eventually(layout, name, lambda e: e["pid"] > 0)
+            while "up" not in (layout.logs / f"{name}.log").read_text():
+                await asyncio.sleep(0.01)
+    assert ended.read_text().split() == ["envoy", "retrieval", "system", "redis"]
+
+
 async def abandoned(layout: Layout, process: Process) -> dict[str, Any]:
     """The entry of a process whose supervisor is gone."""
     supervisor = asyncio.create_task(Supervisor(layout, [process]).run())

@@ -29,11 +29,13 @@ from services.retrieval.ports import QueryEmbedding
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.usage import Usage
 from tests.retrieval_fakes import (
     FakeEmbedder,
     FakeRegistry,
     FakeReranker,
     FakeRevisions,
+    FakeUsageSink,
     MemoryVectorStore,
     chunk,
     encoded,
@@ -131,8 +133,8 @@ class Searching:
         for each in views or (view(), OTHER):
             collections.apply(each)
         scales = SparseScales(self.store, collections.language_of)
-        freshness = Freshness(self.revisions)
-        self.retriever = Retriever(self.store, self.embedder, collections, scales, freshness, FakeReranker())
+        freshness, usage = Freshness(self.revisions), Usage(FakeUsageSink())
+        self.retriever = Retriever(self.store, self.embedder, collections, scales, freshness, FakeReranker(), usage)
 
     @classmethod
     async def made(cls) -> "Searching":

@@ -416,3 +416,22 @@ async def test_the_same_search_gives_the_same_answer() -> None:
     searching = await Searching().holding()
     answers: Sequence[Answer] = [await searching.search() for _ in range(2)]
     assert replace(answers[0], timings_s={}) == replace(answers[1], timings_s={})
+
+
+async def test_every_search_is_counted_for_its_collections_however_it_ends() -> None:
+    searching = await Searching(view(), view("more"), view("off", disabled=True)).holding("docs", "more")
+    await searching.search()
+    first = await searching.search(collections=["docs", "more"], page_size=2)
+    await searching.search(collections=["docs", "more"], page_size=2, page_token=first.next_page_token)
+    assert not (await searching.search(mode=Mode.SPARSE, text="unheard")).hits
+    searching.embedder.down = True
+    assert (await searching.search()).degraded
+    for collection, error in (("docs", InvalidArgument), ("off", CollectionDisabled), ("nowhere", CollectionNotFound)):
+        with pytest.raises(error):
+            await searching.search(collection=collection, top_k=MAX_TOP_K + 1)
+    await searching.counted.flush()
+    figures = {
+        each.collection_id: (each.queries, each.errors, each.degraded, each.zero_results, sum(each.latencies.values()))
+        for each in searching.usage.tallies
+    }
+    assert figures == {"": (8, 3, 1, 1, 5), "docs": (6, 1, 1, 1, 5), "more": (2, 0, 0, 0, 2)}

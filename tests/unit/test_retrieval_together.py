@@ -83,9 +83,10 @@ class HeldEmbedder(FakeEmbedder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.let = asyncio.Event()
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
 
     async def embed(self, model: str, text: str) -> Any:
+        self.begun.set()
         await self.let.wait()
         return await super().embed(model, text)
 
@@ -129,6 +130,41 @@ async def test_the_order_before_reranking_comes_first(mode: Mode) -> None:
     assert end == Ended()
 
 
+async def counted(searching: Searching) -> dict[str, tuple[int, int]]:
+    """Searches and errors by collection, since last asked."""
+    searching.usage.batches.clear()
+    await searching.counted.flush()
+    return {each.collection_id: (each.queries, each.errors) for each in searching.usage.tallies}
+
+
+async def test_each_search_of_a_batch_counts_and_an_answer_in_steps_once() -> None:
+    searching = await Searching().holding()
+    query = Query(text="foxes", collection="docs")
+    await batch(searching, query, query, Query(text="foxes", collection="nowhere"))
+    assert await counted(searching) == {"": (3, 1), "docs": (2, 0)}
+    held = HeldEmbedder()
+    steps = answered_in_steps(searching.retriever.with_embedder(held), query, ANN)
+    first = await anext(steps)
+    assert isinstance(first, Step)
+    assert not first.complete
+    held.let.set()
+    assert len([step async for step in steps]) == 2
+    assert await counted(searching) == {"": (1, 0), "docs": (1, 0)}
+
+
+async def test_a_search_that_its_caller_gives_up_is_counted_as_not_answered() -> None:
+    searching = await Searching().holding()
+    held = HeldEmbedder()
+    asking = asyncio.create_task(
+        searching.retriever.with_embedder(held).search(Query(text="foxes", collection="docs"), ANN)
+    )
+    await held.begun.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await counted(searching) == {"": (1, 1), "docs": (1, 1)}
+
+
 @pytest.mark.parametrize("fields", [{"mode": Mode.SPARSE}, {"mode": Mode.DENSE}, {"min_score": 0.1}])
 async def test_where_no_stage_is_sooner_there_is_the_whole_answer_alone(fields: dict[str, Any]) -> None:
     searching = await Searching().holding()
@@ -162,7 +198,7 @@ class Finding:
 
     def __init__(self, searching: Searching) -> None:
         self.searching = searching
-        self.finder = SimilarFinder(searching.retriever, searching.store)
+        self.finder = SimilarFinder(searching.retriever, searching.store, searching.counted)
 
     @classmethod
     async def over(cls, *collection_ids: str, **fields: Any) -> "Finding":
@@ -238,3 +274,18 @@ async def test_a_private_example_is_not_there_for_callers_without_a_token() -> N
     finding = await Finding.over("docs", "open", open={"public": True})
     with pytest.raises(CollectionNotFound):
         await finding.similar("collections/docs/documents/north", ANONYMOUS, collections=["open"])
+
+
+async def test_a_search_by_example_is_counted_once_for_what_it_searches() -> None:
+    finding = await Finding.over("docs", "more")
+    await finding.similar("collections/docs/documents/north")
+    await finding.similar("collections/docs/documents/north", collections=["more"])
+    assert await counted(finding.searching) == {"": (2, 0), "docs": (1, 0), "more": (1, 0)}
+    for name, collections in (
+        ("docs/documents/south", ["more"]),
+        ("docs/documents/up", []),
+        ("nowhere/documents/x", []),
+    ):
+        with pytest.raises((DocumentNotFound, CollectionNotFound)):
+            await finding.similar(f"collections/{name}", collections=collections)
+    assert await counted(finding.searching) == {"": (3, 3), "docs": (1, 1), "more": (1, 1)}

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,14 +10,21 @@ from services.mesh.audit import AuditEvent
 from services.mesh.errors import DependencyUnavailable, TenantNotFound, UploadNotFound
 from services.mesh.identity import Caller, caller
 from services.mesh.quotas import Amounts
-from services.system.adapters.memory import MemoryAuditLog, MemoryQuotaStore, MemoryRevocationStore
+from services.system.adapters.memory import (
+    MemoryAuditLog,
+    MemoryQuotaStore,
+    MemoryRevocationStore,
+    MemoryTenantStore,
+    MemoryUsageStore,
+)
 from services.system.audit import Audit
 from services.system.export import Ended, Exported, Exports, OriginalPart
 from services.system.operators import Operators
 from services.system.ports import Archived
 from services.system.quotas import Quotas
-from services.system.records import Quota, Revocation
+from services.system.records import Figures, Granularity, Quota, Revocation, UsageRow
 from services.system.revocations import Revocations
+from services.system.usage import SearchUsage
 from tests.system_records import event
 from tests.unit.test_system_quotas import FakeUsage
 from tests.unit.test_system_revocations import FakePublisher
@@ -81,7 +89,14 @@ async def exports(archive: FakeArchive) -> Exports:
     made = Revocation("acme", "r1", "leaver", "", "left", "ann", event().event_time, '"e"')
     await revoked.add(made)
     quotas = Quotas(MemoryQuotaStore(), FakeUsage(), operators, defaults=Amounts(1, 2, 3, 4))
-    return Exports(archive, quotas, Revocations(revoked, FakePublisher()), Audit(log), operators)
+    usage = SearchUsage(MemoryUsageStore(), MemoryTenantStore(), retention=timedelta(days=1))
+    await usage.add("one", [searched("acme", 0), searched("globex", 0), searched("acme", 1)])
+    return Exports(archive, quotas, Revocations(revoked, FakePublisher()), usage, Audit(log), operators)
+
+
+def searched(tenant: str, hours_ago: int) -> UsageRow:
+    begin = Granularity.HOUR.begin(datetime.now(UTC) - timedelta(hours=hours_ago))
+    return UsageRow(tenant, Granularity.HOUR, begin, "u", "one", Figures(1))
 
 
 async def exported(exports: Exports, who: Caller = ANN, tenant: str = "acme", **asked: bool) -> list[Exported]:
@@ -103,7 +118,10 @@ async def test_everything_comes_in_order_and_each_original_once(exports: Exports
     records = await exported(exports)
     assert isinstance(records[0], Quota)
     assert named(records) == ["one", "a", "h1@0", "h1@2.", "b", "h2@0.", "c", "two", "d", "e", "acme", "of-acme"]
-    assert [type(each) for each in records[13:15]] == [Revocation, AuditEvent]
+    assert [type(each) for each in records[13:17]] == [Revocation, UsageRow, UsageRow, AuditEvent]
+    rows = [each for each in records if isinstance(each, UsageRow)]
+    assert [each.tenant for each in rows] == ["acme", "acme"]
+    assert rows[0].start_time < rows[1].start_time
     events = [each for each in records if isinstance(each, AuditEvent)]
     assert [each.event_id for each in events] == [event(number).event_id for number in range(250)]
     assert records[-1] == Ended()

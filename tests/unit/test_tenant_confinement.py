@@ -8,7 +8,10 @@ from services.system.adapters.sql_tables import METADATA as SYSTEM
 
 TABLES = {table.name: table for metadata in (REGISTRY, SYSTEM) for table in metadata.tables.values()}
 # Tables without a tenant of their own, and why.
-SHARED = {"sequences": "counts the registry's changes; holds nothing of anybody"}
+SHARED = {
+    "sequences": "counts the registry's changes; holds nothing of anybody",
+    "usage_batches": "random ids that services gave to batches of figures, of all tenants; no caller names one",
+}
 
 
 def of_a_tenant(table: Table) -> bool:

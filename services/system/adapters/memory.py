@@ -1,6 +1,7 @@
 """The system's stores in memory: for tests, and the reference the database is held to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from services.mesh.audit import AuditEvent
@@ -8,8 +9,10 @@ from services.mesh.errors import RevocationNotFound
 from services.mesh.lists import ListQuery, Page, paginate
 from services.mesh.receipts import Receipt
 from services.system.audit import event_fields
-from services.system.records import Quota, Revocation, Tenant, TenantState
+from services.system.ports import Asked
+from services.system.records import Figures, Quota, Revocation, Tenant, TenantState, UsageRow
 from services.system.revocations import revocation_fields
+from services.system.usage import row_fields
 
 
 class MemoryAuditLog:
@@ -134,6 +137,53 @@ def _holds(revocation: Revocation, at: datetime) -> bool:
     return revocation.expire_time is None or revocation.expire_time > at
 
 
+class MemoryUsageStore:
+    """Fulfils UsageStore; nothing awaits, so every method is one step."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[object, ...], UsageRow] = {}
+        self._batches: dict[str, datetime] = {}
+
+    async def add(self, batch_id: str, rows: Sequence[UsageRow], at: datetime) -> bool:
+        if batch_id in self._batches:
+            return False
+        self._batches[batch_id] = at
+        for row in rows:
+            known = self._rows.get(row.key)
+            self._rows[row.key] = replace(row, figures=known.figures + row.figures) if known else row
+        return True
+
+    async def list_rows(self, asked: Asked, query: ListQuery) -> Page[UsageRow]:
+        return paginate((each for each in self._of(asked) if each.collection_uid), query, row_fields)
+
+    async def total(self, asked: Asked) -> Figures:
+        rows = (each for each in self._of(asked) if bool(each.collection_uid) is bool(asked.collection_id))
+        return sum((each.figures for each in rows), Figures())
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        return self._drop([key for key, each in self._rows.items() if each.start_time < before][:limit])
+
+    async def forget(self, before: datetime) -> int:
+        old = [each for each, at in self._batches.items() if at < before]
+        for each in old:
+            del self._batches[each]
+        return len(old)
+
+    async def erase(self, tenant: str, limit: int) -> int:
+        return self._drop([key for key, each in self._rows.items() if each.tenant == tenant][:limit])
+
+    def _of(self, asked: Asked) -> list[UsageRow]:
+        of = [each for each in self._rows.values() if each.tenant == asked.tenant]
+        of = [each for each in of if each.granularity is asked.granularity]
+        of = [each for each in of if asked.since <= each.start_time < asked.until]
+        return [each for each in of if asked.collection_id in ("", each.collection_id)]
+
+    def _drop(self, keys: Sequence[tuple[object, ...]]) -> int:
+        for key in keys:
+            del self._rows[key]
+        return len(keys)
+
+
 class MemoryTenantStore:
     """Fulfils TenantStore; nothing awaits, so every method is one step."""
 
@@ -143,6 +193,9 @@ class MemoryTenantStore:
 
     async def find(self, tenant: str) -> Tenant | None:
         return self._tenants.get(tenant)
+
+    async def gone(self, tenants: Collection[str]) -> frozenset[str]:
+        return frozenset(each for each in tenants if each in self._tenants)
 
     async def deleting(self) -> Sequence[Tenant]:
         return [each for each in self._tenants.values() if each.state is TenantState.DELETING]

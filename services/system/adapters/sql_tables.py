@@ -5,6 +5,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Tab
 from services.mesh.quotas import COUNTED
 from services.mesh.sql import OBJECT, TEXT, Instant, OpenDatabase
 from services.mesh.sql.receipts import Receipts
+from services.system.records import SEARCHES
 
 METADATA = MetaData()
 
@@ -66,6 +67,28 @@ TENANTS = Table(
     Column("purge_time", Instant),
 )
 
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("tenant", TEXT, primary_key=True),
+    Column("granularity", TEXT, primary_key=True),
+    Column("start_time", Instant, primary_key=True),
+    # Empty in the row of all the tenant's searches.
+    Column("collection_uid", TEXT, primary_key=True),
+    Column("collection_id", TEXT, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in SEARCHES),
+    Column("latencies", OBJECT, nullable=False),
+)
+Index("usage_by_age", USAGE.c.start_time)
+
+USAGE_BATCHES = Table(
+    "usage_batches",
+    METADATA,
+    Column("batch_id", TEXT, primary_key=True),
+    Column("record_time", Instant, nullable=False),
+)
+Index("usage_batches_by_age", USAGE_BATCHES.c.record_time)
+
 RECEIPTS = Receipts(METADATA, "system_receipts")
 
 
@@ -75,3 +98,4 @@ async def check(database: OpenDatabase) -> None:
     await database.read(select(REVOCATIONS.c.revocation_id).limit(1))
     await database.read(select(QUOTAS.c.tenant).limit(1))
     await database.read(select(TENANTS.c.tenant).limit(1))
+    await database.read(select(USAGE.c.tenant).limit(1))

@@ -1,6 +1,6 @@
 """Tenants that are deleted or being so, in SQL; and what else the system's database keeps of tenants."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from services.mesh.audit import AuditEvent
 from services.mesh.receipts import Receipt
 from services.mesh.sql import Mode, OpenDatabase
 from services.system.adapters.sql_tables import RECEIPTS, TENANTS
-from services.system.ports import AuditLog, QuotaStore, RevocationStore
+from services.system.ports import AuditLog, QuotaStore, RevocationStore, UsageStore
 from services.system.records import Part, Tenant, TenantState
 
 _CODEC: Final = TypeAdapter(Tenant)
@@ -27,6 +27,10 @@ class SqlTenantStore:
     async def find(self, tenant: str) -> Tenant | None:
         found = await self._database.read(select(TENANTS).where(TENANTS.c.tenant == tenant))
         return next(map(_tenant, found), None)
+
+    async def gone(self, tenants: Collection[str]) -> frozenset[str]:
+        found = await self._database.read(select(TENANTS.c.tenant).where(TENANTS.c.tenant.in_(tenants)))
+        return frozenset(row.tenant for row in found)
 
     async def deleting(self) -> Sequence[Tenant]:
         unfinished = select(TENANTS).where(TENANTS.c.state == TenantState.DELETING).order_by(TENANTS.c.delete_time)
@@ -60,19 +64,28 @@ class SqlTenantStore:
 
 
 class SqlTenantRecords:
-    """Fulfils TenantRecords: limits, revocations, audit events, and answers to requests."""
+    """Fulfils TenantRecords: limits, revocations, audit events, usage, and answers to requests."""
 
     service: Final = "system"
 
-    def __init__(self, database: OpenDatabase, quotas: QuotaStore, revocations: RevocationStore, log: AuditLog) -> None:
+    def __init__(
+        self,
+        database: OpenDatabase,
+        quotas: QuotaStore,
+        revocations: RevocationStore,
+        log: AuditLog,
+        usage: UsageStore,
+    ) -> None:
         self._database = database
         self._quotas = quotas
         self._revocations = revocations
         self._log = log
+        self._usage = usage
 
     async def erase(self, tenant: str) -> bool:
         erased = await self._quotas.erase(tenant) + await self._revocations.erase(tenant)
         erased += await self._log.erase(tenant, _ROWS_AT_ONCE)
+        erased += await self._usage.erase(tenant, _ROWS_AT_ONCE)
         erased += await self._database.write(lambda connection: RECEIPTS.erase(connection, tenant, _ROWS_AT_ONCE))
         return not erased and await self._database.compact()
 

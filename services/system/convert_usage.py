@@ -1,0 +1,88 @@
+"""Usage between the contract's messages and the domain."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ragweave.internal.v1.usage_service_pb2 import RecordUsageRequest
+from ragweave.v1.system_service_pb2 import GetUsageRequest, GetUsageResponse
+from ragweave.v1.usage_pb2 import Usage
+from services.mesh.errors import InvalidArgument
+from services.mesh.latency import quantile_s
+from services.system.records import SEARCHES, Figures, Granularity, UsageRow
+from services.system.usage import Report
+
+_PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_MOST: Final = 2**31 - 1
+
+
+def asked_from(request: GetUsageRequest) -> Mapping[str, Any]:
+    """The request, as `SearchUsage.report` takes it. Raises InvalidArgument: a time is none."""
+    return {
+        "collection_id": request.collection.removeprefix("collections/"),
+        "since": _time_from(request.start_time, "start_time") if request.HasField("start_time") else None,
+        "until": _time_from(request.end_time, "end_time") if request.HasField("end_time") else None,
+        "granularity": Granularity(Usage.Granularity.Name(request.granularity or Usage.HOUR)),
+        **{name: getattr(request, name) for name in ("page_size", "page_token", "page")},
+    }
+
+
+def report_to(report: Report) -> GetUsageResponse:
+    return GetUsageResponse(
+        usage=map(row_to, report.rows.items),
+        total=_figures_to(report.total),
+        start_time=_time_to(report.since),
+        end_time=_time_to(report.until),
+        next_page_token=report.rows.next_page_token,
+        total_size=report.rows.total_size,
+    )
+
+
+def row_to(row: UsageRow) -> Usage:
+    return Usage(
+        collection=f"collections/{row.collection_id}",
+        collection_uid=row.collection_uid,
+        start_time=_time_to(row.start_time),
+        granularity=Usage.Granularity.Value(row.granularity),
+        figures=_figures_to(row.figures),
+    )
+
+
+def rows_from(request: RecordUsageRequest) -> Iterator[UsageRow]:
+    for row in request.rows:
+        hour = Granularity.HOUR.begin(_time_from(row.time, "rows.time"))
+        figures = Figures(**{name: getattr(row, name) for name in SEARCHES}, latencies=dict(row.latencies))
+        yield UsageRow(row.tenant, Granularity.HOUR, hour, row.collection_uid, row.collection_id, figures)
+
+
+def _figures_to(figures: Figures) -> Usage.Figures:
+    message = Usage.Figures(
+        **{name: min(getattr(figures, name), _MOST) for name in SEARCHES}, cache_hit_rate=figures.cache_hit_rate
+    )
+    if figures.latencies:
+        for name, share in _PERCENTILES.items():
+            seconds = quantile_s(figures.latencies, share)
+            getattr(message.latency, name).CopyFrom(_duration(seconds))
+    return message
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromMicroseconds(round(seconds * 1e6))
+    return message
+
+
+def _time_from(message: Timestamp, field: str) -> datetime:
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument.of(field, "is no time between the years 1 and 9999") from None
+
+
+def _time_to(at: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message
