@@ -26,6 +26,7 @@ from ragweave.v1 import (
     document_service_pb2,
     document_service_pb2_grpc,
     embedding_service_pb2_grpc,
+    evaluation_service_pb2_grpc,
     event_pb2,
     event_service_pb2,
     event_service_pb2_grpc,
@@ -206,6 +207,7 @@ class _Stubs:
         self.retrieval: Any = retrieval_service_pb2_grpc.RetrievalServiceStub(channel)
         self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
         self.models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        self.evaluations: Any = evaluation_service_pb2_grpc.EvaluationServiceStub(channel)
         self.events: Any = event_service_pb2_grpc.EventServiceStub(channel)
         self.jobs: Any = job_service_pb2_grpc.JobServiceStub(channel)
         self.system: Any = system_service_pb2_grpc.SystemServiceStub(channel)

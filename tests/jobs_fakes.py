@@ -26,6 +26,7 @@ from services.mesh.errors import (
     PathNotFound,
 )
 from services.mesh.filters import Field, FieldType, Schema, evaluate, parse
+from services.mesh.identity import Caller, caller
 from services.mesh.quotas import Amounts, check_quota
 from tests.fake_content import WordTokenizer
 
@@ -351,3 +352,32 @@ class _Trapped:
 def collection(**fields: Any) -> Collection:
     """books, of the tiny model, in chunks of at most 40 words."""
     return replace(Collection("books", "uid-1", "models/tiny", DIMENSION, max_tokens=40), **fields)
+
+
+class MemoryRuns:
+    """Fulfils EvaluationRuns over queries by their ids; what was done, by whom, is noted.
+
+    Attributes:
+        failures: What running a query raises.
+        held: Queries that run until they are stopped.
+    """
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = list(ids)
+        self.failures: dict[str, Exception] = {}
+        self.held: set[str] = set()
+        self.ran: list[tuple[str, str, Caller]] = []
+        self.concluded: list[str] = []
+
+    async def queries(self, evaluation_id: str, offset: int, limit: int) -> tuple[list[str], int]:
+        return self.ids[offset : offset + limit], len(self.ids)
+
+    async def run(self, evaluation_id: str, query_id: str) -> None:
+        self.ran.append((evaluation_id, query_id, caller()))
+        if query_id in self.held:
+            await asyncio.Event().wait()
+        if query_id in self.failures:
+            raise self.failures[query_id]
+
+    async def conclude(self, evaluation_id: str) -> None:
+        self.concluded.append(evaluation_id)

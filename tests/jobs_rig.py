@@ -29,6 +29,7 @@ from tests.jobs_fakes import (
     MemoryFiles,
     MemoryIndex,
     MemoryRegistry,
+    MemoryRuns,
     OneModel,
     Trap,
     collection,
@@ -56,6 +57,7 @@ class Rig:
     extractor: PlainExtractor = field(default_factory=PlainExtractor)
     files: MemoryFiles = field(default_factory=MemoryFiles)
     web: HttpWeb = field(default_factory=HttpWeb)
+    evaluations: MemoryRuns = field(default_factory=MemoryRuns)
 
     def __post_init__(self) -> None:
         self.store = RedisJobStore(self.redis, retention_s=3600)
@@ -72,6 +74,7 @@ class Rig:
             extractor=self.extractor,
             files=self.files,
             reader=Reader(self.blobs, self.files, self.web, max_bytes=10_000),
+            evaluations=self.evaluations,
             diagnose=diagnose,
             patience=Patience(diagnose, self.patience_s),
             batch=2,

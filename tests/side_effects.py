@@ -17,6 +17,7 @@ READS = {
     "blobs": {"exists", "read", "part", "open", "get_text"},
     "extractor": {"extract"},
     "files": {"resolve", "page", "read"},
+    "evaluations": {"queries"},
 }
 # What tools hold besides ports.
 _NO_PORTS = {"reader", "diagnose", "patience", "batch", "embedding_turns", "large_turns"}

@@ -5,6 +5,7 @@ from ragweave.cli import (  # noqa: F401 - importing them registers their comman
     calls,
     collections,
     demo,
+    evaluations,
     guard,
     imports,
     mesh,

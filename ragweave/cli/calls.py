@@ -20,8 +20,8 @@ from ragweave.local.keys import sign_token
 from ragweave.names import last_id
 from ragweave.v1 import directory_pb2, directory_service_pb2, event_pb2, job_pb2, job_service_pb2, search_pb2
 
-# What became of the documents that a job succeeded with.
-_DONE = {job_pb2.Job.REPROCESS: "made again", job_pb2.Job.PURGE: "deleted"}
+# What became of the documents, or queries, that a job succeeded with.
+_DONE = {job_pb2.Job.REPROCESS: "made again", job_pb2.Job.PURGE: "deleted", job_pb2.Job.EVALUATE: "answered"}
 
 
 @command()

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from ragweave.internal.v1.evaluation_job_service_pb2_grpc import add_EvaluationJobServiceServicer_to_server
 from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.internal.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from ragweave.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
@@ -27,12 +28,20 @@ from services.jobs.auto_sync import AutoSync
 from services.jobs.background import kept_going
 from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
+from services.jobs.evaluating import EvaluationJobs
 from services.jobs.following import Follower
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.reading import Reader
 from services.jobs.selection import Selections
-from services.jobs.servicer import EventServicer, JobServicer, TenantServicer, UploadServicer, WebhookServicer
+from services.jobs.servicer import (
+    EvaluationJobServicer,
+    EventServicer,
+    JobServicer,
+    TenantServicer,
+    UploadServicer,
+    WebhookServicer,
+)
 from services.jobs.settings import Settings
 from services.jobs.sources import Sources
 from services.jobs.streams import Streams
@@ -74,6 +83,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         importer = Importer(submissions, registry, blobs, files, estimator)
         syncs = Syncs(submissions, files, estimator)
         selections = Selections(submissions, registry, blobs, estimator)
+        evaluations = EvaluationJobs(submissions)
         streams, log = Streams(), RedisEventLog(redis)
         jobs = Jobs(store, streams)
         events = Events(log, streams)
@@ -84,6 +94,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         def register(server: grpc.aio.Server) -> None:
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(store, blobs)), server)
             add_JobServiceServicer_to_server(JobServicer(importer, syncs, selections, jobs), server)
+            add_EvaluationJobServiceServicer_to_server(EvaluationJobServicer(evaluations), server)
             add_EventServiceServicer_to_server(EventServicer(events), server)
             add_UploadServiceServicer_to_server(UploadServicer(Uploads(blobs, max_bytes=most), jobs), server)
             add_WebhookServiceServicer_to_server(WebhookServicer(webhooks), server)

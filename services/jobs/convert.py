@@ -7,12 +7,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
+from ragweave.internal.v1 import evaluation_job_service_pb2 as evaluation_pb
 from ragweave.internal.v1 import upload_service_pb2 as upload_pb
 from ragweave.v1 import dead_letter_pb2, job_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.messages import status_to, struct_from, time_to
 from services.jobs.blobs import Blob
+from services.jobs.evaluating import EvaluationRequest
 from services.jobs.importer import (
     DirectorySource,
     ImportRequest,
@@ -87,6 +89,15 @@ def selection_from(request: pb.ReprocessDocumentsRequest | pb.PurgeDocumentsRequ
         validate_only=request.validate_only,
         receipt=receipt_from(request, who),
         echo=packed.SerializeToString(),
+    )
+
+
+def evaluation_from(request: evaluation_pb.SubmitEvaluationRequest) -> EvaluationRequest:
+    return EvaluationRequest(
+        evaluation_id=request.evaluation_id,
+        collection_id=request.collection_id,
+        validate_only=request.validate_only,
+        echo=request.request.SerializeToString(),
     )
 
 
@@ -262,7 +273,9 @@ def item_to(item: Item, job: Assignment) -> job_pb2.JobItem:
     return job_pb2.JobItem(
         name=f"jobs/{job.job_id}/items/{item.number}",
         document=(
-            f"collections/{job.collection_id}/documents/{item.spec.document_id}" if item.spec.document_id else ""
+            f"collections/{job.collection_id}/documents/{item.spec.document_id}"
+            if item.spec.document_id and not job.evaluation
+            else ""
         ),
         source_uri=item.spec.source_uri or item.spec.document_id,
         state=job_pb2.JobItem.State.Value(item.state),

@@ -24,6 +24,7 @@ class JobType(StrEnum):
     SYNC = "SYNC"  # brings a bound directory's in, and deletes those that vanished from it
     REPROCESS = "REPROCESS"  # extracts, cuts and embeds them again
     PURGE = "PURGE"  # deletes them
+    EVALUATE = "EVALUATE"  # has none: its items are queries
 
 
 class JobState(StrEnum):
@@ -254,10 +255,12 @@ class Assignment:
         table: Whose rows its documents are; None where they are no rows.
         web: Its documents are pages, each at its source_uri.
         source_key: Names the import source, for finding what vanished from it; "" where it has none.
-        full: Documents of the source that it no longer has are deleted at the end.
+        full: It has a last step: documents of the source that it no longer has are deleted, an evaluation is concluded.
         sole: Of the tenant's jobs that have the same here, one at a time has not ended; "" for any number.
         allow_empty: A FULL job deletes, too, where its source shows no document at all.
         filter: Which documents of the collection it is about, where it is about those; "" for all.
+        evaluation: Id of the evaluation whose queries are its items; "" where they are documents.
+        principals: What the subject may see of documents, where the job searches for it.
         request: The request that made the job, opaque here.
     """
 
@@ -276,6 +279,8 @@ class Assignment:
     sole: str = ""
     allow_empty: bool = True
     filter: str = ""
+    evaluation: str = ""
+    principals: tuple[str, ...] = ()
     request: bytes = b""
 
 

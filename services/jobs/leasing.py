@@ -180,7 +180,8 @@ class Worker:
     async def _to_its_end(self, active: _Active) -> None:
         lease = active.lease
         job = await self._written(lambda: self._queue.assignment(lease))
-        with acting_for(Caller(tenant=job.tenant, subject=job.subject, by_itself=True)):
+        subject = Caller(job.tenant, job.subject, principals=frozenset(job.principals), by_itself=True)
+        with acting_for(subject):
             active.work = work = self._begin(lease, job)
             if lease.attempt > 2 * self._attempts:
                 await self._written(lambda: self._queue.finish(lease, _torn(_exhausted(lease))))

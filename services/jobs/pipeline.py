@@ -22,6 +22,7 @@ from services.jobs.ports import (
     DocumentFields,
     EmbeddedChunk,
     Embedding,
+    EvaluationRuns,
     Files,
     ImportedDocument,
     Index,
@@ -73,6 +74,7 @@ class Tools:
     extractor: Extractor
     files: Files
     reader: Reader
+    evaluations: EvaluationRuns
     diagnose: Diagnose
     patience: Patience
     batch: int

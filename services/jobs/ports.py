@@ -433,6 +433,22 @@ class Index(Protocol):
     async def delete(self, collection: Collection, document_ids: Sequence[str], fence: int) -> int: ...
 
 
+class EvaluationRuns(Protocol):
+    """The queries of an evaluation, run by its owner as the caller whom the job acts for. All may be repeated."""
+
+    async def queries(self, evaluation_id: str, offset: int, limit: int) -> tuple[list[str], int]:
+        """Ids of some of its queries, in order, and how many there are."""
+        ...
+
+    async def run(self, evaluation_id: str, query_id: str) -> None:
+        """Search, and keep what was found; raises what the search met."""
+        ...
+
+    async def conclude(self, evaluation_id: str) -> None:
+        """Make the result of all that was found."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """One vector a text, in order, as little-endian float32; `model_revision` made them."""

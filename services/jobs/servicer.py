@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 
+from ragweave.internal.v1 import evaluation_job_service_pb2 as evaluation_pb
+from ragweave.internal.v1 import evaluation_job_service_pb2_grpc as evaluation_grpc
 from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
 from ragweave.internal.v1 import tenant_service_pb2_grpc as tenant_grpc
 from ragweave.internal.v1 import upload_service_pb2 as upload_pb
@@ -18,6 +20,7 @@ from ragweave.v1 import webhook_service_pb2 as webhooks_pb
 from ragweave.v1 import webhook_service_pb2_grpc as webhooks_grpc
 from services.jobs import convert, convert_events, convert_webhooks
 from services.jobs.erasure import Erasure
+from services.jobs.evaluating import EvaluationJobs
 from services.jobs.importer import Importer
 from services.jobs.jobs import Jobs
 from services.jobs.selection import Selections
@@ -140,6 +143,14 @@ class JobServicer(pb_grpc.JobServiceServicer):
             validate_only=request.validate_only,
         )
         return convert.replayed_to(replayed)
+
+
+class EvaluationJobServicer(evaluation_grpc.EvaluationJobServiceServicer):
+    def __init__(self, evaluations: EvaluationJobs) -> None:
+        self._evaluations = evaluations
+
+    async def SubmitEvaluation(self, request: evaluation_pb.SubmitEvaluationRequest, context: Context) -> job_pb2.Job:
+        return convert.job_to(await self._evaluations.submit(convert.evaluation_from(request), caller(context)))
 
 
 class EventServicer(event_grpc.EventServiceServicer):

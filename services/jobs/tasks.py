@@ -1,5 +1,6 @@
 """Which work each kind of lease stands for."""
 
+from services.jobs.evaluating import EvaluationEnd, QueryRun, queries
 from services.jobs.expansion import Expansion, Listing, Sweep
 from services.jobs.job import Assignment, JobType, Lease, Task
 from services.jobs.leasing import Begin
@@ -17,6 +18,8 @@ def beginning(tools: Tools) -> Begin:
         match lease.task:
             case Task.EXPAND:
                 return Expansion(tools.queue, _listing(tools, job), lease, distinct=job.table is not None)
+            case Task.SWEEP if job.type is JobType.EVALUATE:
+                return EvaluationEnd(tools.evaluations, tools.patience, job)
             case Task.SWEEP:
                 return Sweep(tools.queue, tools.registry, tools.index, tools.patience, lease, job)
             case Task.ITEM:
@@ -28,6 +31,8 @@ def beginning(tools: Tools) -> Begin:
 def _listing(tools: Tools, job: Assignment) -> Listing:
     if job.type in (JobType.REPROCESS, JobType.PURGE):
         return selected(tools.registry, tools.patience, job)
+    if job.type is JobType.EVALUATE:
+        return queries(tools.evaluations, tools.patience, job)
     return tools.reader.listing(job)
 
 
@@ -39,3 +44,5 @@ def _item(tools: Tools, lease: Lease, job: Assignment) -> Work:
             return DocumentReprocess(tools, lease, job)
         case JobType.PURGE:
             return DocumentPurge(tools.queue, tools.registry, tools.index, tools.patience, lease, job)
+        case JobType.EVALUATE:
+            return QueryRun(tools.evaluations, tools.patience, lease, job)

@@ -45,6 +45,7 @@ OWNERS: Mapping[str, str] = {
     "ragweave.v1.DirectoryService": "collections",
     "ragweave.v1.DocumentService": "collections",
     "ragweave.v1.EmbeddingService": "embedding",
+    "ragweave.v1.EvaluationService": "retrieval",
     "ragweave.v1.EventService": "jobs",
     "ragweave.v1.JobService": "jobs",
     "ragweave.v1.ModelService": "embedding",

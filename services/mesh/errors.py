@@ -175,6 +175,14 @@ class DeliveryNotFound(DomainError):
     reason = "DELIVERY_NOT_FOUND"
 
 
+class SampleQuerySetNotFound(DomainError):
+    reason = "SAMPLE_QUERY_SET_NOT_FOUND"
+
+
+class EvaluationNotFound(DomainError):
+    reason = "EVALUATION_NOT_FOUND"
+
+
 class ModelNotFound(DomainError):
     reason = "MODEL_NOT_FOUND"
 
@@ -331,6 +339,8 @@ STATUS: dict[type[DomainError], StatusCode] = {
     DeadLetterNotFound: StatusCode.NOT_FOUND,
     WebhookNotFound: StatusCode.NOT_FOUND,
     DeliveryNotFound: StatusCode.NOT_FOUND,
+    SampleQuerySetNotFound: StatusCode.NOT_FOUND,
+    EvaluationNotFound: StatusCode.NOT_FOUND,
     ModelNotFound: StatusCode.NOT_FOUND,
     UploadNotFound: StatusCode.NOT_FOUND,
     OriginalNotFound: StatusCode.NOT_FOUND,

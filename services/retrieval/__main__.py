@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import timedelta
 
 import grpc
 
+from ragweave.internal.v1.evaluation_run_service_pb2_grpc import add_EvaluationRunServiceServicer_to_server
 from ragweave.internal.v1.index_service_pb2_grpc import add_IndexServiceServicer_to_server
 from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from ragweave.v1.cache_service_pb2_grpc import add_CacheServiceServicer_to_server
+from ragweave.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
 from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
 from services.mesh.channels import open_channel
 from services.mesh.identity import Caller
@@ -16,7 +19,9 @@ from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.embedding import EmbeddingClient
+from services.retrieval.adapters.jobs import JobsClient
 from services.retrieval.adapters.redis import RedisRevisions
+from services.retrieval.adapters.redis_evaluations import RedisEvaluations
 from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
@@ -27,13 +32,18 @@ from services.retrieval.cache import ResultCache
 from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.convert_cache import body_of, sent_from
+from services.retrieval.convert_evaluations import query_of
+from services.retrieval.erasure import Erasure
+from services.retrieval.evaluations import Evaluations
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import SharedResults, VectorStore
+from services.retrieval.query_sets import QuerySets
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
 from services.retrieval.servicer import CacheServicer, IndexServicer, RetrievalServicer, TenantServicer
+from services.retrieval.servicer_evaluations import EvaluationRunServicer, EvaluationServicer
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
 from services.retrieval.usage import Usage
@@ -77,9 +87,11 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_store(settings) as store,
         RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as counter,
         open_channel(mesh, mesh.embedding_target) as embedding,
+        RedisEvaluations.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as kept,
         open_channel(mesh, mesh.collections_target) as registry,
         open_channel(mesh, mesh.system_target) as system,
         open_shared(settings) as shared,
+        open_channel(mesh, mesh.jobs_target) as jobs,
         asyncio.TaskGroup() as background,
     ):
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
@@ -97,12 +109,24 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         answering = Answering(retriever, cache, usage, body_of, sent_from)
         keeper = CacheKeeper(cache, collections)
         indexer = Indexer(store, collections, revisions, scales)
+        sets = QuerySets(kept.sets, most=settings.query_sets)
+        evaluations = Evaluations(
+            kept.evaluations,
+            sets,
+            retriever,
+            JobsClient(jobs),
+            query_of,
+            retention=timedelta(seconds=settings.evaluation_retention_s),
+            most=settings.evaluations,
+        )
 
         def register(server: grpc.aio.Server) -> None:
             add_RetrievalServiceServicer_to_server(RetrievalServicer(answering, retriever, batches, similar), server)
             add_CacheServiceServicer_to_server(CacheServicer(keeper), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
-            add_TenantServiceServicer_to_server(TenantServicer(indexer, keeper), server)
+            add_EvaluationServiceServicer_to_server(EvaluationServicer(sets, evaluations), server)
+            add_EvaluationRunServiceServicer_to_server(EvaluationRunServicer(evaluations), server)
+            add_TenantServiceServicer_to_server(TenantServicer(Erasure(indexer, keeper, kept)), server)
 
         tasks = [background.create_task(each.run()) for each in (collections, scales, revisions)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.

@@ -21,6 +21,7 @@ from services.retrieval.batch import BatchSearcher
 from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.erasure import Erasure
 from services.retrieval.indexer import Indexer
 from services.retrieval.retriever import Retriever
 from services.retrieval.similar import SimilarFinder
@@ -171,15 +172,13 @@ class IndexServicer(IndexServiceServicer):
 
 
 class TenantServicer(TenantServiceServicer):
-    def __init__(self, indexer: Indexer, keeper: CacheKeeper) -> None:
-        self._indexer = indexer
-        self._keeper = keeper
+    def __init__(self, erasure: Erasure) -> None:
+        self._erasure = erasure
 
     async def EraseTenant(
         self, request: tenant_pb.EraseTenantRequest, context: Context
     ) -> tenant_pb.EraseTenantResponse:
-        tenant = caller(context).tenant
-        count = await self._indexer.erase(tenant) + await self._keeper.erase(tenant)
+        count = await self._erasure.erase(caller(context).tenant)
         return tenant_pb.EraseTenantResponse(count=count, erased=not count)
 
     async def AdmitTenant(

@@ -46,6 +46,12 @@ class Settings(ServiceSettings):
         100_000, ge=100, le=10_000_000, description="Tenants' collections and hours counted while no batch is taken."
     )
 
+    query_sets: int = Field(100, ge=1, le=10_000, description="Sample query sets of a tenant; 3 MB each at most.")
+    evaluations: int = Field(1000, ge=1, le=10_000, description="Evaluations of a tenant that are kept; the newest.")
+    evaluation_retention_s: float = Field(
+        30 * 86_400, ge=86_400, le=3650 * 86_400, description="Seconds after which an evaluation is forgotten."
+    )
+
     @model_validator(mode="after")
     def _server_is_named(self) -> Self:
         if self.store == "qdrant" and not self.qdrant_url:

@@ -37,6 +37,7 @@ OWNER = {
     "CacheService": "retrieval",
     "EmbeddingService": "embedding",
     "ModelService": "embedding",
+    "EvaluationService": "retrieval",
     "EventService": "jobs",
     "JobService": "jobs",
     "SystemService": "system",

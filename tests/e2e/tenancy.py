@@ -64,6 +64,8 @@ _LISTED = (
     ("ListJobs", "jobs"),
     ("ListRevocations", "revocations"),
     ("ListWebhooks", "webhooks"),
+    ("ListSampleQuerySets", "sample_query_sets"),
+    ("ListEvaluations", "evaluations"),
 )
 # What keeps its filter in a likely request.
 _FILTERED = ("ParseFilter", "ReplayDeadLetters", "Search")
@@ -141,6 +143,16 @@ class Asker:
         elif method.name == "CreateWebhook":
             request.webhook_id = self.made.choice(_IDS)
             request.webhook.uri = f"https://{CANARIES[self.tenant]}.invalid/hook"
+            request.ClearField("request_id")
+        elif method.name == "CreateSampleQuerySet":
+            request.sample_query_set_id = self.made.choice(_IDS[:2])
+            request.sample_query_set.queries.add(id="q", text=self.content())
+            del request.sample_query_set.queries[:-1]
+            request.sample_query_set.queries[0].relevant.add(name=self.made.choice(_IDS), grade=1)
+            request.ClearField("request_id")
+        elif method.name == "CreateEvaluation":
+            asked = request.evaluation
+            asked.CopyFrom(type(asked)(sample_query_set=self.made.choice(_IDS[:2]), collections=_IDS[:1]))
             request.ClearField("request_id")
         elif method.name == "ReplayDeadLetters":
             request.names.clear()
@@ -244,6 +256,8 @@ class Asker:
             "collection_id": lambda: pick(_IDS),
             "document_id": lambda: pick(_IDS),
             "webhook_id": lambda: pick(_IDS),
+            "sample_query_set_id": lambda: pick(_IDS),
+            "sample_query_set": lambda: pick(_IDS),
             "uri": lambda: f"https://{CANARIES[self.tenant]}.invalid/hook",
             "topics": lambda: "document.indexed",
             "secret": lambda: "",

@@ -140,3 +140,43 @@ def test_a_second_up_finds_the_mesh_running_and_doctor_finds_nothing_wrong(mesh:
     assert "ready after" in mesh.ragweave("up").stdout
     assert "FAIL" not in mesh.ragweave("doctor").stdout
     assert "collections" in mesh.ragweave("logs", "-n", "1").stdout
+
+
+def test_searches_are_measured_side_by_side_and_held_to_a_least(mesh: Mesh, folder: Path, tmp_path: Path) -> None:
+    mesh.ragweave("import", str(folder), "-c", "measured")
+    asked = {"otters": "what otters eat", "foxes": "who digs dens"}
+    listed = mesh.rest("GET", f"{PREFIX}/collections/measured/documents").body["documents"]
+    ids = {each["name"].rpartition("/")[2] for each in listed}
+    documents = {name: next(id_ for id_ in ids if name in id_) for name in asked}
+    samples = tmp_path / "animal-questions.jsonl"
+    rows = [{"id": name, "query": text, "relevant": {documents[name]: 1}} for name, text in asked.items()]
+    samples.write_text("\n".join(map(json.dumps, rows)))
+    compared = ["-c", "measured", "--mode", "HYBRID", "--against", "SPARSE"]
+    done = mesh.ragweave("eval", "--set", str(samples), *compared, "--min", "recall@10=1").stdout
+    assert "SUCCEEDED: 2 answered" in done
+    assert re.search(r"recall@10 +│ +1\.0000 │ +1\.0000 │ +\+0\.0000 │ +1\.0000", done), done
+    assert re.search(r"failed +│ +0 │ +0", done), done
+
+    # The file was kept as a set by its name, and takes its own place when it is sent again.
+    by_name = mesh.ragweave(
+        "eval", "-s", "animal-questions", "-c", "measured", "--json", "--min", "mrr@1=1", check=False
+    )
+    found = json.loads(by_name.stdout)
+    (result,) = found["results"]
+    assert (result["configuration"], result["answered"]) == ("hybrid", 2)
+    reached = next(each for each in result["measures"] if each["k"] == 1)["mrr"]
+    assert by_name.returncode == (0 if reached >= 1 else 1)
+    missed = mesh.ragweave("eval", "-s", str(samples), "-c", "measured", "--min", "precision@100=.5", check=False)
+    assert (missed.returncode, "precision@100 is 0.0100, less than 0.5" in missed.stderr) == (1, True)
+    refused = mesh.ragweave("eval", "-s", str(samples), "-c", "nowhere", check=False)
+    assert (refused.returncode, "nowhere" in refused.stderr) == (1, True)
+
+    # Judgements of their own, as BEIR has them.
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("\n".join(json.dumps({"_id": name, "text": text}) for name, text in asked.items()))
+    qrels = tmp_path / "test.tsv"
+    qrels.write_text(f"query-id\tcorpus-id\tscore\notters\t{documents['otters']}\t2\n")
+    judged = mesh.ragweave("eval", "-s", str(queries), "--qrels", str(qrels), "-c", "measured", "--min", "recall@5=1")
+    assert "1 queries of sampleQuerySets/queries" in judged.stdout
+    for name in ("animal-questions", "queries"):
+        assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/{name}").status == 200

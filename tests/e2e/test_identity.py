@@ -35,6 +35,7 @@ OWNED = "matrix-owner"
 C = "collections/matrix"
 D = f"{C}/documents/secret"
 W = "webhooks/owned"
+S = "sampleQuerySets/owned"
 CANARY = "heliotrope"
 
 # A request of each method that its owner may make, as JSON. A method without one fails the suite. `{job}` and
@@ -72,6 +73,17 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "EmbeddingService/StreamEmbed": {"id": "1", "text": "x"},
     "EmbeddingService/Rerank": {"query": "x", "documents": ["x"]},
     "EmbeddingService/CountTokens": {"texts": ["x"]},
+    "EvaluationService/CreateSampleQuerySet": {
+        "sampleQuerySet": {"queries": [{"id": "q", "text": "x", "relevant": [{"name": "a", "grade": 1}]}]},
+        "sampleQuerySetId": "matrix",
+    },
+    "EvaluationService/ListSampleQuerySets": {},
+    "EvaluationService/GetSampleQuerySet": {"name": S},
+    "EvaluationService/UpdateSampleQuerySet": {"sampleQuerySet": {"name": S, "description": "x"}},
+    "EvaluationService/DeleteSampleQuerySet": {"name": S},
+    "EvaluationService/CreateEvaluation": {"evaluation": {"sampleQuerySet": S, "collections": [C]}},
+    "EvaluationService/ListEvaluations": {},
+    "EvaluationService/GetEvaluation": {"name": "evaluations/nowhere"},
     "EventService/WatchEvents": {},
     "JobService/ImportDocuments": {"parent": C, "inline": {"documents": [{"documentId": "new", "text": "x"}]}},
     "JobService/SyncCollection": {"name": C},
@@ -125,6 +137,9 @@ OWN = {
     "EmbeddingService/Embed",
     "EmbeddingService/Rerank",
     "EmbeddingService/StreamEmbed",
+    "EvaluationService/CreateSampleQuerySet",
+    "EvaluationService/ListEvaluations",
+    "EvaluationService/ListSampleQuerySets",
     "EventService/WatchEvents",
     "JobService/ListDeadLetters",
     "JobService/ListJobs",
@@ -215,10 +230,14 @@ def owned(mesh: Mesh) -> Iterator[dict[str, str]]:
     assert denied.status == 200, denied
     hook = {"uri": "https://receiver.invalid/", "description": CANARY, "topics": ["collection.deleted"]}
     assert mesh.rest("POST", f"{PREFIX}/webhooks?webhookId=owned", hook, token=token).status == 200
+    queries = [{"id": "q", "text": CANARY, "relevant": [{"name": D, "grade": 1}]}]
+    samples = {"description": CANARY, "queries": queries}
+    assert mesh.rest("POST", f"{PREFIX}/sampleQuerySets?sampleQuerySetId=owned", samples, token=token).status == 200
     yield {"{job}": queued.body["name"], "{revocation}": denied.body["name"]}
     assert mesh.rest("DELETE", f"{PREFIX}/{C}?force=true", token=token).status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/{denied.body['name']}", token=token).status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/{W}", token=token).status == 200
+    assert mesh.rest("DELETE", f"{PREFIX}/{S}", token=token).status == 200
 
 
 def request_of(method: Method, owned: Mapping[str, str]) -> Message:
@@ -318,6 +337,7 @@ async def test_nobody_who_was_refused_changed_anything(
         "DocumentService/GetDocument",
         "JobService/GetJob",
         "WebhookService/GetWebhook",
+        "EvaluationService/GetSampleQuerySet",
     ):
         ((_, found),) = await answers(doors, door, [read[name]], owned, mine)
         assert found.code == 0, (name, found)

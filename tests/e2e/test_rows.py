@@ -144,6 +144,19 @@ READS = [
         f"/deadLetters?filter=collection%3D%22collections/{C}%22&orderBy=attempts%20desc",
         {"filter": f'collection="collections/{C}"', "order_by": "attempts desc"},
     ),
+    Row("EvaluationService/GetSampleQuerySet", "GET", f"/sampleQuerySets/{C}", {"name": f"sampleQuerySets/{C}"}),
+    Row(
+        "EvaluationService/ListSampleQuerySets",
+        "GET",
+        "/sampleQuerySets?filter=query_count%3D1&orderBy=name",
+        {"filter": "query_count=1", "order_by": "name"},
+    ),
+    Row(
+        "EvaluationService/ListEvaluations",
+        "GET",
+        "/evaluations?filter=state%3DFINISHED&orderBy=end_time",
+        {"filter": "state=FINISHED", "order_by": "end_time"},
+    ),
     Row("WebhookService/GetWebhook", "GET", f"/webhooks/{C}", {"name": f"webhooks/{C}"}),
     Row(
         "WebhookService/ListWebhooks",
@@ -195,7 +208,11 @@ def job(mesh: Mesh) -> Iterator[str]:
     hook = mesh.rest("POST", f"{PREFIX}/webhooks?webhookId={C}", {"uri": "https://receiver.invalid/"})
     assert hook.status == 200, hook
     assert hook.body["secret"].startswith("whsec_")
+    queries = [{"id": "q1", "text": "who eats fish", "relevant": [{"name": "a", "grade": 1}]}]
+    samples = mesh.rest("POST", f"{PREFIX}/sampleQuerySets?sampleQuerySetId={C}", {"queries": queries})
+    assert samples.status == 200, samples
     yield queued.body["name"]
+    assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/{C}").status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/webhooks/{C}").status == 200
     assert mesh.rest("DELETE", f"{PREFIX}/collections/{C}?force=true").status == 200
 
@@ -628,6 +645,42 @@ def test_a_webhook_is_made_changed_tested_and_deleted_over_rest(mesh: Mesh, job:
     assert mesh.rest("GET", f"{PREFIX}/webhooks/made").status == 404
 
 
+def test_a_set_is_changed_and_evaluated_as_the_caller_over_rest(mesh: Mesh, job: str) -> None:
+    """One query's document is for bob: the developer, who asks, does not find it."""
+    bobs = {"documentId": "for-bob", "text": "Otters eat urchins.", "document": {"acl": {"principals": ["user:bob"]}}}
+    queued = mesh.rest("POST", f"{PREFIX}/collections/{C}/documents:import", {"inline": {"documents": [bobs]}})
+    assert queued.status == 200, queued
+    queries = [
+        {"id": "fish", "text": "cats eat fish and mice", "relevant": [{"name": "a", "grade": 1}]},
+        {"id": "otters", "text": "otters eat urchins", "relevant": [{"name": "for-bob", "grade": 1}]},
+    ]
+    samples = mesh.rest("POST", f"{PREFIX}/sampleQuerySets?sampleQuerySetId=asked", {"queries": queries[:1]})
+    assert (samples.status, samples.body["queryCount"]) == (200, 1), samples
+    changed = mesh.rest("PATCH", f"{PREFIX}/sampleQuerySets/asked", {"queries": queries, "etag": samples.body["etag"]})
+    assert (changed.status, changed.body["queryCount"]) == (200, 2), changed
+    modes = [{"name": name, "search": {"mode": name}} for name in ("SPARSE", "HYBRID")]
+    asked = {"sampleQuerySet": "asked", "collections": [C], "configurations": modes}
+    with mesh.client() as client:
+        assert client.wait(queued.body["name"]).state == job_pb2.Job.SUCCEEDED
+        evaluating = mesh.rest("POST", f"{PREFIX}/evaluations", asked)
+        assert (evaluating.status, evaluating.body["type"]) == (200, "EVALUATE"), evaluating
+        ended = client.wait(evaluating.body["name"])
+    assert (ended.state, ended.progress.total, ended.progress.succeeded) == (job_pb2.Job.SUCCEEDED, 2, 2), ended
+    listed = mesh.rest("GET", f"{PREFIX}/evaluations?filter=job%3D%22{ended.name}%22").body["evaluations"]
+    found = mesh.rest("GET", f"{PREFIX}/{listed[0]['name']}").body
+    assert (found["state"], found["job"], found["queryCount"]) == ("FINISHED", ended.name, 2), found
+    for result in found["results"]:
+        assert (result["answered"], result["failed"]) == (2, 0), result
+        # All of the first, nothing of the second.
+        assert [each["recall"] for each in result["measures"]] == [0.5] * 5, result
+    assert len(found["differences"]) == 20
+    items = mesh.rest("GET", f"{PREFIX}/{ended.name}/items").body["jobItems"]
+    assert [each["sourceUri"].partition("#")[2] for each in items] == ["fish", "otters"]
+    assert [each["document"] for each in items] == ["", ""]
+    assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/asked").status == 200
+    assert mesh.rest("GET", f"{PREFIX}/sampleQuerySets/asked").status == 404
+
+
 def test_every_public_method_is_in_one_of_these_tests() -> None:
     covered = {row.method for row in READS} | {
         "CollectionService/CreateCollection",
@@ -668,6 +721,11 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "SystemService/DeleteTenant",
         "SystemService/RestoreTenant",
         "SystemService/ExportTenant",
+        "EvaluationService/CreateSampleQuerySet",
+        "EvaluationService/UpdateSampleQuerySet",
+        "EvaluationService/DeleteSampleQuerySet",
+        "EvaluationService/CreateEvaluation",
+        "EvaluationService/GetEvaluation",
         "WebhookService/CreateWebhook",
         "WebhookService/UpdateWebhook",
         "WebhookService/DeleteWebhook",

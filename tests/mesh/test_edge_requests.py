@@ -332,6 +332,7 @@ NAMES = ["collections/x/documents/x"]
 QUERIES = {"BatchGetDocuments": f"?names={NAMES[0]}", "ListDirectoryEntries": "?path=x", "GetUpload": "?requestId=x"}
 NEEDED: dict[str, Any] = {
     "CreateRevocation": {"subject": "x"},
+    "CreateEvaluation": {"sampleQuerySet": "x"},
     "ValidatePath": {"path": "x"},
     "CreateDocument": {"text": "t"},
     "ImportDocuments": {"directory": {"path": "p"}},

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ from ragweave.internal.v1.registry_service_pb2_grpc import (
 from ragweave.v1 import (
     collection_service_pb2,
     document_service_pb2,
+    evaluation_service_pb2,
     job_service_pb2,
     system_service_pb2,
     webhook_service_pb2,
+)
+from ragweave.v1.evaluation_service_pb2_grpc import (
+    EvaluationServiceStub,
+    add_EvaluationServiceServicer_to_server,
 )
 from ragweave.v1.system_service_pb2_grpc import SystemServiceStub
 from ragweave.v1.webhook_service_pb2_grpc import WebhookServiceStub, add_WebhookServiceServicer_to_server
@@ -36,8 +41,15 @@ from services.jobs.webhook import DeliveryState, NewDelivery, Sent
 from services.jobs.webhooks import Webhooks
 from services.mesh.serve import Wiring
 from services.mesh.status import DETAILS_KEY
+from services.retrieval.adapters.redis_evaluations import RedisEvaluations
+from services.retrieval.convert_evaluations import query_of
+from services.retrieval.evaluations import Evaluations
+from services.retrieval.query_sets import QuerySets
+from services.retrieval.servicer_evaluations import EvaluationServicer
+from services.retrieval.settings import Settings as RetrievalSettings
 from services.system.__main__ import wire as wire_system
 from services.system.settings import Settings as SystemSettings
+from tests.evaluations_memory import NotedJobs, RoteSearcher
 from tests.jobs_store import Store, store_in
 from tests.mesh.harness import World
 from tests.mesh.test_collections_service import collections_service, create, record
@@ -46,6 +58,8 @@ from tests.unit.test_mutations import MUTATIONS, WITHOUT
 
 A, B, GONE = (f"collections/docs/documents/{each}" for each in ("a", "b", "gone"))
 HOOK = "webhooks/hook"
+SAMPLES = "sampleQuerySets/samples"
+QUERY: Any = {"id": "q", "text": "who eats fish", "relevant": [{"name": "cat", "grade": 1}]}
 
 
 @dataclass
@@ -209,6 +223,32 @@ CASES = {
         lambda etags: job_service_pb2.ReplayDeadLettersRequest(names=[f"{_letter(etags)}-1", f"{_letter(etags)}-2"]),
         lambda request: request.names.pop(),
         lambda request: request.names.append("deadLetters/nowhere-1"),
+    ),
+    "EvaluationService/CreateSampleQuerySet": Case(
+        lambda _: evaluation_service_pb2.CreateSampleQuerySetRequest(sample_query_set={"queries": [QUERY]}),
+        _set("sample_query_set.description", "newer"),
+        lambda request: request.sample_query_set.queries.append(request.sample_query_set.queries[0]),
+    ),
+    "EvaluationService/UpdateSampleQuerySet": Case(
+        lambda etags: evaluation_service_pb2.UpdateSampleQuerySetRequest(
+            sample_query_set={"name": SAMPLES, "description": "new", "etag": etags["samples"]}
+        ),
+        _set("sample_query_set.description", "newer"),
+        lambda request: request.update_mask.paths.append("queries"),
+        _set("sample_query_set.etag", '"stale"'),
+    ),
+    "EvaluationService/DeleteSampleQuerySet": Case(
+        lambda etags: evaluation_service_pb2.DeleteSampleQuerySetRequest(name=SAMPLES, etag=etags["samples"]),
+        _set("etag", ""),
+        _set("name", "sampleQuerySets/nowhere"),
+        _set("etag", '"stale"'),
+    ),
+    "EvaluationService/CreateEvaluation": Case(
+        lambda _: evaluation_service_pb2.CreateEvaluationRequest(
+            evaluation={"sample_query_set": SAMPLES, "collections": ["docs"]}
+        ),
+        _set("evaluation.description", "newer"),
+        _set("evaluation.sample_query_set", "nowhere"),
     ),
     "WebhookService/CreateWebhook": Case(
         lambda _: webhook_service_pb2.CreateWebhookRequest(webhook={"uri": "https://receiver.invalid/new"}),
@@ -378,6 +418,49 @@ async def webhooks_door(folder: Path, store: Store) -> AsyncIterator[Door]:
             yield Door(call, look, {"hook": made.etag})
 
 
+@asynccontextmanager
+async def evaluations_door(folder: Path, store: Store) -> AsyncIterator[Door]:
+    world = World.in_folder(folder, redis_url=store.url)
+
+    @asynccontextmanager
+    async def wire(settings: RetrievalSettings) -> AsyncIterator[Wiring]:
+        async with RedisEvaluations.open(store.url, timeout_s=5) as kept:
+            sets = QuerySets(kept.sets, most=5)
+            evaluations = Evaluations(
+                kept.evaluations, sets, RoteSearcher(), NotedJobs(), query_of, retention=timedelta(days=1), most=5
+            )
+            servicer = EvaluationServicer(sets, evaluations)
+            yield Wiring(lambda server: add_EvaluationServiceServicer_to_server(servicer, server))
+            for tenant in ("acme", "globex"):
+                await kept.erase(tenant)
+
+    settings = RetrievalSettings(mesh=world.mesh, port=0)
+    async with world.running(wire, settings) as port, world.channel(port) as opened:
+        stub = EvaluationServiceStub(opened)
+
+        def who(tenant: str) -> Any:
+            return world.bearer(roles=["admin"], tenant=tenant)
+
+        async def call(method: str, request: Message, tenant: str) -> Any:
+            return await getattr(stub, method.split("/")[1])(request, metadata=who(tenant))
+
+        async def look(tenant: str) -> str:
+            sets = await stub.ListSampleQuerySets(
+                evaluation_service_pb2.ListSampleQuerySetsRequest(), metadata=who(tenant)
+            )
+            evaluations = await stub.ListEvaluations(
+                evaluation_service_pb2.ListEvaluationsRequest(), metadata=who(tenant)
+            )
+            return f"{sets}\n{evaluations}"
+
+        for tenant in ("globex", "acme"):
+            request = evaluation_service_pb2.CreateSampleQuerySetRequest(
+                sample_query_set_id="samples", sample_query_set={"queries": [QUERY]}
+            )
+            made = await stub.CreateSampleQuerySet(request, metadata=who(tenant))
+        yield Door(call, look, {"samples": made.etag})
+
+
 async def _give_up_two(kept: Outbox, tenant: str) -> None:
     """Two deliveries of a tenant's webhook, sent in vain."""
     now = datetime.now(UTC)
@@ -427,6 +510,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 async def door(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
     if method.startswith("JobService/"):
         async with jobs_door(tmp_path, request.getfixturevalue("store")) as door:
+            yield door
+    elif method.startswith("EvaluationService/"):
+        async with evaluations_door(tmp_path, request.getfixturevalue("store")) as door:
             yield door
     elif method.startswith("WebhookService/"):
         async with webhooks_door(tmp_path, request.getfixturevalue("store")) as door:

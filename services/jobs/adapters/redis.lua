@@ -883,7 +883,7 @@ function C.finish(a)
     if a.number == EXPAND then job.final = 1 else job.swept = a.change == 'CANCEL' and 0 or 2 end
   end
   job.revision = math.max(job.revision, a.revision)
-  local topic = a.number > 0 and job.type ~= 'PURGE' and ({SUCCEED = 'document.indexed', FAIL = 'document.failed'})[a.change]
+  local topic = a.number > 0 and job.type ~= 'PURGE' and job.type ~= 'EVALUATE' and ({SUCCEED = 'document.indexed', FAIL = 'document.failed'})[a.change]
   if topic then item_happened(job, topic, item, a.document) end
   unlock(a.tenant, a.lock, a.holder)
   drop(a.tenant, item.entry)

@@ -258,6 +258,7 @@ def unpacked_assignment(tenant: str, job_id: str, packed: bytes) -> Assignment:
         table = fields["table"]
         names = {name: tuple(table[name]) for name in ("columns", "text_fields", "metadata_fields")}
         fields["table"] = TableImport(**{**table, **names, "format": RowFormat(table["format"])})
+    fields["principals"] = tuple(fields.get("principals", ()))
     fields["type"] = JobType(fields["type"])
     fields["on_duplicate"] = OnDuplicate(fields["on_duplicate"])
     return Assignment(tenant=tenant, job_id=job_id, **fields)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from services.jobs.adapters.diagnosis import diagnose
 from services.jobs.adapters.embedding import EmbeddingClient, ModelsClient
+from services.jobs.adapters.evaluations import EvaluationRunsClient
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
 from services.jobs.adapters.index import IndexClient
@@ -58,6 +59,7 @@ async def open_tools(settings: WorkerSettings, redis: Redis) -> AsyncIterator[To
             extractor=extractor,
             files=files,
             reader=Reader(blobs, files, web, max_bytes=most),
+            evaluations=EvaluationRunsClient(retrieval),
             diagnose=diagnose,
             patience=Patience(diagnose, settings.patience_s),
             batch=settings.embed_batch,
