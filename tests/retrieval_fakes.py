@@ -118,6 +118,15 @@ class MemoryVectorStore:
         listed = [each for each in chunks if each.document.document_id == document_id and each.ordinal in page]
         return sorted(listed, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
 
+    async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
+        around = {
+            (each.document.document_id, each.revision_key, ordinal)
+            for each in chunks
+            for ordinal in range(each.ordinal - reach, each.ordinal + reach + 1)
+        }
+        kept = [each.chunk for each in self._chunks(index).values() if evaluate(chosen, payload_of(each))]
+        return [each for each in kept if (each.document.document_id, each.revision_key, each.ordinal) in around]
+
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         chunks = [each.chunk for each in self._chunks(index).values()]
         return sum(

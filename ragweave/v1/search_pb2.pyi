@@ -215,14 +215,19 @@ class SearchRequest(_message.Message):
 
     @_typing.final
     class GroupBy(_message.Message):
-        """Hits of the same value together. `top_k` and `page_size` then count groups; hits of all groups are at most 200."""
+        """Hits of the same value together. `top_k`, `page_size` and `page` then count groups; hits of all groups are at most 200.
+        Where the candidates hold fewer groups, up to 1,000 are looked at; where that cannot be done, the groups found are
+        returned and the stage "group_by" is degraded.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         FIELD_FIELD_NUMBER: _builtins.int
         GROUP_SIZE_FIELD_NUMBER: _builtins.int
         field: _builtins.str
-        """"document", or a metadata path such as "metadata.product". A hit without the field is in no group and left out."""
+        """"document", or a metadata path such as "metadata.product". A hit without the field is in no group and left out;
+        of a list the first value counts.
+        """
         group_size: _builtins.int
         """Hits of each group. 0 reads as 1."""
         def __init__(
@@ -409,9 +414,13 @@ class SearchRequest(_message.Message):
     mode: Global___SearchRequest.Mode.ValueType
     """How candidates are found. Defaults to HYBRID."""
     highlight: _builtins.bool
-    """Marks the query's words in each hit."""
+    """Marks the query's words in each hit: whole words of its language with the stem of a word of the query, in any case.
+    Stop words are not marked, nor words in neighbors.
+    """
     neighbors: _builtins.int
-    """Adjacent chunks returned on each side of a hit."""
+    """Adjacent chunks of the same document returned on each side of a hit. Hits of one answer and their neighbors are at
+    most 1,000.
+    """
     min_score: _builtins.float
     """Hits less like the query are left out: the least cosine similarity between the query and the passage by the
     collection's model. It means the same in every mode, before boosts and reranking; in mode SPARSE it takes an embedding too.
@@ -463,7 +472,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields of a hit to return. Empty: all."""
+        """Fields of a hit to return, such as `text` or `metadata.author`. Empty, or `*`: all. What is left out is not looked up."""
 
     @_builtins.property
     def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest.Boost]:
@@ -549,7 +558,7 @@ class SearchResponse(_message.Message):
         REASON_FIELD_NUMBER: _builtins.int
         COLLECTION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"embed", "dense", "sparse", "store", "min_score", "rerank", "mmr", "neighbors", "facets", "cache"."""
+        """"embed", "dense", "sparse", "store", "min_score", "group_by", "rerank", "mmr", "neighbors", "facets", "cache"."""
         reason: _builtins.str
         """Why it was left out."""
         collection: _builtins.str
@@ -779,7 +788,7 @@ class SearchResponse(_message.Message):
         """How many of `hits`, which come group by group, are of this one."""
         @_builtins.property
         def value(self) -> _struct_pb2.Value:
-            """The value."""
+            """The value; of a document its name, `collections/{collection}/documents/{document}`."""
 
         def __init__(
             self,
@@ -1082,7 +1091,9 @@ class Hit(_message.Message):
     similarity: _builtins.float
     """Cosine similarity of the query and the passage; unset where no stage had to know it."""
     stitched_text: _builtins.str
-    """The passage with its neighbors as one text, without what they share twice, where neighbors are asked for."""
+    """The passage with its neighbors as one text, without what they share twice, where neighbors are asked for. What lies
+    between two chunks and in neither is a line's end.
+    """
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit.StageScore]:
         """Score and rank in each stage that found the passage."""

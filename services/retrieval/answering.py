@@ -13,7 +13,7 @@ from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.stages import Degraded, Stages
 from services.retrieval.usage import Usage
 
-Render: TypeAlias = Callable[[Answer, Query], bytes]
+Render: TypeAlias = Callable[[Answer], bytes]
 
 
 class Outcome(Protocol):
@@ -78,7 +78,7 @@ class Answering(Generic[S]):
                 began_s = time.perf_counter()
                 answer = await self._retriever.run(query, plan, views, stages)
                 making_s = time.perf_counter() - began_s
-                return Made(self._render(answer, query), whole=not answer.degraded)
+                return Made(self._render(answer), whole=not answer.degraded)
 
             if plan.resumed is not None:  # its hits are looked up, which takes no longer
                 body, use = (await make()).body, CacheUse()

@@ -1,13 +1,12 @@
 """Between the contract's messages and the domain."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc.status_pb2 import Status
 
@@ -22,11 +21,12 @@ from services.mesh.interceptors.validation import check
 from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode, Rerank
 from services.retrieval.collection import CollectionView, SearchDefaults
-from services.retrieval.convert_refining import boosts_from, mmr_from
+from services.retrieval.convert_hits import hit_to
+from services.retrieval.convert_refining import boosts_from, group_by_from, groups_to, mmr_from
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
+from services.retrieval.masking import mask_of
 from services.retrieval.query import CacheControl, Query
-from services.retrieval.ranking import Hit
 from services.retrieval.retriever import Answer
 from services.retrieval.stages import Degraded
 from services.retrieval.steps import Ended, Step
@@ -42,7 +42,7 @@ _CACHE_CONTROLS: Final = {
     pb.SearchRequest.BYPASS: CacheControl.BYPASS,
     pb.SearchRequest.REFRESH: CacheControl.REFRESH,
 }
-_FEATURES: Final = ("group_by", "facets", "neighbors", "explain")
+_FEATURES: Final = ("facets", "explain")
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -66,11 +66,13 @@ def query_from(request: pb.SearchRequest) -> Query:
         highlight=request.highlight,
         boosts=boosts_from(request.boosts),
         mmr=mmr_from(request.mmr) if request.HasField("mmr") else None,
+        group_by=group_by_from(request.group_by) if request.HasField("group_by") else None,
+        neighbors=request.neighbors,
+        mask=mask_of(request.read_mask.paths),
         features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
         consistency_token=request.consistency_token,
         cache_control=_CACHE_CONTROLS[request.cache_control],
-        read_mask=tuple(request.read_mask.paths),
     )
 
 
@@ -110,6 +112,7 @@ def similar_from(request: pb.FindSimilarRequest) -> Query:
         min_score=request.min_score,
         page_size=request.page_size,
         page_token=request.page_token,
+        mask=mask_of(request.read_mask.paths),
     )
 
 
@@ -128,23 +131,19 @@ def rerank_from(rerank: pb.SearchRequest.Rerank) -> Rerank:
     return Rerank(rerank.model, rerank.top_n)
 
 
-def answer_to(answer: Answer, read_mask: FieldMask, trace_id: str) -> pb.SearchResponse:
-    """The response, its hits cut to the fields of the mask.
-
-    Raises:
-        InvalidArgument: The mask names a field that hits do not have.
-    """
-    response = lasting_to(answer, read_mask)
+def answer_to(answer: Answer, trace_id: str) -> pb.SearchResponse:
+    """The response, its hits of the fields that were asked for."""
+    response = lasting_to(answer)
     response.timings.extend(timings_to(answer.timings_s))
     response.trace_id = trace_id
     return response
 
 
-def lasting_to(answer: Answer, read_mask: FieldMask) -> pb.SearchResponse:
+def lasting_to(answer: Answer) -> pb.SearchResponse:
     """What of the response is the same in every call that it answers; see answer_to."""
-    hits = [hit_to(hit) for hit in answer.hits]
     return pb.SearchResponse(
-        hits=_masked(hits, read_mask) if read_mask.paths else hits,
+        hits=[hit_to(hit, answer.mask) for hit in answer.hits],
+        groups=groups_to(answer.groups),
         total_size=answer.total,
         next_page_token=answer.next_page_token,
         degraded_stages=[degraded_to(each) for each in answer.degraded],
@@ -169,58 +168,25 @@ def degraded_to(degraded: Degraded) -> pb.SearchResponse.DegradedStage:
     return pb.SearchResponse.DegradedStage(stage=degraded.stage, reason=degraded.reason, collection=collection)
 
 
-def outcomes_to(
-    outcomes: Sequence[Answer | DomainError], request: pb.BatchSearchRequest, trace_id: str
-) -> pb.BatchSearchResponse:
+def outcomes_to(outcomes: Sequence[Answer | DomainError], trace_id: str) -> pb.BatchSearchResponse:
     """What became of each question of a batch."""
-    asked = zip(outcomes, request.requests, strict=True)
-    return pb.BatchSearchResponse(results=[_result(outcome, each.read_mask, trace_id) for outcome, each in asked])
+    return pb.BatchSearchResponse(results=[_result(outcome, trace_id) for outcome in outcomes])
 
 
-def _result(outcome: Answer | DomainError, mask: FieldMask, trace_id: str) -> pb.BatchSearchResponse.Result:
+def _result(outcome: Answer | DomainError, trace_id: str) -> pb.BatchSearchResponse.Result:
     if isinstance(outcome, DomainError):
         return pb.BatchSearchResponse.Result(error=status_of(outcome))
-    try:
-        return pb.BatchSearchResponse.Result(response=answer_to(outcome, mask, trace_id))
-    except DomainError as error:
-        return pb.BatchSearchResponse.Result(error=status_of(error))
+    return pb.BatchSearchResponse.Result(response=answer_to(outcome, trace_id))
 
 
-def step_to(step: Step | Ended, mask: FieldMask, trace_id: str) -> pb.StreamSearchResponse:
+def step_to(step: Step | Ended, trace_id: str) -> pb.StreamSearchResponse:
     match step:
         case Ended(error):
             return pb.StreamSearchResponse(final_status=status_of(error) if error else Status())
         case Step(answer, complete=True):
-            return pb.StreamSearchResponse(complete=answer_to(answer, mask, trace_id))
+            return pb.StreamSearchResponse(complete=answer_to(answer, trace_id))
         case Step(answer):
-            return pb.StreamSearchResponse(partial=answer_to(answer, mask, trace_id))
-
-
-def hit_to(hit: Hit) -> pb.Hit:
-    chunk, document = hit.found.chunk, hit.found.chunk.document
-    stages = [pb.Hit.StageScore(stage=each.stage, score=each.score, rank=each.rank) for each in hit.found.stages]
-    name = f"collections/{hit.collection.collection_id}"
-    message = pb.Hit(
-        collection=name,
-        document=f"{name}/documents/{document.document_id}",
-        chunk=f"{name}/documents/{document.document_id}/chunks/{chunk.chunk_id}",
-        score=hit.found.score,
-        scores=stages,
-        text=chunk.text,
-        highlights=[pb.Hit.Highlight(start_offset=start, end_offset=end) for start, end in hit.highlights],
-        revision=document.revision,
-        content_hash=document.content_hash,
-        start_offset=chunk.start_offset,
-        end_offset=chunk.end_offset,
-        title=document.title,
-        source_uri=document.source_uri,
-        section=chunk.section,
-        page_number=chunk.page_number,
-        mime_type=document.mime_type,
-        similarity=hit.found.similarity,
-    )
-    message.metadata.update(document.metadata)
-    return message
+            return pb.StreamSearchResponse(partial=answer_to(answer, trace_id))
 
 
 def view_from(record: registry_pb.CollectionRecord) -> CollectionView:
@@ -311,18 +277,6 @@ def stats_to(stats: IndexStats, revision: int) -> index_pb.GetIndexStatsResponse
     return index_pb.GetIndexStatsResponse(
         chunks=stats.chunks, indexed_chunks=stats.indexed_chunks, index_revision=revision
     )
-
-
-def _masked(hits: Sequence[pb.Hit], mask: FieldMask) -> Iterator[pb.Hit]:
-    if not mask.IsValidForDescriptor(pb.Hit.DESCRIPTOR):
-        known = ", ".join(pb.Hit.DESCRIPTOR.fields_by_name)
-        raise InvalidArgument.of(
-            "read_mask", f"{', '.join(mask.paths)!r:.200} names no field of a hit; fields: {known}"
-        )
-    for hit in hits:
-        kept = pb.Hit()
-        mask.MergeMessage(hit, kept)
-        yield kept
 
 
 def _plain(struct: Struct) -> dict[str, Any]:

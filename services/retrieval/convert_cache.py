@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ragweave.v1 import cache_pb2 as pb_cache
@@ -14,7 +13,6 @@ from services.retrieval.answering import Served
 from services.retrieval.cache import Layer, Status, Tally
 from services.retrieval.cache_keeping import ENTRIES, Stats
 from services.retrieval.convert import degraded_to, duration_to, lasting_to, timings_to
-from services.retrieval.query import Query
 from services.retrieval.results import Entry
 from services.retrieval.retriever import Answer
 
@@ -48,9 +46,9 @@ class Sent:
         return bool(self.response.degraded_stages)
 
 
-def body_of(answer: Answer, query: Query) -> bytes:
+def body_of(answer: Answer) -> bytes:
     """The answer as it is kept and sent: what of it is the same in every call."""
-    return lasting_to(answer, FieldMask(paths=query.read_mask)).SerializeToString()
+    return lasting_to(answer).SerializeToString()
 
 
 def sent_from(body: bytes) -> Sent:

@@ -10,6 +10,8 @@ from ragweave.v1 import search_pb2 as pb
 from services.mesh.errors import InvalidArgument
 from services.retrieval.boosts import BoostAsked, Curve, DecayAsked
 from services.retrieval.diversity import DEFAULT_CANDIDATES, Mmr
+from services.retrieval.fields import Scalar
+from services.retrieval.grouping import Group, GroupBy
 
 _CURVES: Final = {
     pb.SearchRequest.Boost.EXPONENTIAL: Curve.EXPONENTIAL,
@@ -32,6 +34,23 @@ def boosts_from(boosts: Sequence[pb.SearchRequest.Boost]) -> list[BoostAsked]:
 
 def mmr_from(mmr: pb.SearchRequest.Mmr) -> Mmr:
     return Mmr(mmr.diversity, mmr.candidates or DEFAULT_CANDIDATES)
+
+
+def group_by_from(group_by: pb.SearchRequest.GroupBy) -> GroupBy:
+    return GroupBy(group_by.field, group_by.group_size or 1)
+
+
+def groups_to(groups: Sequence[Group]) -> list[pb.SearchResponse.Group]:
+    return [pb.SearchResponse.Group(value=value_to(each.value), hits=each.hits) for each in groups]
+
+
+def value_to(value: Scalar) -> Value:
+    match value:
+        case bool():
+            return Value(bool_value=value)
+        case str():
+            return Value(string_value=value)
+    return Value(number_value=value)
 
 
 def _decay_from(decay: pb.SearchRequest.Boost.Decay, field: str) -> DecayAsked:

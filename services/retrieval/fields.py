@@ -11,6 +11,7 @@ from services.retrieval.chunks import Chunk
 from services.retrieval.filterable import SCHEMA, by_document_id
 
 Scalar = str | float | bool
+"""What a value may be that is counted or grouped by."""
 
 
 def path_named(text: str, field: str, *, others: Collection[str]) -> Path:
@@ -59,6 +60,16 @@ def resource_of(chunk: Chunk) -> Mapping[str, Any]:
         "create_time": document.create_time,
         "metadata": document.metadata,
     }
+
+
+def scalar(value: Any) -> Scalar | None:
+    """The value as what it is counted as, every number as a double; None where it is a list, an object or nothing."""
+    match value:
+        case bool() | str():
+            return value
+        case int() | float():
+            return float(value)
+    return None
 
 
 def values_at(path: Path, resource: Mapping[str, Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from services.retrieval.stages import Degraded
 MAX_TOKEN: Final = 32_768
 """Characters of the longest token, as the contract bounds it."""
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 # What a token of the longest ranking unpacks to, several times over; a token made up to be more is refused unread.
 _MAX_BYTES: Final = 262_144
 
@@ -38,10 +38,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FrozenRanking:
-    """A whole ranking as it was when its first page was answered, and what that answer went without."""
+    """A whole ranking as it was when its first page was answered, and what that answer went without.
+
+    Attributes:
+        groups: How many places each group has, in order; empty where hits are not grouped.
+    """
 
     places: Sequence[Place]
     degraded: Sequence[Degraded] = ()
+    groups: Sequence[int] = ()
+
+
+def hits_on(page: slice, groups: Sequence[int]) -> slice:
+    """Which hits of a ranking are on a page; where there are groups, it is a page of these."""
+    return slice(sum(groups[: page.start]), sum(groups[: page.stop])) if groups else page
 
 
 def token(ranking: FrozenRanking, offset: int, binding: str) -> str:
@@ -51,7 +61,8 @@ def token(ranking: FrozenRanking, offset: int, binding: str) -> str:
         for place in ranking.places
     ]
     degraded = [(each.stage, each.reason, each.collection) for each in ranking.degraded]
-    content = json.dumps([_VERSION, binding, offset, places, degraded], separators=(",", ":"))
+    parts = [_VERSION, binding, offset, places, degraded, list(ranking.groups)]
+    content = json.dumps(parts, separators=(",", ":"))
     return base64.urlsafe_b64encode(zlib.compress(content.encode())).rstrip(b"=").decode()
 
 
@@ -67,11 +78,15 @@ def read(token: str, binding: str) -> tuple[FrozenRanking, int]:
         content = unpacking.decompress(packed, _MAX_BYTES)
         if unpacking.unconsumed_tail or not unpacking.eof:
             raise ValueError("longer than any token")
-        version, bound, offset, places, degraded = json.loads(content)
+        version, bound, offset, places, degraded, groups = json.loads(content)
         if version != _VERSION:
             raise ValueError("not a token of this version")
-        ranking = FrozenRanking([_place(*each) for each in places], [_degraded(*each) for each in degraded])
-        if type(offset) is not int or not 0 < offset < len(ranking.places):
+        ranking = FrozenRanking([_place(*each) for each in places], [_degraded(*each) for each in degraded], groups)
+        if not all(type(size) is int and size > 0 for size in groups):
+            raise ValueError("no group is empty")
+        if groups and sum(groups) != len(places):
+            raise ValueError("every place is in one group")
+        if type(offset) is not int or not 0 < offset < len(groups or places):
             raise ValueError("no page begins there")
     except (ValueError, TypeError, RecursionError, zlib.error):
         raise _refused("not a token that this method returned") from None

@@ -100,6 +100,13 @@ class VectorStore(Protocol):
         """Chunks of a document with from_ordinal <= ordinal < from_ordinal + limit, by ordinal."""
         ...
 
+    async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
+        """The chunks of the same revisions with ordinals up to `reach` away, of those that the filter lets through.
+
+        In one round trip, in any order, each once; which of the chunks given are among them is left open.
+        """
+        ...
+
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         """Chunks of the index; of one document; of one of its revisions; of higher fences than `above`."""
         ...

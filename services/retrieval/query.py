@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from services.mesh.errors import InvalidArgument
+from services.mesh.errors import InvalidArgument, Violation
 from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
-from services.retrieval import boosts, pages
+from services.retrieval import boosts, grouping, pages
 from services.retrieval.boosts import Boost, BoostAsked
 from services.retrieval.chunks import IndexId, Mode, Rerank
 from services.retrieval.collection import NO_DEFAULTS, CollectionView, SearchDefaults
 from services.retrieval.diversity import Mmr
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
+from services.retrieval.grouping import GroupBy, Grouping
+from services.retrieval.masking import ALL, HitMask
+from services.retrieval.neighbors import MAX_PASSAGES
 
 DEFAULT_TOP_K: Final = 10
 MAX_TOP_K: Final = 200
@@ -54,9 +57,11 @@ class Query:
         without: Chunks of one index that are no hits.
         rough: Goes without reranking, whatever the collection wants: for an answer that is to come at once.
         mmr: Prefers hits that differ.
-        features: Names of request fields that ask for more than ranking: "group_by", ...
+        group_by: Hits of one value together; top_k, page_size and page then count groups.
+        neighbors: Adjacent chunks to return on each side of a hit.
+        mask: Fields of a hit to return.
+        features: Names of request fields that ask for more than ranking: "facets", ...
         require_all: Fails rather than answering from fewer stages.
-        read_mask: Fields of a hit to return; empty: all.
     """
 
     text: str = ""
@@ -79,11 +84,13 @@ class Query:
     without: tuple[IndexId, Filter] | None = None
     boosts: Sequence[BoostAsked] = ()
     mmr: Mmr | None = None
+    group_by: GroupBy | None = None
+    neighbors: int = 0
+    mask: HitMask = ALL
     features: frozenset[str] = frozenset()
     require_all: bool = False
     consistency_token: str = ""
     cache_control: CacheControl = CacheControl.DEFAULT
-    read_mask: tuple[str, ...] = ()
 
     @property
     def named_collections(self) -> list[str]:
@@ -114,6 +121,7 @@ class Plan:
         min_similarity: None keeps all.
         rerank: None leaves the hits in the order of the fusion.
         filter: What the caller asked for and may see.
+        visible: What the caller may see.
         page: Which hits of the ranking to return.
         resumed: The ranking that the page is of; None where there is none yet.
         binding: The same for searches that rank the same, whichever page they ask for.
@@ -127,11 +135,15 @@ class Plan:
     min_similarity: float | None
     rerank: Rerank | None
     filter: Filter
+    visible: Filter
     page: slice
     resumed: pages.FrozenRanking | None
     binding: str
     boosts: tuple[Boost, ...] = ()
     mmr: Mmr | None = None
+    group_by: Grouping | None = None
+    neighbors: int = 0
+    highlight: bool = False
 
 
 def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
@@ -162,26 +174,31 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
     pool = max(top_k, rerank.top_n) if rerank else top_k
     asked = (query.text, list(query.vector), [view.uid for view in views], unparse(chosen))
     without = (query.without[0], unparse(query.without[1])) if query.without else ()
-    refined = (repr(query.boosts), repr(query.mmr), repr(rerank))
+    refined = (repr(rerank), repr(query.boosts), repr(query.mmr), repr(query.group_by))
     binding = _digest(*asked, without, top_k, depth, mode, repr(fusion), min_similarity, refined)
     page_size = min(query.page_size or top_k, top_k)
     resumed, offset = pages.read(query.page_token, binding) if query.page_token else (None, 0)
     if query.page:
         offset = (query.page - 1) * page_size
+    visible = visible_to(who)
     return Plan(
         mode=mode,
         fusion=fusion,
         top_k=top_k,
         depth=max(depth, pool),
-        pool=max(depth, pool) if query.boosts or query.mmr else pool,
+        pool=max(depth, pool) if query.boosts or query.mmr or query.group_by else pool,
         min_similarity=min_similarity,
         rerank=rerank,
-        filter=all_of(by_document_id(chosen), visible_to(who)),
+        filter=all_of(by_document_id(chosen), visible),
+        visible=visible,
         page=slice(offset, offset + page_size),
         resumed=resumed,
         binding=binding,
         boosts=boosts.resolved(query.boosts) if query.boosts else (),
         mmr=query.mmr,
+        group_by=grouping.resolved(query.group_by, top_k) if query.group_by else None,
+        neighbors=_neighbors(query, page_size),
+        highlight=query.highlight and "highlights" in query.mask,
     )
 
 
@@ -203,6 +220,22 @@ def _rerank(query: Query, defaults: SearchDefaults) -> Rerank | None:
     if query.rerank is not None:
         raise InvalidArgument.of("rerank", "needs the query in words")
     return None
+
+
+def _neighbors(query: Query, page_size: int) -> int:
+    """Neighbors to find on each side of a hit: none where the mask leaves them out.
+
+    Raises:
+        InvalidArgument: Too many for one answer.
+    """
+    if not query.neighbors or ("neighbors" not in query.mask and "stitched_text" not in query.mask):
+        return 0
+    hits = page_size * (query.group_by.size if query.group_by else 1)
+    if hits * (2 * query.neighbors + 1) > MAX_PASSAGES:
+        found = f"{query.neighbors} on each side of {hits} hits make more than {MAX_PASSAGES} passages in one answer"
+        violations = [Violation(field, found) for field in ("neighbors", "page_size")]
+        raise InvalidArgument(f"neighbors: {found}", violations=violations)
+    return query.neighbors
 
 
 def _bounded(field: str, value: int, most: int) -> int:

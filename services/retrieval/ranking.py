@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from services.retrieval.chunks import Found, IndexId, Mode, ScoredChunk, StageScore
+from services.retrieval.chunks import Chunk, Found, IndexId, Mode, ScoredChunk, StageScore
 from services.retrieval.collection import CollectionView
 from services.retrieval.fusion import Dbsf, Fusion, Ranking, Rrf, fuse, fuse_by_distribution, ranked
 
@@ -14,11 +14,19 @@ Key = tuple[IndexId, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage found, where, and which of its characters are words of the query: (start, end) in code points."""
+    """A passage found, and where.
+
+    Attributes:
+        highlights: Which of its characters are words of the query: (start, end) in code points.
+        neighbors: The chunks beside it, in the document's order.
+        stitched_text: The passage and its neighbors as one text.
+    """
 
     found: ScoredChunk
     collection: CollectionView
     highlights: tuple[tuple[int, int], ...] = ()
+    neighbors: tuple[Chunk, ...] = ()
+    stitched_text: str = ""
 
     @property
     def key(self) -> Key:

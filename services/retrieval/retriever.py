@@ -23,18 +23,21 @@ from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
+from services.retrieval.grouping import Group, groups_of, valued
+from services.retrieval.highlighting import highlighted
+from services.retrieval.masking import HitMask
+from services.retrieval.neighbors import beside
 from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import PassageReranker, QueryEmbedder, VectorStore
 from services.retrieval.query import Plan, Query, planned
 from services.retrieval.ranking import Hit, together
-from services.retrieval.refining import refined
+from services.retrieval.refining import deepened, refined
 from services.retrieval.reranking import reranked
 from services.retrieval.scaling import SparseScales
 from services.retrieval.sparse import encoder_for
-from services.retrieval.stages import Degraded, Stages
+from services.retrieval.stages import UNABLE, Degraded, Stages
 from services.retrieval.usage import Search, Usage
 
-_MAX_HIGHLIGHTS: Final = 1000
 _OVER: Final = 4
 
 
@@ -43,11 +46,15 @@ class Answer:
     """One page of hits, best first.
 
     Attributes:
-        total: Hits in all pages.
+        mask: Fields of a hit to return.
+        groups: Of the hits, which come group by group; empty where they are not grouped.
+        total: Hits in all pages; of grouped ones, groups.
         timings_s: Seconds by stage.
     """
 
     hits: Sequence[Hit]
+    mask: HitMask
+    groups: Sequence[Group]
     total: int
     next_page_token: str
     timings_s: Mapping[str, float]
@@ -66,9 +73,10 @@ class _Vectors:
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
-    """All hits, best first, and the work done for them."""
+    """All hits, best first, how many of them each group has, and the work done for them."""
 
     hits: Sequence[Hit]
+    groups: Sequence[int]
     candidates: int
     query_tokens: int
 
@@ -154,18 +162,24 @@ class Retriever:
         """The answer to a query that is prepared."""
         if plan.resumed is None:
             ranked = await self._ranked(query, plan, views, stages)
-            hits, total = ranked.hits[plan.page], len(ranked.hits)
+            hits, total = ranked.hits[pages.hits_on(plan.page, ranked.groups)], len(ranked.groups or ranked.hits)
         else:
             stages.degraded.extend(plan.resumed.degraded)
-            ranked = _Ranked([], 0, 0)
+            ranked = _Ranked([], (), 0, 0)
+            total = len(plan.resumed.groups or plan.resumed.places)
             with stages.timed("store"):
-                hits, total = await self._resumed(plan, plan.resumed, views, stages), len(plan.resumed.places)
-        if query.highlight:
-            hits = _highlighted(hits, query, views)
+                hits = await self._resumed(plan, plan.resumed, views, stages)
+        if plan.highlight:
+            hits = highlighted(hits, query.text)
+        if plan.neighbors:
+            with stages.timed("neighbors"):
+                hits = await self._with_neighbors(hits, plan, stages)
         following = plan.page.stop
-        frozen = plan.resumed or _frozen(ranked.hits, views, stages.degraded) if following < total else None
+        frozen = plan.resumed or _frozen(ranked, views, stages.degraded) if following < total else None
         return Answer(
             hits=hits,
+            mask=query.mask,
+            groups=groups_of(hits, plan.group_by) if plan.group_by else (),
             total=total,
             next_page_token=pages.token(frozen, following, plan.binding) if frozen else "",
             timings_s=stages.timings_s,
@@ -181,17 +195,25 @@ class Retriever:
             plan, vectors = await self._embedded(query, plan, views, stages)
         with stages.timed("store"):
             hits, candidates = await self._fused(query, plan, views, vectors, stages)
+            while (deeper := deepened(plan, hits, candidates)) is not None:
+                try:
+                    hits, candidates = await self._fused(query, deeper, views, vectors, stages)
+                except UNABLE as error:
+                    stages.left_out("group_by", error)
+                    break
+                plan = deeper
         if plan.rerank is not None:
             with stages.timed("rerank"):
                 asked = query.rerank is not None
                 hits = await reranked(hits, query.text, plan.rerank, self._reranker, stages, asked=asked)
-        return _Ranked(await refined(hits, plan, stages), candidates, vectors.tokens)
+        return _Ranked(*await refined(hits, plan, stages), candidates, vectors.tokens)
 
     async def _resumed(
         self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView], stages: Stages
     ) -> list[Hit]:
         """A page of a ranking made before, less what is gone or hidden from the caller since."""
-        places = [place for place in ranking.places[plan.page] if place.view < len(views)]
+        part = pages.hits_on(plan.page, ranking.groups)
+        places = [place for place in ranking.places[part] if place.view < len(views)]
         keys = {view.collection_id: [p.key for p in places if views[p.view] is view] for view in views}
         works = {
             view.collection_id: self._store.fetch(view.uid, keys[view.collection_id], plan.filter)
@@ -201,11 +223,26 @@ class Retriever:
         # Of several collections a page may hold the hits of one alone, and the next page those of the others.
         chunks = await stages.of_collections("store", works, needed=len(views) == 1)
         found = ((place, chunks.get(views[place.view].collection_id, {}).get(place.key)) for place in places)
-        return [
+        hits = [
             Hit(ScoredChunk(chunk, place.score, place.stages, place.measured), views[place.view])
             for place, chunk in found
             if chunk is not None
         ]
+        return valued(hits, plan.group_by) if plan.group_by else hits
+
+    async def _with_neighbors(self, hits: Sequence[Hit], plan: Plan, stages: Stages) -> Sequence[Hit]:
+        """The hits with the chunks beside them, as far as these can be had."""
+        views = {hit.collection.collection_id: hit.collection for hit in hits}
+        works = {
+            name: self._store.adjacent(
+                view.uid, [hit.found.chunk for hit in hits if hit.collection is view], plan.neighbors, plan.visible
+            )
+            for name, view in views.items()
+        }
+        found, failures = await stages.of_all("neighbors", works)
+        for name, error in failures.items():
+            stages.left_out("neighbors", error, collection=name if len(views) > 1 else "")
+        return beside(hits, {views[name].uid: chunks for name, chunks in found.items()}, plan.neighbors)
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
         """Returns once the write that a token stands for shows.
@@ -343,21 +380,10 @@ def _filter(view: CollectionView, query: Query, plan: Plan) -> Filter:
     return all_of(plan.filter, negate(query.without[1]))
 
 
-def _frozen(hits: Sequence[Hit], views: Sequence[CollectionView], degraded: Sequence[Degraded]) -> FrozenRanking:
+def _frozen(ranked: _Ranked, views: Sequence[CollectionView], degraded: Sequence[Degraded]) -> FrozenRanking:
     numbers = {view.uid: number for number, view in enumerate(views)}
     places = [
         Place(numbers[hit.collection.uid], hit.found.chunk.key, hit.found.score, hit.found.stages, hit.found.measured)
-        for hit in hits
+        for hit in ranked.hits
     ]
-    return FrozenRanking(places, list(degraded))
-
-
-def _highlighted(hits: Sequence[Hit], query: Query, views: Sequence[CollectionView]) -> list[Hit]:
-    """The hits, with the places of the query's words in them."""
-    terms = {view.language: frozenset(encoder_for(view.language).counts(query.text)) for view in views}
-    return [replace(hit, highlights=_highlights(hit, terms[hit.collection.language])) for hit in hits]
-
-
-def _highlights(hit: Hit, terms: frozenset[int]) -> tuple[tuple[int, int], ...]:
-    words = encoder_for(hit.collection.language).terms(hit.found.chunk.text)
-    return tuple((word.start, word.end) for word in words if word.index in terms)[:_MAX_HIGHLIGHTS]
+    return FrozenRanking(places, list(degraded), ranked.groups)

@@ -51,14 +51,14 @@ class RetrievalServicer(RetrievalServiceServicer):
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         queries = convert.queries_from(request.requests, request.collection)
         outcomes = await self._batches.search(queries, caller(context), timeout_s=_remaining_s())
-        return convert.outcomes_to(outcomes, request, _trace_id())
+        return convert.outcomes_to(outcomes, _trace_id())
 
     async def StreamSearch(
         self, request: pb.StreamSearchRequest, context: Context
     ) -> AsyncIterator[pb.StreamSearchResponse]:
-        query, mask = convert.query_from(request.search), request.search.read_mask
+        query = convert.query_from(request.search)
         async for step in answered_in_steps(self._retriever, query, caller(context), timeout_s=_remaining_s()):
-            yield convert.step_to(step, mask, _trace_id())
+            yield convert.step_to(step, _trace_id())
 
     async def FindSimilar(self, request: pb.FindSimilarRequest, context: Context) -> pb.SearchResponse:
         answer = await self._similar.find(
@@ -68,7 +68,7 @@ class RetrievalServicer(RetrievalServiceServicer):
             same_document=request.same_document,
             timeout_s=_remaining_s(),
         )
-        return convert.answer_to(answer, request.read_mask, _trace_id())
+        return convert.answer_to(answer, _trace_id())
 
     async def ParseFilter(
         self, request: filter_pb2.ParseFilterRequest, context: Context

@@ -162,7 +162,9 @@ class Stages:
         """
         if self._require_all:
             raise error
-        self.degraded.append(Degraded(stage, error.message, collection))
+        degraded = Degraded(stage, error.message, collection)
+        if degraded not in self.degraded:  # a search that is deepened asks its stages again
+            self.degraded.append(degraded)
 
 
 def _of_collection(stage: str, collection: str, error: DomainError) -> DomainError:

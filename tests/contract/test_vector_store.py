@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from services.mesh.errors import FailedPrecondition
-from services.mesh.filters import EVERYTHING, AllOf, AnyOf, Comparison, Has, Not, Operator, evaluate, parse
+from services.mesh.filters import EVERYTHING, AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, evaluate, parse
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.qdrant import QdrantVectorStore
-from services.retrieval.chunks import Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
+from services.retrieval.chunks import Chunk, Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import VectorStore
@@ -96,6 +96,28 @@ async def test_vectors_of_hits_are_handed_over_where_asked_for(store: VectorStor
         written = np.array(direction(TEXTS[hit.chunk.document.document_id]))
         assert kept @ written == pytest.approx(np.linalg.norm(kept) * np.linalg.norm(written), rel=1e-5)
     assert [hit.vector for hit in (await store.search(INDEX, asking())).hits] == [None] * len(TEXTS)
+
+
+async def test_chunks_beside_others_are_of_the_same_revision_and_let_through(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    kept = [chunk(f"{name} {at}", document=name, ordinal=at) for name in "ab" for at in range(6)]
+    older = [chunk(f"old {at}", document="a", ordinal=at, revision_key="r0", chunk_id=f"o{at}") for at in range(6)]
+    hidden = [chunk("hidden", document="b", ordinal=9, document_fields={"principals": ("user:bob",)})]
+    await store.upsert(INDEX, [encoded(each, scale=70) for each in (*kept, *older, *hidden)])
+
+    async def beside(*of: Chunk, reach: int = 1, chosen: Filter = EVERYTHING) -> list[str]:
+        found = await store.adjacent(INDEX, of, reach, chosen)
+        return sorted(each.text for each in found if each not in of)
+
+    assert await beside(kept[2]) == ["a 1", "a 3"]
+    assert await beside(kept[0], reach=2) == ["a 1", "a 2"]
+    assert await beside(older[5], reach=9) == [f"old {at}" for at in range(5)]
+    # Windows that overlap give each chunk once.
+    assert await beside(kept[2], kept[3], kept[7]) == ["a 1", "a 4", "b 0", "b 2"]
+    assert await beside(kept[11], reach=4) == ["b 1", "b 2", "b 3", "b 4", "hidden"]
+    assert await beside(kept[11], reach=4, chosen=Not(Has(("acl",)))) == ["b 1", "b 2", "b 3", "b 4"]
+    assert await beside() == []
+    assert await store.adjacent(OTHER, kept[:1], 1, EVERYTHING) == []
 
 
 async def expected(query: VectorQuery) -> Found:

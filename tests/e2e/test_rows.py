@@ -32,7 +32,11 @@ REFINED = {
         {"decay": {"field": "create_time", "origin": "2025-01-01T00:00:00Z", "scale": 1e9}},
     ],
     "mmr": {"diversity": 0.3, "candidates": 50},
+    "groupBy": {"field": "metadata.n", "groupSize": 2},
+    "highlight": True,
+    "neighbors": 1,
 }
+MASK = ["chunk", "score", "scores", "highlights", "metadata.n", "neighbors", "stitched_text"]
 VOLATILE = ("timings", "trace_id", "cache")
 
 
@@ -90,7 +94,13 @@ READS = [
         {"query": "who eats fish", "collection": C, "filter": "metadata.n > 1", "highlight": True},
         {"query": "who eats fish", "filter": "metadata.n > 1", "highlight": True},
     ),
-    Row("RetrievalService/Search", "POST", f"/collections/{C}:search", {"collection": C, **REFINED}, REFINED),
+    Row(
+        "RetrievalService/Search",
+        "POST",
+        f"/collections/{C}:search",
+        {"collection": C, **REFINED, "read_mask": {"paths": MASK}},  # grpcurl knows no other form
+        {**REFINED, "readMask": ",".join(MASK).replace("stitched_text", "stitchedText")},
+    ),
     Row(
         "RetrievalService/ParseFilter",
         "POST",

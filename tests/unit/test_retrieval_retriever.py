@@ -86,8 +86,7 @@ async def test_a_vector_takes_the_place_of_the_query() -> None:
         ("collection", {"collection": "collections/"}),
         ("collection", {"collection": "a/b"}),
         ("collections", {"collections": ["docs", "collections/a/b"]}),
-        ("group_by", {"features": frozenset({"group_by"})}),
-        ("facets", {"features": frozenset({"facets", "neighbors"})}),
+        ("facets", {"features": frozenset({"facets"})}),
         ("rerank", {"text": "", "vector": [1.0] * 4, "rerank": Rerank()}),
         ("rerank.top_n", {"rerank": Rerank(top_n=-1)}),
         ("rerank.top_n", {"rerank": Rerank(top_n=201)}),
@@ -207,7 +206,7 @@ async def test_pages_have_numbers_too() -> None:
 def test_the_longest_ranking_fits_into_a_token() -> None:
     stages = tuple(StageScore(name, random(), 200) for name in ("dense", "sparse", "fusion", "rerank", "boosts", "mmr"))
     places = [Place(19, randbelow(2**64), random(), stages, random()) for _ in range(MAX_TOP_K)]
-    frozen = FrozenRanking(places, [Degraded("rerank", "the reranker is unavailable")])
+    frozen = FrozenRanking(places, [Degraded("rerank", "the reranker is unavailable")], [1] * MAX_TOP_K)
     token = pages.token(frozen, 3, "0123456789abcdef")
     assert len(token) <= pages.MAX_TOKEN
     assert pages.read(token, "0123456789abcdef") == (frozen, 3)

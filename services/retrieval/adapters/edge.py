@@ -14,12 +14,13 @@ from typing import Any, Final
 import structlog
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
-from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
+from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
 from services.retrieval.adapters.edge_filter import recipe
 from services.retrieval.adapters.edge_folder import FolderLock, IndexFolder, Manifest
 from services.retrieval.adapters.qdrant_keys import STEPS, Step
 from services.retrieval.adapters.qdrant_payload import (
+    adjacent_to,
     chunk_of,
     fields_payload,
     not_beyond,
@@ -248,6 +249,14 @@ class EdgeVectorStore:
         # While a document is imported anew, two revisions share the ordinals.
         records = await self._read(index, "scroll", recipe(page), 2 * limit, None) or []
         return sorted((chunk_of(payload) for _, payload in records), key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
+
+    async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
+        if not chunks:
+            return []
+        around = all_of(adjacent_to(chunks, reach), chosen)
+        most = len(chunks) * (2 * reach + 1)
+        records = await self._read(index, "scroll", recipe(around), most, None) or []
+        return [chunk_of(payload) for _, payload in records]
 
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()

@@ -15,12 +15,13 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
-from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, any_of
+from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
 from services.retrieval.adapters.qdrant_instants import KEY as INSTANTS
 from services.retrieval.adapters.qdrant_keys import DENSE, SPARSE, STEPS, Step
 from services.retrieval.adapters.qdrant_payload import (
+    adjacent_to,
     chunk_of,
     fields_payload,
     not_beyond,
@@ -210,6 +211,13 @@ class QdrantVectorStore:
         records = await self._scroll(index, page, 2 * limit, True)
         chunks = [chunk_of(record.payload or {}) for record in records]
         return sorted(chunks, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
+
+    async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
+        if not chunks:
+            return []
+        around = all_of(adjacent_to(chunks, reach), chosen)
+        records = await self._scroll(index, around, len(chunks) * (2 * reach + 1), True)
+        return [chunk_of(record.payload or {}) for record in records]
 
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()

@@ -85,6 +85,23 @@ def fields_payload(fields: Mapping[str, Any], generation: int) -> dict[str, Any]
     return {**replaced, "generation": generation}
 
 
+def adjacent_to(chunks: Sequence[Chunk], reach: int) -> Filter:
+    """Chunks of the same revisions with ordinals up to `reach` away."""
+    return any_of(
+        *(
+            AllOf(
+                (
+                    Comparison(("document",), Operator.EQ, each.document.document_id),
+                    Comparison(("revision_key",), Operator.EQ, each.revision_key),
+                    Comparison(("ordinal",), Operator.GE, float(each.ordinal - reach)),
+                    Comparison(("ordinal",), Operator.LE, float(each.ordinal + reach)),
+                )
+            )
+            for each in chunks
+        )
+    )
+
+
 def not_beyond(generation: int, document_ids: Sequence[str]) -> Filter:
     """Chunks of the documents that no later generation has written to."""
     named = any_of(*(Comparison(("document",), Operator.EQ, document_id) for document_id in document_ids))
