@@ -25,7 +25,7 @@ from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.freshness import Freshness
 from services.retrieval.grouping import Group, groups_of, valued
 from services.retrieval.highlighting import highlighted
-from services.retrieval.masking import HitMask
+from services.retrieval.masking import ALL, HitMask
 from services.retrieval.neighbors import beside
 from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import PassageReranker, QueryEmbedder, VectorStore
@@ -46,21 +46,21 @@ class Answer:
     """One page of hits, best first.
 
     Attributes:
-        mask: Fields of a hit to return.
-        groups: Of the hits, which come group by group; empty where they are not grouped.
         total: Hits in all pages; of grouped ones, groups.
         timings_s: Seconds by stage.
+        mask: Fields of a hit to return.
+        groups: Of the hits, which come group by group; empty where they are not grouped.
     """
 
     hits: Sequence[Hit]
-    mask: HitMask
-    groups: Sequence[Group]
     total: int
     next_page_token: str
     timings_s: Mapping[str, float]
     degraded: Sequence[Degraded]
     query_tokens: int
     candidates: int
+    mask: HitMask = ALL
+    groups: Sequence[Group] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +178,14 @@ class Retriever:
         frozen = plan.resumed or _frozen(ranked, views, stages.degraded) if following < total else None
         return Answer(
             hits=hits,
-            mask=query.mask,
-            groups=groups_of(hits, plan.group_by) if plan.group_by else (),
             total=total,
             next_page_token=pages.token(frozen, following, plan.binding) if frozen else "",
             timings_s=stages.timings_s,
             degraded=stages.degraded,
             query_tokens=ranked.query_tokens,
             candidates=ranked.candidates,
+            mask=query.mask,
+            groups=groups_of(hits, plan.group_by) if plan.group_by else (),
         )
 
     async def _ranked(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> _Ranked:
