@@ -4,9 +4,10 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_size
+from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_hash, check_size
 from services.jobs.extraction import ExtractedText, Syntax
 from services.mesh.errors import (
     DomainError,
@@ -23,7 +24,8 @@ class MemoryBlobStore:
     """Blobs in a dictionary."""
 
     def __init__(self) -> None:
-        self._contents: dict[tuple[str, str], bytes] = {}
+        self.contents: dict[tuple[str, str], bytes] = {}
+        self._rests_since: dict[tuple[str, str], datetime] = {}
         self._texts: dict[tuple[str, str, str], ExtractedText] = {}
         self._barred: set[str] = set()
         self._uploads: dict[tuple[str, str], tuple[float, bytes]] = {}
@@ -71,7 +73,8 @@ class MemoryBlobStore:
         self._check(tenant)
         content_hash = hashlib.sha256(whole).hexdigest()
         check_content(content_hash, sha256)
-        self._contents[tenant, content_hash] = whole
+        self.contents[tenant, content_hash] = whole
+        self._rests_since[tenant, content_hash] = datetime.now(UTC)
         return Blob(content_hash, len(whole))
 
     async def received(self, tenant: str, upload: str) -> int:
@@ -91,20 +94,32 @@ class MemoryBlobStore:
             yield whole[start : start + PIECE_BYTES]
 
     async def read(self, tenant: str, content_hash: str) -> bytes:
-        if (tenant, content_hash) not in self._contents:
+        if (tenant, content_hash) not in self.contents:
             raise UploadNotFound(f"no stored content is named {content_hash}")
-        return self._contents[tenant, content_hash]
+        return self.contents[tenant, content_hash]
 
     async def part(self, tenant: str, content_hash: str, start: int, length: int) -> bytes:
         return (await self.read(tenant, content_hash))[start : start + length]
 
-    async def exists(self, tenant: str, content_hash: str) -> bool:
-        return (tenant, content_hash) in self._contents
+    async def keep(self, tenant: str, content_hash: str) -> bool:
+        if (tenant, content_hash) not in self.contents:
+            return False
+        self._rests_since[tenant, content_hash] = datetime.now(UTC)
+        return True
 
-    async def delete(self, tenant: str, content_hash: str) -> None:
-        self._contents.pop((tenant, content_hash), None)
-        for key in [key for key in self._texts if key[:2] == (tenant, content_hash)]:
-            del self._texts[key]
+    async def resting(self, part: int, before: datetime) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        found = [key for key, since in self._rests_since.items() if since < before and int(key[1][:2], 16) == part]
+        for tenant in {tenant for tenant, _ in found}:
+            yield tenant, [content_hash for of, content_hash in found if of == tenant]
+
+    async def forget(self, tenant: str, content_hashes: Sequence[str], before: datetime) -> int:
+        keys = [(tenant, check_hash(each)) for each in content_hashes]
+        resting = [key for key in keys if key in self.contents and self._rests_since[key] < before]
+        for key in resting:
+            del self.contents[key], self._rests_since[key]
+        for text in [text for text in self._texts if text[:2] in resting]:
+            del self._texts[text]
+        return len(resting)
 
     async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
         self._check(tenant)
@@ -115,7 +130,7 @@ class MemoryBlobStore:
 
     async def erase(self, tenant: str, limit: int) -> tuple[int, bool]:
         self._barred.add(tenant)
-        kept: list[tuple[dict[Any, Any], Any]] = [(self._contents, key) for key in self._contents if key[0] == tenant]
+        kept: list[tuple[dict[Any, Any], Any]] = [(self.contents, key) for key in self.contents if key[0] == tenant]
         kept += [(self._texts, key) for key in self._texts if key[0] == tenant]
         kept += [(self._uploads, key) for key in self._uploads if key[0] == tenant]
         for held, key in kept[:limit]:

@@ -100,6 +100,9 @@ class MemoryRegistry:
         wanted = parse(filter, _FILTERED_BY)
         return [each for each in found if evaluate(wanted, _seen(each))][:limit]
 
+    async def needed(self, content_hashes: Sequence[str]) -> set[str]:
+        return {each.content_hash for each in self.documents.values()}.intersection(content_hashes)
+
     async def count(self, collection_id: str, filter: str) -> int:
         return len(await self.select(collection_id, filter, "", len(self.documents)))
 

@@ -9,12 +9,13 @@ from services.jobs.pipeline import Tools
 
 # Port methods that change nothing for anybody else; what is not here is a side effect, whoever adds it.
 READS = {
-    "queue": {"wait", "assignment", "absent", "heartbeat", "adopt"},  # the last two only keep what is ours
+    # The last two, and keep of blobs, only keep what is ours.
+    "queue": {"wait", "assignment", "absent", "heartbeat", "adopt"},
     "registry": {"collection", "lookup", "check_quota", "source_documents"},
     "index": {"revision"},
     "embedding": {"embed"},
     "models": {"model"},
-    "blobs": {"exists", "read", "part", "open", "get_text"},
+    "blobs": {"keep", "read", "part", "open", "get_text"},
     "extractor": {"extract"},
     "files": {"resolve", "page", "read"},
     "evaluations": {"queries"},

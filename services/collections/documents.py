@@ -1,7 +1,7 @@
 """The registry of documents: what each collection holds, and that searches see the same."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -276,6 +276,10 @@ class Documents:
     async def lookup(self, collection_id: str, document_ids: Sequence[str], who: Caller) -> Sequence[Document]:
         """Those of the documents that exist, for an import."""
         return await self._store.find_documents(await self._writer.collection(collection_id, who), document_ids)
+
+    async def find_contents(self, content_hashes: Iterable[str], who: Caller) -> set[str]:
+        """Those of the contents that documents of the caller's tenant have, deleted ones included."""
+        return await self._store.find_contents(who.tenant, content_hashes)
 
     async def record(self, given: Document, who: Caller, *, again: bool = False) -> Document:
         """Records what an import made of a document; see `RegistryService.RecordDocument`. May be repeated.

@@ -1,6 +1,6 @@
 """What the registry needs of the world: a store of its own, the index, the models, and jobs that import."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
@@ -119,6 +119,10 @@ class RegistryStore(Protocol):
         self, collection: Collection, document_ids: Sequence[str], *, deleted: bool = False
     ) -> list[Document]:
         """Those of the documents that exist, in no order; with `deleted`, deleted ones instead."""
+        ...
+
+    async def find_contents(self, tenant: str, content_hashes: Iterable[str]) -> set[str]:
+        """Those of the contents that documents of the tenant have, deleted ones included."""
         ...
 
     async def list_documents(

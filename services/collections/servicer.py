@@ -264,6 +264,12 @@ class RegistryServicer(RegistryServiceServicer):
         found = await self._documents.lookup(request.collection_id, request.document_ids, caller(context))
         return internal_pb.LookupDocumentsResponse(documents=map(convert.document_record_to, found))
 
+    async def FindContents(
+        self, request: internal_pb.FindContentsRequest, context: Context
+    ) -> internal_pb.FindContentsResponse:
+        found = await self._documents.find_contents(request.content_hashes, caller(context))
+        return internal_pb.FindContentsResponse(content_hashes=found)
+
     async def SelectDocuments(
         self, request: internal_pb.SelectDocumentsRequest, context: Context
     ) -> internal_pb.SelectDocumentsResponse:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from services.mesh.errors import DocumentTooLarge, InvalidArgument, UploadNotFound
 
 PIECE_BYTES = 1 << 20
+# Into how many parts all content falls, by the first byte of its hash.
+PARTS = 256
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -32,13 +34,18 @@ def check_content(content_hash: str, sha256: str) -> None:
         raise InvalidArgument.of("sha256", f"is {sha256}, but the file that arrived has {content_hash}")
 
 
+def is_hash(name: str) -> bool:
+    """Whether content can have this name: a SHA-256 in lower-case hex."""
+    return _HASH.fullmatch(name) is not None
+
+
 def check_hash(content_hash: str) -> str:
     """The hash itself, if it is one: nothing else may ever become part of a path.
 
     Raises:
         UploadNotFound: it is no SHA-256, so there can be no content of that name.
     """
-    if not _HASH.fullmatch(content_hash):
+    if not is_hash(content_hash):
         raise UploadNotFound(f"no stored content is named {content_hash[:80]!r}: it is not a SHA-256 in lower-case hex")
     return content_hash
 

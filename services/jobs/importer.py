@@ -197,7 +197,7 @@ class Importer:
         specs = list(source.documents)
         _check(specs, "uploads.uploads")
         for at, spec in enumerate(specs):
-            if not await self._blobs.exists(job.tenant, spec.content_hash):
+            if not await self._blobs.keep(job.tenant, spec.content_hash):
                 raise UploadNotFound(
                     f"uploads.uploads[{at}].content_hash: nothing with this hash was uploaded",
                     violations=[
@@ -242,7 +242,7 @@ class Importer:
             content, table, key = await self._table_at(source.path, job.tenant, table)
         elif not table.content_hash:
             content = source.text.encode()
-        elif not await self._blobs.exists(job.tenant, table.content_hash):
+        elif not await self._blobs.keep(job.tenant, table.content_hash):
             told = "nothing with this hash was uploaded"
             raise UploadNotFound(f"rows.content_hash: {told}", violations=[Violation("rows.content_hash", told)])
         if content is not None:

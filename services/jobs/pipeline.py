@@ -243,11 +243,12 @@ class DocumentImport:
         tools, tenant = self._tools, self._job.tenant
         if self._spec.mime_type == READY_TYPE:
             return (await asyncio.to_thread(ReadyChunks.unpacked, content, self._name)).text()
-        text = await tools.blobs.get_text(tenant, self._content_hash, self._text_version)
+        kept = await tools.blobs.keep(tenant, self._content_hash)
+        text = await tools.blobs.get_text(tenant, self._content_hash, self._text_version) if kept else None
         if text is not None:
             return text
         text = await tools.extractor.extract(content, name=self._name, media_type=media_type(self._spec), tenant=tenant)
-        if not await tools.blobs.exists(tenant, self._content_hash):
+        if not kept:
             await tools.blobs.put(tenant, _whole(content))
         await tools.blobs.put_text(tenant, self._content_hash, self._text_version, text)
         return text

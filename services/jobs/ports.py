@@ -391,6 +391,10 @@ class Registry(Protocol):
         """Ids of the source's documents after that one, in order; fewer than `limit` at the end."""
         ...
 
+    async def needed(self, content_hashes: Sequence[str]) -> set[str]:
+        """Those of at most 1,000 hashes that documents have, deleted ones that can come back included."""
+        ...
+
     async def delete_documents(self, collection_id: str, document_ids: Sequence[str], *, filter: str = "") -> int:
         """Delete those of the documents that exist, and match at this moment; how many these were."""
         ...

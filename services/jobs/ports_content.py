@@ -1,6 +1,7 @@
 """What turning bytes into chunks needs of the world: where bytes rest, how text is got, how tokens are counted."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from services.jobs.blobs import Blob
@@ -80,10 +81,26 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def exists(self, tenant: str, content_hash: str) -> bool: ...
+    async def keep(self, tenant: str, content_hash: str) -> bool:
+        """Whether there is such content. Where there is, it is needed now: it begins to rest anew, as if put again."""
+        ...
 
-    async def delete(self, tenant: str, content_hash: str) -> None:
-        """Forget the content and every text extracted from it; no error where there is none."""
+    def resting(self, part: int, before: datetime) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        """Tenants and hashes of their content that nobody has put or kept since then, at most 1,000 at a time.
+
+        Args:
+            part: Which of the `PARTS` of all content; from 0.
+        """
+        ...
+
+    async def forget(self, tenant: str, content_hashes: Sequence[str], before: datetime) -> int:
+        """Forget content, and every text extracted from it, unless it was put or kept since then; how much that was.
+
+        Where somebody keeps content meanwhile, it stays, or `keep` tells that it is gone.
+
+        Raises:
+            UploadNotFound: one of them is no SHA-256.
+        """
         ...
 
     async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:

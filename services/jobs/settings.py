@@ -35,6 +35,12 @@ class Settings(ServiceSettings):
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
+    content_rest_s: float = Field(
+        24 * 3600,
+        ge=3600,
+        le=10**8,
+        description="Seconds stored bytes stay after they were last sent or read for an import, if nothing needs them.",
+    )
     auto_sync_look_s: float = Field(
         30.0, ge=0.05, le=86400, description="Seconds between two looks at a directory that a collection follows."
     )

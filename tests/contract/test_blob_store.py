@@ -4,12 +4,15 @@ import asyncio
 import hashlib
 import os
 import random
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from services.jobs.adapters.folder_blobs import FolderBlobStore
+from services.jobs.blobs import PARTS
 from services.jobs.extraction import ExtractedText, Page, Syntax
 from services.jobs.ports_content import BlobStore
 from services.mesh.errors import DocumentTooLarge, InvalidArgument, TenantDeleted, UploadNotFound, UploadOffsetInvalid
@@ -43,7 +46,7 @@ async def test_what_was_put_is_read_back_under_its_sha256(store: BlobStore) -> N
     blob = await store.put("acme", pieces(b"one ", b"two"))
     assert (blob.content_hash, blob.size_bytes) == (hashlib.sha256(b"one two").hexdigest(), 7)
     assert await store.read("acme", blob.content_hash) == b"one two"
-    assert await store.exists("acme", blob.content_hash)
+    assert await store.keep("acme", blob.content_hash)
 
 
 async def test_an_empty_stream_is_content_too(store: BlobStore) -> None:
@@ -82,38 +85,82 @@ async def test_the_same_content_put_at_once_by_many_is_stored_whole(store: BlobS
 async def test_content_over_the_limit_is_refused_and_not_kept(store: BlobStore) -> None:
     with pytest.raises(DocumentTooLarge, match="limit of 5 bytes"):
         await store.put("acme", pieces(b"123", b"456"), max_bytes=5)
-    assert not await store.exists("acme", hashlib.sha256(b"123456").hexdigest())
+    assert not await store.keep("acme", hashlib.sha256(b"123456").hexdigest())
     assert (await store.put("acme", pieces(b"12345"), max_bytes=5)).size_bytes == 5
 
 
 @pytest.mark.parametrize("other", ["beta", "Acme", "acme/..", "..", "", "a" * 300, "ünï/cödé"])
 async def test_a_tenant_never_sees_the_content_of_another(store: BlobStore, other: str) -> None:
     blob = await store.put("acme", pieces(b"secret"))
-    assert not await store.exists(other, blob.content_hash)
+    assert not await store.keep(other, blob.content_hash)
     with pytest.raises(UploadNotFound):
         await store.read(other, blob.content_hash)
-    await store.delete(other, blob.content_hash)
-    assert await store.exists("acme", blob.content_hash)
+    assert await store.forget(other, [blob.content_hash], tick()) == 0
+    assert await store.keep("acme", blob.content_hash)
     assert (await store.put(other, pieces(b"secret"))).content_hash == blob.content_hash
     assert await store.read(other, blob.content_hash) == b"secret"
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64])
 async def test_content_that_is_not_there_is_not_found(store: BlobStore, name: str) -> None:
-    assert not await store.exists("acme", name)
+    assert not await store.keep("acme", name)
     with pytest.raises(UploadNotFound):
         await store.read("acme", name)
     with pytest.raises(UploadNotFound):
         _ = [piece async for piece in store.open("acme", name)]
-    await store.delete("acme", name)
 
 
-async def test_deleting_forgets_content_and_texts(store: BlobStore) -> None:
-    blob = await store.put("acme", pieces(b"gone"))
-    await store.put_text("acme", blob.content_hash, "v1", TEXT)
-    await store.delete("acme", blob.content_hash)
-    assert not await store.exists("acme", blob.content_hash)
-    assert await store.get_text("acme", blob.content_hash, "v1") is None
+async def test_content_that_has_rested_is_told_and_forgotten_with_its_texts(store: BlobStore) -> None:
+    gone, kept, again = [await store.put("acme", pieces(b"%d" % number)) for number in range(3)]
+    theirs = await store.put("ünï/cödé", pieces(b"1"))
+    await store.put_text("acme", gone.content_hash, "v1", TEXT)
+    await store.put_text("acme", kept.content_hash, "v1", TEXT)
+    before = tick()
+    assert await store.keep("acme", kept.content_hash)
+    await store.put("acme", pieces(b"2"))
+
+    assert await resting(store, before) == {"acme": {gone.content_hash}, "ünï/cödé": {theirs.content_hash}}
+    assert await resting(store, datetime(2000, 1, 1, tzinfo=UTC)) == {}
+
+    hashes = [blob.content_hash for blob in (gone, kept, again)]
+    assert await store.forget("acme", hashes, before) == 1
+    assert await store.forget("acme", hashes, before) == 0
+    assert [await store.keep("acme", each) for each in hashes] == [False, True, True]
+    assert await store.get_text("acme", gone.content_hash, "v1") is None
+    assert await store.get_text("acme", kept.content_hash, "v1") == TEXT
+    assert await store.read("ünï/cödé", theirs.content_hash) == b"1"
+
+
+async def test_what_is_kept_while_it_is_forgotten_is_there_or_told_to_be_gone(store: BlobStore) -> None:
+    for number in range(50):
+        blob = await store.put("acme", pieces(b"%d" % number))
+        before = tick()
+        kept, forgotten = await asyncio.gather(
+            store.keep("acme", blob.content_hash), store.forget("acme", [blob.content_hash], before)
+        )
+        assert (kept, forgotten) in ((True, 0), (False, 1))
+        assert await store.keep("acme", blob.content_hash) is kept
+
+
+def tick() -> datetime:
+    """A moment later than what was, and earlier than what comes."""
+    began = time.monotonic_ns()
+    while time.monotonic_ns() < began + 10_000:
+        pass
+    moment = datetime.now(UTC)
+    while datetime.now(UTC) < moment + timedelta(microseconds=10):
+        pass
+    return moment
+
+
+async def resting(store: BlobStore, before: datetime) -> dict[str, set[str]]:
+    """Hashes of all that has rested since then, by tenant."""
+    found: dict[str, set[str]] = {}
+    for part in range(PARTS):
+        async for tenant, hashes in store.resting(part, before):
+            assert {int(each[:2], 16) for each in hashes} == {part}
+            found.setdefault(tenant, set()).update(hashes)
+    return found
 
 
 async def test_extracted_text_is_kept_by_content_and_version(store: BlobStore) -> None:
@@ -133,7 +180,7 @@ async def test_an_erased_tenant_has_nothing_left_and_nobody_else_misses_anything
     assert await store.erase("acme", 4) == (2, True)
     assert await store.erase("acme", 4) == (0, True)
     for blob in ours:
-        assert not await store.exists("acme", blob.content_hash)
+        assert not await store.keep("acme", blob.content_hash)
         with pytest.raises(UploadNotFound):
             await store.read("acme", blob.content_hash)
     assert await store.get_text("acme", ours[0].content_hash, "v1") is None
@@ -160,7 +207,7 @@ async def test_whoever_is_late_writes_nothing_for_an_erased_tenant_until_it_is_a
     assert await store.erase("acme", 10) == (0, True)
     await store.admit("acme")
     await store.admit("nobody")
-    assert await store.exists("acme", (await store.put("acme", pieces(b"anew"))).content_hash)
+    assert await store.keep("acme", (await store.put("acme", pieces(b"anew"))).content_hash)
 
 
 async def test_nothing_of_an_erased_tenant_is_in_the_folder_and_no_crash_brings_it_back(tmp_path: Path) -> None:
@@ -224,12 +271,12 @@ async def test_an_upload_that_is_not_what_was_announced_leaves_nothing(store: Bl
         await store.put_upload("acme", "u", 0, cut_after(b"one "), sha256=announced)
     with pytest.raises(InvalidArgument, match="sha256"):
         await store.put_upload("acme", "u", 4, pieces(b"six"), sha256=announced)
-    assert not await store.exists("acme", hashlib.sha256(b"one six").hexdigest())
+    assert not await store.keep("acme", hashlib.sha256(b"one six").hexdigest())
     with pytest.raises(UploadNotFound):
         await store.received("acme", "u")
     with pytest.raises(InvalidArgument, match="sha256"):
         await store.put("acme", pieces(b"one six"), sha256=announced)
-    assert not await store.exists("acme", hashlib.sha256(b"one six").hexdigest())
+    assert not await store.keep("acme", hashlib.sha256(b"one six").hexdigest())
 
 
 async def test_an_upload_is_held_to_the_limit_as_a_whole(store: BlobStore) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
@@ -10,10 +10,14 @@ from services.jobs import upkeep as module
 from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_queue import RedisQueue
+from services.jobs.blobs import PARTS
 from services.jobs.job import ItemChange
+from services.jobs.ports import KnownDocument
 from services.jobs.upkeep import Upkeep
+from services.mesh.errors import DependencyUnavailable
 from tests.contract.test_job_store import drained, eventually, job, jobs, specs
 from tests.fake_content import MemoryBlobStore
+from tests.jobs_fakes import MemoryRegistry
 from tests.jobs_store import Store, store_in
 from tests.sweeping import sweep
 
@@ -51,7 +55,7 @@ async def test_of_ended_jobs_nothing_is_left_in_the_store_for_tenants_nobody_ask
     for number in range(60):
         await store.submit(job(f"tenant-{number % 4}"), specs(2))
         await drained(queue, ItemChange.FAIL if number % 3 else ItemChange.SUCCEED)
-    upkeep = Upkeep(store, MemoryBlobStore())
+    upkeep = Upkeep(store, MemoryBlobStore(), MemoryRegistry(), rest_s=3600)
 
     async def nothing() -> bool:
         await sweep(upkeep)
@@ -76,7 +80,7 @@ async def test_jobs_that_may_still_be_asked_about_stay(redis: Redis, prefix: str
 
     assert await eventually(gone) == 1
     assert {each.id for each in (await kept.list_jobs("acme", jobs())).items} == {stays, waits}
-    await sweep(Upkeep(kept, MemoryBlobStore()))
+    await sweep(Upkeep(kept, MemoryBlobStore(), MemoryRegistry(), rest_s=3600))
     assert await redis.client.zcard(f"{prefix}purging") == 1, "the one that stays goes in its own time"
 
 
@@ -107,5 +111,64 @@ async def test_a_job_that_runs_again_is_not_forgotten_at_the_time_of_its_earlier
         return (await store.get("acme", job_id)).read_time > ended.purge_time  # type: ignore[operator]
 
     await eventually(past)
-    await sweep(Upkeep(store, MemoryBlobStore()))
+    await sweep(Upkeep(store, MemoryBlobStore(), MemoryRegistry(), rest_s=3600))
     assert (await store.list_jobs("acme", jobs())).total_size == 1
+
+
+async def test_content_goes_when_no_document_has_it_and_no_job_may_read_it(redis: Redis) -> None:
+    store, queue = RedisJobStore(redis, retention_s=0.01), RedisQueue(redis, "one", lease_s=5)
+    blobs, registry = MemoryBlobStore(), MemoryRegistry()
+    upkeep = Upkeep(store, blobs, registry, rest_s=0.05)
+
+    async def put(text: bytes) -> str:
+        async def whole() -> AsyncIterator[bytes]:
+            yield text
+
+        return (await blobs.put("acme", whole())).content_hash
+
+    async def left_of(*hashes: str) -> list[bool]:
+        """Of which of them there is something after sweeps over every part; what is asked about is not kept by it."""
+        for _ in range(PARTS):
+            await sweep(upkeep)
+        return [("acme", each) in blobs.contents for each in hashes]
+
+    had, unneeded = await put(b"had"), await put(b"unneeded")
+    registry.documents["books", "a"] = KnownDocument(True, had, "", "", 1, "", "", 1, 1)
+
+    async def gone() -> bool:
+        return await left_of(had, unneeded) == [True, False]
+
+    await eventually(gone)
+    job_id = await store.submit(job(), specs(1))
+    read = await put(b"read by the job")
+
+    async def rested() -> bool:
+        held = await store.get("acme", job_id)
+        return (held.read_time - held.create_time).total_seconds() > 0.2
+
+    await eventually(rested)
+    assert await left_of(had, read) == [True, True]
+    await drained(queue)
+
+    async def with_the_job() -> bool:
+        return await left_of(had, read) == [True, False]
+
+    await eventually(with_the_job)
+    registry.documents.clear()
+    assert await left_of(had) == [False]
+
+
+async def test_a_registry_that_cannot_be_asked_loses_nothing(redis: Redis) -> None:
+    class Gone(MemoryRegistry):
+        async def needed(self, content_hashes: Sequence[str]) -> set[str]:
+            raise DependencyUnavailable("the collections service does not answer")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield b"needed, for all that is known"
+
+    blobs = MemoryBlobStore()
+    kept = await blobs.put("acme", whole())
+    upkeep = Upkeep(RedisJobStore(redis, retention_s=3600), blobs, Gone(), rest_s=0)
+    for _ in range(PARTS):
+        await sweep(upkeep)
+    assert await blobs.read("acme", kept.content_hash) == b"needed, for all that is known"

@@ -148,6 +148,19 @@ async def test_a_document_reads_back_as_it_was_written(store: RegistryStore) -> 
     assert await store.find_documents(parent, ["full", "other"]) == [full]
 
 
+async def test_contents_are_found_that_documents_of_the_tenant_have(store: RegistryStore) -> None:
+    first, second = await put(store, collection()), await put(store, collection("second"))
+    theirs = await put(store, collection("theirs", tenant="globex"))
+    had, deleted, foreign, gone = (f"{number}" * 64 for number in range(4))
+    gone_already = document("b", of=first, content_hash=deleted, delete_time=now())
+    await add(store, first, document("a", of=first, content_hash=had), gone_already)
+    await add(store, second, document("c", of=second, content_hash=had), document("d", of=second))
+    await add(store, theirs, document("e", of=theirs, content_hash=foreign))
+    assert await store.find_contents("acme", [had, deleted, foreign, gone]) == {had, deleted}
+    assert await store.find_contents("globex", [had, foreign]) == {foreign}
+    assert await store.find_contents("nobody", [had]) == set()
+
+
 async def test_another_tenants_collection_is_not_found(store: RegistryStore) -> None:
     await put(store, collection("docs", tenant="acme"))
     assert await store.find_collection("globex", "docs") is None

@@ -257,7 +257,7 @@ async def test_a_directory_is_imported_file_by_file(rig: Rig, monkeypatch: pytes
     by_state = {item.spec.source_uri: (item.state, item.error and item.error.message) for item in await rig.items(job)}
     assert by_state["docs/link.md"] == (ItemState.FAILED, "docs/link.md: it is a symbolic link")
     assert by_state["docs/sub/6.bin"][0] is ItemState.SKIPPED
-    assert await rig.blobs.exists("acme", rig.registry.documents["books", "1.md"].content_hash)
+    assert await rig.blobs.keep("acme", rig.registry.documents["books", "1.md"].content_hash)
     assert {record.source_key for record in rig.registry.records} == {"directory:docs"}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ async def test_a_document_is_searchable_all_the_while(rig: Rig) -> None:
 
 async def test_a_document_whose_original_is_gone_fails_by_name_and_stays_as_it_was(rig: Rig) -> None:
     await imported(rig, source_uri="books/one.txt")
-    await rig.blobs.delete("acme", sha256(prose(120, "w1x")))
+    assert await rig.blobs.forget("acme", [sha256(prose(120, "w1x"))], datetime.max.replace(tzinfo=UTC)) == 1
     before = rig.index.of("doc-1")
     chunking(rig, 60)
     job = await done(rig, JobType.REPROCESS)

@@ -333,6 +333,54 @@ class LookupDocumentsResponse(_message.Message):
 Global___LookupDocumentsResponse: _TypeAlias = LookupDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class FindContentsRequest(_message.Message):
+    """Names contents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_HASHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def content_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of each, lower-case hex."""
+
+    def __init__(
+        self,
+        *,
+        content_hashes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hashes", b"content_hashes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindContentsRequest: _TypeAlias = FindContentsRequest  # noqa: Y015
+
+@_typing.final
+class FindContentsResponse(_message.Message):
+    """The contents that documents have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_HASHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def content_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In no order."""
+
+    def __init__(
+        self,
+        *,
+        content_hashes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hashes", b"content_hashes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindContentsResponse: _TypeAlias = FindContentsResponse  # noqa: Y015
+
+@_typing.final
 class SelectDocumentsRequest(_message.Message):
     """Selects documents of a collection."""
 

@@ -55,6 +55,11 @@ class RegistryServiceStub:
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.SerializeToString,
                 response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.FromString,
                 _registered_method=True)
+        self.FindContents = channel.unary_unary(
+                '/ragweave.internal.v1.RegistryService/FindContents',
+                request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsRequest.SerializeToString,
+                response_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsResponse.FromString,
+                _registered_method=True)
         self.SelectDocuments = channel.unary_unary(
                 '/ragweave.internal.v1.RegistryService/SelectDocuments',
                 request_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.SelectDocumentsRequest.SerializeToString,
@@ -115,6 +120,13 @@ class RegistryServiceServicer:
 
     def LookupDocuments(self, request, context):
         """Reads what importing needs to know of documents; those that do not exist are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindContents(self, request, context):
+        """Tells which contents documents of the tenant have, whatever their collections; those of deleted ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +196,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.LookupDocuments,
                     request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.FromString,
                     response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.SerializeToString,
+            ),
+            'FindContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindContents,
+                    request_deserializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsRequest.FromString,
+                    response_serializer=ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsResponse.SerializeToString,
             ),
             'SelectDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.SelectDocuments,
@@ -325,6 +342,33 @@ class RegistryService:
             '/ragweave.internal.v1.RegistryService/LookupDocuments',
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsRequest.SerializeToString,
             ragweave_dot_internal_dot_v1_dot_registry__service__pb2.LookupDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.internal.v1.RegistryService/FindContents',
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsRequest.SerializeToString,
+            ragweave_dot_internal_dot_v1_dot_registry__service__pb2.FindContentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

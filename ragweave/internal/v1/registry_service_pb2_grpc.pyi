@@ -43,6 +43,8 @@ class RegistryServiceStub:
     """
     LookupDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
+    FindContents: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.FindContentsRequest, _registry_service_pb2.FindContentsResponse]
+    """Tells which contents documents of the tenant have, whatever their collections; those of deleted ones included."""
     SelectDocuments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SelectDocumentsRequest, _registry_service_pb2.SelectDocumentsResponse]
     """Reads documents that a filter selects, by id, as LookupDocuments does."""
     RecordDocument: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]
@@ -71,6 +73,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     LookupDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.LookupDocumentsRequest, _registry_service_pb2.LookupDocumentsResponse]  # type: ignore[assignment]
     """Reads what importing needs to know of documents; those that do not exist are left out."""
+    FindContents: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.FindContentsRequest, _registry_service_pb2.FindContentsResponse]  # type: ignore[assignment]
+    """Tells which contents documents of the tenant have, whatever their collections; those of deleted ones included."""
     SelectDocuments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SelectDocumentsRequest, _registry_service_pb2.SelectDocumentsResponse]  # type: ignore[assignment]
     """Reads documents that a filter selects, by id, as LookupDocuments does."""
     RecordDocument: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RecordDocumentRequest, _registry_service_pb2.RecordDocumentResponse]  # type: ignore[assignment]
@@ -120,6 +124,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.LookupDocumentsResponse, _abc.Awaitable[_registry_service_pb2.LookupDocumentsResponse]]:
         """Reads what importing needs to know of documents; those that do not exist are left out."""
+
+    @_abc_1.abstractmethod
+    def FindContents(
+        self,
+        request: _registry_service_pb2.FindContentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.FindContentsResponse, _abc.Awaitable[_registry_service_pb2.FindContentsResponse]]:
+        """Tells which contents documents of the tenant have, whatever their collections; those of deleted ones included."""
 
     @_abc_1.abstractmethod
     def SelectDocuments(

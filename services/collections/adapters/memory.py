@@ -1,6 +1,6 @@
 """The registry in memory: for tests, and the reference the database is held to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
@@ -133,6 +133,11 @@ class MemoryStore:
         held = self._documents.get(collection.uid, {})
         found = (held[document_id] for document_id in document_ids if document_id in held)
         return [document for document in found if bool(document.delete_time) is deleted]
+
+    async def find_contents(self, tenant: str, content_hashes: Iterable[str]) -> set[str]:
+        uids = {uid for uid, collection in self._collections.items() if collection.tenant == tenant}
+        held = {each.content_hash for uid in uids for each in self._documents.get(uid, {}).values()}
+        return held.intersection(content_hashes)
 
     async def list_documents(
         self, collection: Collection, query: ListQuery, *, deleted: bool = False

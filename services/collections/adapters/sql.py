@@ -1,6 +1,6 @@
 """The registry in SQL: a SQLite file, or PostgreSQL by URL."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -206,6 +206,15 @@ class SqlStore:
         state = DOCUMENTS.c.delete_time.is_not(None) if deleted else DOCUMENTS.c.delete_time.is_(None)
         rows = await self._database.read(_named_documents(collection, document_ids).where(state))
         return [document_from(row, collection) for row in rows]
+
+    async def find_contents(self, tenant: str, content_hashes: Iterable[str]) -> set[str]:
+        wanted = (
+            select(DOCUMENTS.c.content_hash)
+            .join(COLLECTIONS, COLLECTIONS.c.uid == DOCUMENTS.c.collection_uid)
+            .where(DOCUMENTS.c.content_hash.in_(list(content_hashes)), COLLECTIONS.c.tenant == tenant)
+            .distinct()
+        )
+        return {row.content_hash for row in await self._database.read(wanted)}
 
     async def list_documents(
         self, collection: Collection, query: ListQuery, *, deleted: bool = False

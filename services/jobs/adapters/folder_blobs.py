@@ -1,5 +1,7 @@
 """The BlobStore port over a folder: `<tenant>/<aa>/<bb>/<sha256>`, extracted texts beside as `<sha256>.<version>`.
 
+Content is as old as its file; who puts or keeps what is there makes it new.
+
 In place of the folder of an erased tenant there is a file: whoever is late finds no way to write below it.
 """
 
@@ -11,14 +13,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from dataclasses import fields as fields_of
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from services.jobs.adapters import folder_rest
 from services.jobs.adapters.folder_uploads import FolderUploads, Stretch
 from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_hash, check_size, key_part
 from services.jobs.extraction import ExtractedText, Page, Syntax
@@ -27,6 +31,8 @@ from services.mesh.errors import DomainError, TenantDeleted, UploadNotFound
 _TEMPORARY = ".incoming"
 _UNFINISHED = ".uploads"
 _DOOMED = ".erased"
+# Beside the content of a tenant whose folder cannot be named as it is: how it is named.
+_NAME = "tenant"
 _ABANDONED_S = 24 * 3600
 
 
@@ -140,20 +146,24 @@ class FolderBlobStore:
 
         return await asyncio.to_thread(some)
 
-    async def exists(self, tenant: str, content_hash: str) -> bool:
+    async def keep(self, tenant: str, content_hash: str) -> bool:
         try:
-            return await asyncio.to_thread(self._path(tenant, content_hash).is_file)
+            return await asyncio.to_thread(folder_rest.keep, self._path(tenant, content_hash))
         except UploadNotFound:
             return False
 
-    async def delete(self, tenant: str, content_hash: str) -> None:
-        def remove() -> None:
-            path = self._path(tenant, content_hash)
-            for file in (path, *path.parent.glob(f"{path.name}.*")):
-                file.unlink(missing_ok=True)
+    async def resting(self, part: int, before: datetime) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        for tenant, home in await asyncio.to_thread(self._homes):
+            found = folder_rest.resting(home / f"{part:02x}", before.timestamp())
+            while hashes := await asyncio.to_thread(next, found, None):
+                yield tenant, hashes
 
-        with suppress(UploadNotFound):
-            await asyncio.to_thread(remove)
+    async def forget(self, tenant: str, content_hashes: Sequence[str], before: datetime) -> int:
+        def forgotten() -> int:
+            paths = [self._path(tenant, content_hash) for content_hash in content_hashes]
+            return sum(folder_rest.forget(path, before.timestamp()) for path in paths)
+
+        return await asyncio.to_thread(forgotten)
 
     async def put_text(self, tenant: str, content_hash: str, version: str, text: ExtractedText) -> None:
         path = self._text_path(tenant, content_hash, version)
@@ -235,9 +245,23 @@ class FolderBlobStore:
         incoming.write(piece)
         return incoming
 
+    def _homes(self) -> list[tuple[str, Path]]:
+        """Tenants and their folders; without tenants that were erased."""
+        homes: list[tuple[str, Path]] = []
+        for home in self._folder.iterdir():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                name = home / _NAME
+                tenant = name.read_text("utf-8", "surrogatepass") if name.exists() else home.name
+                if key_part(tenant) == home.name and home.is_dir():
+                    homes.append((tenant, home))
+        return homes
+
     def _publish(self, tenant: str, incoming: "_Incoming", path: Path) -> None:
         try:
             incoming.publish(path)
+            name = self._folder / key_part(tenant) / _NAME
+            if name.parent.name != tenant and not name.exists():
+                self._write(tenant, None, tenant.encode("utf-8", "surrogatepass")).publish(name)
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
             incoming.discard()
             self._check_admitted(tenant)
@@ -290,7 +314,7 @@ class FolderBlobStore:
             incoming.discard()
             raise
         path = self._path(tenant, content_hash)
-        if path.is_file():
+        if folder_rest.keep(path):
             incoming.discard()
         else:
             self._publish(tenant, incoming, path)

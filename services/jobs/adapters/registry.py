@@ -93,6 +93,10 @@ class RegistryClient:
         )
         return list((await self._stub.ListSourceDocuments(request)).document_ids)
 
+    async def needed(self, content_hashes: Sequence[str]) -> set[str]:
+        found = await self._stub.FindContents(pb.FindContentsRequest(content_hashes=content_hashes))
+        return set(found.content_hashes)
+
     async def delete_documents(self, collection_id: str, document_ids: Sequence[str], *, filter: str = "") -> int:
         request = pb.DeleteSourceDocumentsRequest(collection_id=collection_id, document_ids=document_ids, filter=filter)
         return int((await self._stub.DeleteSourceDocuments(request)).deleted)

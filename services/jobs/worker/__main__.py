@@ -99,7 +99,8 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
         open_tools(settings, redis) as tools,
         open_webhooks(settings, redis),
     ):
-        upkeep = Upkeep(RedisJobStore(redis, retention_s=settings.retention_s), tools.blobs)
+        store = RedisJobStore(redis, retention_s=settings.retention_s)
+        upkeep = Upkeep(store, tools.blobs, tools.registry, rest_s=settings.content_rest_s)
         async with Maintenance("jobs", upkeep.steps, interval_s=settings.maintenance_interval_s).running():
             yield worker(settings, tools).run
 
