@@ -5,9 +5,14 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from tests import reaper
+
+# A run tries what every other run tried, on any machine; `--hypothesis-profile=default` draws anew.
+settings.register_profile("suite", derandomize=True)
+settings.load_profile("suite")
 
 # Files of tests/e2e that do without the session's usual mesh, by the mesh they use. All others share a worker.
 MESH_OF = {

@@ -170,7 +170,7 @@ class DocumentDeletions:
         for live in await self._store.find_documents(collection, [document_id]):
             if may_read(live, who):
                 if live.unsettled:  # an interrupted undeletion, perhaps: whoever asks again may rely on its end
-                    await self._writer.settle(collection, live, live.unsettled)
+                    await self._writer.settle(collection, await self._writer.begin(collection, live))
                 raise _not_deleted(live)
         for deleted in await self._store.find_documents(collection, [document_id], deleted=True):
             if may_read(deleted, who):

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
-from services.collections.document_changes import purging
+from services.collections.document_changes import purging, unsettled
 from services.collections.ports import Index, RegistryStore
 from services.collections.records import Collection, Document, now
 from services.collections.text import collection_id_of
@@ -61,6 +61,10 @@ class DocumentWriter:
             collection, [document_id], lambda found: {document_id: change(found)}, receipt, limits=limits
         )
         return written
+
+    async def begin(self, collection: Collection, document: Document) -> Document:
+        """The document as it is now, with one more push announced; raises DocumentNotFound where it is gone."""
+        return await self.write(collection, document.document_id, lambda found: unsettled(still(document, found)))
 
     async def settle(self, collection: Collection, document: Document, pushes: int = 1) -> None:
         """Makes the index hold what the registry holds, and ends `pushes` that were begun."""

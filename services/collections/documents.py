@@ -270,6 +270,8 @@ class Documents:
                     return await self._writer.write(collection, document_id, settling(latest, changed, 1), receipt)
                 except Overtaken as overtaken:
                     latest = overtaken.latest
+                    if not latest.unsettled:  # ours was settled together with another's: begun anew, it is seen again
+                        latest = await self._writer.begin(collection, latest)
 
         return await once(receipt, self._recall_one, work)
 

@@ -90,7 +90,7 @@ async def test_a_vector_of_another_dimension_is_refused_before_anything_is_kept(
         await submitted(rig, ReadyChunk("One.", vector=VECTOR), ReadyChunk("Two.", vector=VECTOR[:8]))
     with pytest.raises(InvalidArgument, match="mime_type: is not for ready chunks"):
         await submitted(rig, ReadyChunk("One."), mime_type="text/plain")
-    assert rig.blobs._contents == {}
+    assert rig.blobs.contents == {}
 
 
 async def test_an_upload_that_only_claims_to_be_chunks_fails_alone(rig: Rig) -> None:

@@ -151,7 +151,7 @@ async def test_an_estimate_counts_rows_and_keeps_nothing(rig: Rig) -> None:
     )
     assert job.estimate is not None
     assert (job.estimate.documents, job.estimate.chunks) == (2, 2)
-    assert (rig.registry.records, rig.blobs._contents) == ([], {})
+    assert (rig.registry.records, rig.blobs.contents) == ([], {})
 
 
 async def test_to_run_what_failed_again_deletes_nothing_either(rig: Rig) -> None:

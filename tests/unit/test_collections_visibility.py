@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.collections.adapters.memory import MemoryStore
@@ -224,6 +224,18 @@ def test_one_after_the_other_each_step_holds_once_it_has_ended(steps: list[tuple
         max_size=5,
     ),
     seed=st.integers(0, 10**6),
+)
+@example(  # an undeletion settled the change that a rename had begun, and pushed the old title after it
+    rounds=[
+        [
+            ("delete", "x", "p"),
+            ("undelete", "x", "p"),
+            ("undelete", "x", "p"),
+            ("rename", "x", "p"),
+            ("undelete", "x", "p"),
+        ]
+    ],
+    seed=324,
 )
 def test_however_they_race_index_and_registry_say_the_same_in_the_end(
     rounds: list[list[tuple[str, str, str]]], seed: int
