@@ -18,6 +18,7 @@ from services.mesh.consistency import consistency_token
 from services.mesh.errors import CollectionDisabled, CollectionNotFound
 from services.mesh.identity import Caller
 from services.retrieval.adapters.redis import RedisRevisions
+from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.chunks import DocumentFields, EncodedChunk, Found, IndexId, Mode, VectorQuery
 from services.retrieval.query import CacheControl, Query
 from tests.jobs_store import store_in
@@ -56,6 +57,7 @@ class Truth:
         default_factory=lambda: {each: [Version(None, (), 0.0, 0.0)] for each in DOCUMENTS}
     )
     public: bool = True
+    revision: int = 0
 
     def may_show(self, document: str, since_s: float, revision: int) -> list[Version]:
         """The versions that a search may have seen: the last one acknowledged before it had to be seen, and later ones.
@@ -65,22 +67,29 @@ class Truth:
             revision: So must writes counted up to it.
         """
         versions = self.versions[document]
-        must = max(
-            number for number, each in enumerate(versions) if each.from_s <= since_s or 0 < each.revision <= revision
-        )
-        return versions[must:]
+        for number in range(len(versions) - 1, -1, -1):
+            if versions[number].from_s <= since_s or 0 < versions[number].revision <= revision:
+                return versions[number:]
+        raise AssertionError("there is a first version of every document")
 
 
 @dataclass
 class Soak:
-    """Drives replicas by one seed. Writes of a document are made one after the other; all else is at the same time."""
+    """Drives replicas by one seed. Writes of a document are made one after the other; all else is at the same time.
+
+    Attributes:
+        tolerance_s: How old a write is that a search without a token must show.
+        writes: Their share of all steps.
+    """
 
     replicas: list[Replica]
     seed: int
     tolerance_s: float
+    writes: float
     truth: Truth = field(default_factory=Truth)
     searches: int = 0
     hits: int = 0
+    shared: int = 0
     checked: int = 0
 
     async def run(self, steps: int) -> None:
@@ -93,14 +102,16 @@ class Soak:
             await asyncio.sleep(0)
             kind = chance.random()
             replica = chance.choice(self.replicas)
-            if kind < 0.8:
-                await self._search(replica, chance)
-            elif kind < 0.97:
+            if kind < self.writes:
                 document = chance.choice(DOCUMENTS)
                 async with locks[document]:
                     await self._write(replica, document, chance)
-            else:
+            elif kind < self.writes * 1.2:
                 self._turn_visibility()
+            elif kind < self.writes * 1.21:
+                await replica.cache.drop(ANN.tenant, chance.choice((None, INDEX)))
+            else:
+                await self._search(replica, chance)
 
     def _turn_visibility(self) -> None:
         """As the registry has it applied by every replica before it acknowledges it."""
@@ -131,13 +142,14 @@ class Soak:
         else:
             revision = await replica.indexer.update_fields(INDEX, DocumentFields(document, principals=grants))
         self.truth.versions[document][-1] = replace(new, from_s=time.monotonic(), revision=revision)
+        self.truth.revision = max(revision, self.truth.revision)
 
     async def _search(self, replica: Replica, chance: random.Random) -> None:
         who = chance.choice(CALLERS)
         control = chance.choices((CacheControl.DEFAULT, CacheControl.REFRESH, CacheControl.BYPASS), (18, 1, 1))[0]
         revision = 0
         if chance.random() < 0.3:
-            revision = max(each.revision for versions in self.truth.versions.values() for each in versions)
+            revision = self.truth.revision
         query = Query(
             text=chance.choice(WORDS),
             collection="docs",
@@ -154,6 +166,7 @@ class Soak:
         assert not who.anonymous or public or self.truth.public, "a closed collection was searched without a token"
         self.searches += 1
         self.hits += response.cache.status == response.cache.HIT
+        self.shared += response.cache.layer == response.cache.SHARED
         found = {hit.document.rpartition("/")[2]: hit.text for hit in response.hits}
         for document in DOCUMENTS:
             self.checked += 1
@@ -209,37 +222,47 @@ async def one_process(seed: int) -> AsyncIterator[list[Replica]]:
 
 @asynccontextmanager
 async def two_processes(folder: Path, seed: int) -> AsyncIterator[list[Replica]]:
-    """Two processes' parts over one store and one real Redis, each with connections of its own."""
+    """Two processes' parts over one store and one real Redis, each with connections of its own.
+
+    They share answers. The second keeps none itself: what it gives again comes out of Redis.
+    """
     store = JitteryStore(seed)
     async with AsyncExitStack() as opened:
         server = opened.enter_context(store_in(folder))
         replicas = []
-        for _ in range(2):
+        for max_bytes in (2**20, 0):
             counter = await opened.enter_async_context(RedisRevisions.open(server.url, timeout_s=10))
-            replicas.append(await opened.enter_async_context(Replica(store, counter, view(public=True)).running()))
+            shared = await opened.enter_async_context(RedisResults.open(server.url, ttl_s=60, timeout_s=5))
+            made = Replica(store, counter, view(public=True), shared=shared, max_bytes=max_bytes)
+            replicas.append(await opened.enter_async_context(made.running()))
         yield replicas
 
 
-async def soak(steps: int, seed: int) -> list[Soak]:
-    """Both bars; each soak tells what it saw. Raises AssertionError for a stale or forbidden hit."""
-    soaks = []
+async def soak(steps: int, seed: int) -> dict[str, Soak]:
+    """Both bars, and the second with time for answers to be shared; each soak tells what it saw.
+
+    Raises:
+        AssertionError: A hit was stale or forbidden.
+    """
+    soaks = {}
     async with one_process(seed) as replicas:
-        soaks.append(Soak(replicas, seed, 0.0))
-        await soaks[-1].run(steps)
-    with TemporaryDirectory() as folder:
-        async with two_processes(Path(folder), seed) as replicas:
-            soaks.append(Soak(replicas, seed, STALE_S))
-            await soaks[-1].run(steps)
+        soaks["one process"] = Soak(replicas, seed, 0.0, writes=0.15)
+        await soaks["one process"].run(steps)
+    for name, writes in (("two processes", 0.15), ("two processes, few writes", 0.005)):
+        with TemporaryDirectory() as folder:
+            async with two_processes(Path(folder), seed) as replicas:
+                soaks[name] = Soak(replicas, seed, STALE_S, writes)
+                await soaks[name].run(steps)
     return soaks
 
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
-    for name, each in zip(("one process", "two processes"), asyncio.run(soak(steps, seed)), strict=True):
+    for name, each in asyncio.run(soak(steps, seed)).items():
         print(
-            f"{name}: {each.searches} searches, {each.hits} of them from the cache; {each.checked} documents looked "
-            f"at, none stale or forbidden (seed {seed})"
+            f"{name}: {each.searches} searches, {each.hits} of them from the cache ({each.shared} by Redis); "
+            f"{each.checked} documents looked at, none stale or forbidden (seed {seed})"
         )
 
 
