@@ -109,7 +109,7 @@ class Soak:
             elif kind < self.writes * 1.2:
                 self._turn_visibility()
             elif kind < self.writes * 1.21:
-                await replica.cache.drop(ANN.tenant, chance.choice((None, INDEX)))
+                await replica.cache.purge(ANN.tenant, chance.choice((None, INDEX)))
             else:
                 await self._search(replica, chance)
 

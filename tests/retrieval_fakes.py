@@ -29,7 +29,7 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.fusion import merge, ranked
-from services.retrieval.ports import Bumped, Heard, QueryEmbedding, UnscaledChunk
+from services.retrieval.ports import Bumped, Heard, QueryEmbedding, Question, UnscaledChunk
 from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 from services.retrieval.tally import HourTally
@@ -251,6 +251,30 @@ class FakeRegistry:
 
     def break_stream(self) -> None:
         self._changes.put_nowait(None)
+
+
+class FakeQuestions:
+    """Fulfils Questions in memory."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[Question]] = {}
+
+    async def add(self, counts: Mapping[str, Mapping[Question, int]]) -> None:
+        for tenant, questions in counts.items():
+            self.counts.setdefault(tenant, Counter()).update(questions)
+
+    async def most_asked(self, tenant: str, index: IndexId | None, limit: int) -> list[Question]:
+        own = self._own(tenant, index)
+        return sorted(own, key=lambda each: -self.counts[tenant][each])[:limit]
+
+    async def drop(self, tenant: str, index: IndexId | None) -> int:
+        own = self._own(tenant, index)
+        for each in own:
+            del self.counts[tenant][each]
+        return len(own)
+
+    def _own(self, tenant: str, index: IndexId | None) -> list[Question]:
+        return [each for each in self.counts.get(tenant, ()) if index is None or index in each.indexes]
 
 
 class FakeRevisions:

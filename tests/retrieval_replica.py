@@ -3,26 +3,32 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from ragweave.v1 import search_pb2 as pb
 from services.mesh.identity import Caller
 from services.retrieval.answering import Answering
 from services.retrieval.cache import ResultCache
+from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import Found, IndexId, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.convert_cache import body_of, response_from, sent_from
+from services.retrieval.convert import query_from
+from services.retrieval.convert_cache import body_of, query_read, response_from, sent_from, written_from
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
 from services.retrieval.ports import QueryEmbedding, SharedResults
 from services.retrieval.query import Query
+from services.retrieval.query_log import QueryLog
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
 from services.retrieval.usage import Usage
+from services.retrieval.warming import CacheWarmer
 from tests.retrieval_fakes import (
     FakeEmbedder,
+    FakeQuestions,
     FakeRegistry,
     FakeReranker,
     FakeUsageSink,
@@ -91,7 +97,11 @@ class Replica:
             store, self.embedder, self.collections, scales, freshness, FakeReranker(), self.usage
         )
         self.cache = ResultCache(self.revisions, shared, **{"max_bytes": 2**20, "ttl_s": 60, **cache})
-        self.answering = Answering(self.retriever, self.cache, self.usage, body_of, sent_from)
+        self.questions = FakeQuestions()
+        self.log = QueryLog(self.questions)
+        self.answering = Answering(self.retriever, self.cache, self.log, self.usage, body_of, sent_from)
+        self.keeper = CacheKeeper(self.cache, self.log, self.collections)
+        self.warmer = CacheWarmer(self.answering, self.log, self.collections, query_read)
         self.indexer = Indexer(store, self.collections, self.revisions, scales)
 
     @asynccontextmanager
@@ -112,7 +122,13 @@ class Replica:
     ) -> pb.SearchResponse:
         """The response to a query of these fields, about foxes in docs unless they say otherwise."""
         asked = query or Query(**{"collection": "docs", "text": "foxes", **fields})
-        return response_from(await self.answering.search(asked, who, timeout_s=timeout_s), "")
+        return response_from(await self.answering.search(asked, who, bytes, timeout_s=timeout_s), "")
+
+    async def answered(self, who: Caller = ANN, **fields: Any) -> pb.SearchResponse:
+        """The response to a request of these fields, about foxes in docs unless they say otherwise."""
+        request = pb.SearchRequest(**{"collection": "docs", "query": "foxes", **fields})
+        served = await self.answering.search(query_from(request), who, partial(written_from, request))
+        return response_from(served, "")
 
     async def texts(self, query: Query | None = None, who: Caller = ANN, **fields: Any) -> list[str]:
         return [hit.text for hit in (await self.found(query, who, **fields)).hits]

@@ -1,4 +1,4 @@
-"""Commands for the cache of answers: what it does, what it keeps, emptying it."""
+"""Commands for the cache of answers: what it does, what it keeps, emptying and filling it."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from ragweave.names import last_id
 from ragweave.v1 import cache_pb2, search_pb2
 from ragweave.v1 import cache_service_pb2 as pb
 
-cache = typer.Typer(no_args_is_help=True, help="The cache of answers: stats, list, purge.")
+cache = typer.Typer(no_args_is_help=True, help="The cache of answers: stats, list, purge, warm.")
 app.add_typer(cache, name="cache")
 
 Collection = Annotated[str, typer.Argument(help="The collection; all of them without.")]
@@ -50,10 +50,25 @@ def list_(
 
 @command(group=cache)
 def purge(collection: Collection = "") -> None:
-    """Drop the answers of a collection, or all of the tenant's, in every process and in Redis."""
+    """Drop the answers and logged questions of a collection, or all of the tenant's, in every process and in Redis."""
     with connect() as client:
         dropped = client.cache.PurgeCache(pb.PurgeCacheRequest(collection=collection))
-    out.print(f"dropped {dropped.process_entries} in the process, {dropped.shared_entries} in Redis")
+    out.print(
+        f"dropped {dropped.process_entries} in the process, {dropped.shared_entries} in Redis, "
+        f"{dropped.questions} questions",
+        soft_wrap=True,
+    )
+
+
+@command(group=cache)
+def warm(
+    collection: Collection = "",
+    limit: Annotated[int, typer.Option("-n", help="Searches to make at most.", min=1, max=1000)] = 100,
+) -> None:
+    """Make the most frequent searches again, so that the next who asks is answered from the cache."""
+    with connect() as client:
+        done = client.cache.WarmCache(pb.WarmCacheRequest(collection=collection, limit=limit))
+    out.print(f"{done.warmed} made, {done.kept} were there, {done.left_out} left out")
 
 
 def _cells(entry: cache_pb2.CacheEntry) -> list[str]:

@@ -29,7 +29,7 @@ from ragweave.v1 import cache_pb2 as ragweave_dot_v1_dot_cache__pb2
 from ragweave.v1 import policy_pb2 as ragweave_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fragweave/v1/cache_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17ragweave/v1/cache.proto\x1a\x18ragweave/v1/policy.proto\"8\n\x14GetCacheStatsRequest\x12 \n\ncollection\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\"\xb4\x01\n\x17ListCacheEntriesRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x19\n\x04page\x18\x03 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\"\x8e\x01\n\x18ListCacheEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ragweave.v1.CacheEntryB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"5\n\x11PurgeCacheRequest\x12 \n\ncollection\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\"W\n\x12PurgeCacheResponse\x12 \n\x0fprocess_entries\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eshared_entries\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x32\xab\x03\n\x0c\x43\x61\x63heService\x12z\n\rGetCacheStats\x12!.ragweave.v1.GetCacheStatsRequest\x1a\x17.ragweave.v1.CacheStats\"-\x90\x02\x01\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/rag/cache\x12\x96\x01\n\x10ListCacheEntries\x12$.ragweave.v1.ListCacheEntriesRequest\x1a%.ragweave.v1.ListCacheEntriesResponse\"5\x90\x02\x01\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/rag/cache/entries\x12\x85\x01\n\nPurgeCache\x12\x1e.ragweave.v1.PurgeCacheRequest\x1a\x1f.ragweave.v1.PurgeCacheResponse\"6\x90\x02\x02\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x14\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/rag/cache:purge:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fragweave/v1/cache_service.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17ragweave/v1/cache.proto\x1a\x18ragweave/v1/policy.proto\"8\n\x14GetCacheStatsRequest\x12 \n\ncollection\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\"\xb4\x01\n\x17ListCacheEntriesRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x19\n\x04page\x18\x03 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1e\n\x08order_by\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\"\x8e\x01\n\x18ListCacheEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ragweave.v1.CacheEntryB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12!\n\x0fnext_page_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1b\n\ntotal_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"5\n\x11PurgeCacheRequest\x12 \n\ncollection\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\"s\n\x12PurgeCacheResponse\x12 \n\x0fprocess_entries\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0eshared_entries\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\tquestions\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"S\n\x10WarmCacheRequest\x12 \n\ncollection\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x8c\x01\x12\x1d\n\x05limit\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\"^\n\x11WarmCacheResponse\x12\x17\n\x06warmed\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x15\n\x04kept\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x08left_out\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x32\xaf\x04\n\x0c\x43\x61\x63heService\x12z\n\rGetCacheStats\x12!.ragweave.v1.GetCacheStatsRequest\x1a\x17.ragweave.v1.CacheStats\"-\x90\x02\x01\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/rag/cache\x12\x96\x01\n\x10ListCacheEntries\x12$.ragweave.v1.ListCacheEntriesRequest\x1a%.ragweave.v1.ListCacheEntriesResponse\"5\x90\x02\x01\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x05\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/rag/cache/entries\x12\x85\x01\n\nPurgeCache\x12\x1e.ragweave.v1.PurgeCacheRequest\x1a\x1f.ragweave.v1.PurgeCacheResponse\"6\x90\x02\x02\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08\x14\x82\xd3\xe4\x93\x02\x1c\"\x17/api/v1/rag/cache:purge:\x01*\x12\x81\x01\n\tWarmCache\x12\x1d.ragweave.v1.WarmCacheRequest\x1a\x1e.ragweave.v1.WarmCacheResponse\"5\x90\x02\x02\x92\x82\x19\r\n\x05\x61\x64min\x10\x05\x1a\x02\x08<\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/rag/cache:warm:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,12 +60,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PURGECACHERESPONSE'].fields_by_name['process_entries']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_PURGECACHERESPONSE'].fields_by_name['shared_entries']._loaded_options = None
   _globals['_PURGECACHERESPONSE'].fields_by_name['shared_entries']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_PURGECACHERESPONSE'].fields_by_name['questions']._loaded_options = None
+  _globals['_PURGECACHERESPONSE'].fields_by_name['questions']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_WARMCACHEREQUEST'].fields_by_name['collection']._loaded_options = None
+  _globals['_WARMCACHEREQUEST'].fields_by_name['collection']._serialized_options = b'\342A\001\001\272H\005r\003\030\214\001'
+  _globals['_WARMCACHEREQUEST'].fields_by_name['limit']._loaded_options = None
+  _globals['_WARMCACHEREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\007\032\005\030\350\007(\000'
+  _globals['_WARMCACHERESPONSE'].fields_by_name['warmed']._loaded_options = None
+  _globals['_WARMCACHERESPONSE'].fields_by_name['warmed']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_WARMCACHERESPONSE'].fields_by_name['kept']._loaded_options = None
+  _globals['_WARMCACHERESPONSE'].fields_by_name['kept']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_WARMCACHERESPONSE'].fields_by_name['left_out']._loaded_options = None
+  _globals['_WARMCACHERESPONSE'].fields_by_name['left_out']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_CACHESERVICE'].methods_by_name['GetCacheStats']._loaded_options = None
   _globals['_CACHESERVICE'].methods_by_name['GetCacheStats']._serialized_options = b'\220\002\001\222\202\031\r\n\005admin\020\005\032\002\010\005\202\323\344\223\002\023\022\021/api/v1/rag/cache'
   _globals['_CACHESERVICE'].methods_by_name['ListCacheEntries']._loaded_options = None
   _globals['_CACHESERVICE'].methods_by_name['ListCacheEntries']._serialized_options = b'\220\002\001\222\202\031\r\n\005admin\020\005\032\002\010\005\202\323\344\223\002\033\022\031/api/v1/rag/cache/entries'
   _globals['_CACHESERVICE'].methods_by_name['PurgeCache']._loaded_options = None
   _globals['_CACHESERVICE'].methods_by_name['PurgeCache']._serialized_options = b'\220\002\002\222\202\031\r\n\005admin\020\005\032\002\010\024\202\323\344\223\002\034\"\027/api/v1/rag/cache:purge:\001*'
+  _globals['_CACHESERVICE'].methods_by_name['WarmCache']._loaded_options = None
+  _globals['_CACHESERVICE'].methods_by_name['WarmCache']._serialized_options = b'\220\002\002\222\202\031\r\n\005admin\020\005\032\002\010<\202\323\344\223\002\033\"\026/api/v1/rag/cache:warm:\001*'
   _globals['_GETCACHESTATSREQUEST']._serialized_start=191
   _globals['_GETCACHESTATSREQUEST']._serialized_end=247
   _globals['_LISTCACHEENTRIESREQUEST']._serialized_start=250
@@ -75,7 +89,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PURGECACHEREQUEST']._serialized_start=577
   _globals['_PURGECACHEREQUEST']._serialized_end=630
   _globals['_PURGECACHERESPONSE']._serialized_start=632
-  _globals['_PURGECACHERESPONSE']._serialized_end=719
-  _globals['_CACHESERVICE']._serialized_start=722
-  _globals['_CACHESERVICE']._serialized_end=1149
+  _globals['_PURGECACHERESPONSE']._serialized_end=747
+  _globals['_WARMCACHEREQUEST']._serialized_start=749
+  _globals['_WARMCACHEREQUEST']._serialized_end=832
+  _globals['_WARMCACHERESPONSE']._serialized_start=834
+  _globals['_WARMCACHERESPONSE']._serialized_end=928
+  _globals['_CACHESERVICE']._serialized_start=931
+  _globals['_CACHESERVICE']._serialized_end=1490
 # @@protoc_insertion_point(module_scope)

@@ -141,20 +141,80 @@ class PurgeCacheResponse(_message.Message):
 
     PROCESS_ENTRIES_FIELD_NUMBER: _builtins.int
     SHARED_ENTRIES_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
     process_entries: _builtins.int
     """Answers dropped in the process that was asked. Other replicas drop theirs as they hear of it."""
     shared_entries: _builtins.int
     """Answers dropped in Redis."""
+    questions: _builtins.int
+    """Questions dropped from the query log. Those that other replicas noted within the last second may still come to it."""
     def __init__(
         self,
         *,
         process_entries: _builtins.int = ...,
         shared_entries: _builtins.int = ...,
+        questions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process_entries", b"process_entries", "shared_entries", b"shared_entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["process_entries", b"process_entries", "questions", b"questions", "shared_entries", b"shared_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PurgeCacheResponse: _TypeAlias = PurgeCacheResponse  # noqa: Y015
+
+@_typing.final
+class WarmCacheRequest(_message.Message):
+    """Asks for frequent searches to be made again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """`collections/{collection}` or the bare id: searches in which it takes part. Empty: all of the tenant's."""
+    limit: _builtins.int
+    """Searches to make again at most, the most frequent first. Defaults to 100, at most 1,000."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmCacheRequest: _TypeAlias = WarmCacheRequest  # noqa: Y015
+
+@_typing.final
+class WarmCacheResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WARMED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    warmed: _builtins.int
+    """Searches that were made again; their answers are now kept."""
+    kept: _builtins.int
+    """Searches whose answers were there already."""
+    left_out: _builtins.int
+    """Searches that failed, or that no time was left for."""
+    def __init__(
+        self,
+        *,
+        warmed: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "left_out", b"left_out", "warmed", b"warmed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmCacheResponse: _TypeAlias = WarmCacheResponse  # noqa: Y015

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class CacheServiceStub:
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     def __init__(self, channel):
@@ -52,11 +52,16 @@ class CacheServiceStub:
                 request_serializer=ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheResponse.FromString,
                 _registered_method=True)
+        self.WarmCache = channel.unary_unary(
+                '/ragweave.v1.CacheService/WarmCache',
+                request_serializer=ragweave_dot_v1_dot_cache__service__pb2.WarmCacheRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_cache__service__pb2.WarmCacheResponse.FromString,
+                _registered_method=True)
 
 
 class CacheServiceServicer:
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     def GetCacheStats(self, request, context):
@@ -74,7 +79,16 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeCache(self, request, context):
-        """Drops the tenant's answers, or those of one collection, in all replicas and in Redis. Repeating it is harmless.
+        """Drops the tenant's answers, or those of one collection, in all replicas and in Redis, and what the query log holds of
+        their questions. Repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WarmCache(self, request, context):
+        """Makes the tenant's most frequent searches again, those with answers aside, so that the next who asks is answered from
+        the cache. They come from the query log, and see what those who asked them may see. They count in no statistics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +112,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     request_deserializer=ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheResponse.SerializeToString,
             ),
+            'WarmCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmCache,
+                    request_deserializer=ragweave_dot_v1_dot_cache__service__pb2.WarmCacheRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_cache__service__pb2.WarmCacheResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ragweave.v1.CacheService', rpc_method_handlers)
@@ -107,8 +126,8 @@ def add_CacheServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CacheService:
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     @staticmethod
@@ -182,6 +201,33 @@ class CacheService:
             '/ragweave.v1.CacheService/PurgeCache',
             ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheRequest.SerializeToString,
             ragweave_dot_v1_dot_cache__service__pb2.PurgeCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WarmCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.CacheService/WarmCache',
+            ragweave_dot_v1_dot_cache__service__pb2.WarmCacheRequest.SerializeToString,
+            ragweave_dot_v1_dot_cache__service__pb2.WarmCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,8 +28,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CacheServiceStub:
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     @_typing.overload
@@ -41,12 +41,18 @@ class CacheServiceStub:
     ListCacheEntries: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.ListCacheEntriesRequest, _cache_service_pb2.ListCacheEntriesResponse]
     """Lists the tenant's answers that the process keeps, the newest first."""
     PurgeCache: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.PurgeCacheRequest, _cache_service_pb2.PurgeCacheResponse]
-    """Drops the tenant's answers, or those of one collection, in all replicas and in Redis. Repeating it is harmless."""
+    """Drops the tenant's answers, or those of one collection, in all replicas and in Redis, and what the query log holds of
+    their questions. Repeating it is harmless.
+    """
+    WarmCache: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.WarmCacheRequest, _cache_service_pb2.WarmCacheResponse]
+    """Makes the tenant's most frequent searches again, those with answers aside, so that the next who asks is answered from
+    the cache. They come from the query log, and see what those who asked them may see. They count in no statistics.
+    """
 
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -55,11 +61,17 @@ class CacheServiceAsyncStub(CacheServiceStub):
     ListCacheEntries: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.ListCacheEntriesRequest, _cache_service_pb2.ListCacheEntriesResponse]  # type: ignore[assignment]
     """Lists the tenant's answers that the process keeps, the newest first."""
     PurgeCache: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.PurgeCacheRequest, _cache_service_pb2.PurgeCacheResponse]  # type: ignore[assignment]
-    """Drops the tenant's answers, or those of one collection, in all replicas and in Redis. Repeating it is harmless."""
+    """Drops the tenant's answers, or those of one collection, in all replicas and in Redis, and what the query log holds of
+    their questions. Repeating it is harmless.
+    """
+    WarmCache: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.WarmCacheRequest, _cache_service_pb2.WarmCacheResponse]  # type: ignore[assignment]
+    """Makes the tenant's most frequent searches again, those with answers aside, so that the next who asks is answered from
+    the cache. They come from the query log, and see what those who asked them may see. They count in no statistics.
+    """
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Looks into the cache of answers, and empties it. Nobody needs to, for answers to be right: what is written shows at once.
-    Each replica tells of its own process; purging holds for all.
+    """Looks into the cache of answers, empties it, and fills it. Nobody needs to, for answers to be right: what is written
+    shows at once. Each replica tells of its own process; purging holds for all.
     """
 
     @_abc_1.abstractmethod
@@ -84,6 +96,18 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_service_pb2.PurgeCacheRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_service_pb2.PurgeCacheResponse, _abc.Awaitable[_cache_service_pb2.PurgeCacheResponse]]:
-        """Drops the tenant's answers, or those of one collection, in all replicas and in Redis. Repeating it is harmless."""
+        """Drops the tenant's answers, or those of one collection, in all replicas and in Redis, and what the query log holds of
+        their questions. Repeating it is harmless.
+        """
+
+    @_abc_1.abstractmethod
+    def WarmCache(
+        self,
+        request: _cache_service_pb2.WarmCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_service_pb2.WarmCacheResponse, _abc.Awaitable[_cache_service_pb2.WarmCacheResponse]]:
+        """Makes the tenant's most frequent searches again, those with answers aside, so that the next who asks is answered from
+        the cache. They come from the query log, and see what those who asked them may see. They count in no statistics.
+        """
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

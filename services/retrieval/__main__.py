@@ -22,6 +22,7 @@ from services.retrieval.adapters.embedding import EmbeddingClient
 from services.retrieval.adapters.jobs import JobsClient
 from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.redis_evaluations import RedisEvaluations
+from services.retrieval.adapters.redis_questions import RedisQuestions
 from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
@@ -31,13 +32,14 @@ from services.retrieval.batch import BatchSearcher
 from services.retrieval.cache import ResultCache
 from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.convert_cache import body_of, sent_from
+from services.retrieval.convert_cache import body_of, query_read, sent_from
 from services.retrieval.convert_evaluations import query_of
 from services.retrieval.erasure import Erasure
 from services.retrieval.evaluations import Evaluations
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
-from services.retrieval.ports import SharedResults, VectorStore
+from services.retrieval.ports import Questions, SharedResults, VectorStore
+from services.retrieval.query_log import QueryLog
 from services.retrieval.query_sets import QuerySets
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
@@ -47,6 +49,7 @@ from services.retrieval.servicer_evaluations import EvaluationRunServicer, Evalu
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
 from services.retrieval.usage import Usage
+from services.retrieval.warming import CacheWarmer
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
@@ -80,6 +83,12 @@ def open_shared(settings: Settings) -> AbstractAsyncContextManager[SharedResults
     )
 
 
+def open_questions(settings: Settings) -> AbstractAsyncContextManager[Questions | None]:
+    if not settings.query_log_s:
+        return nullcontext()
+    return RedisQuestions.open(settings.cache_url or settings.mesh.redis_url, keep_s=settings.query_log_s)
+
+
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     mesh = settings.mesh
@@ -92,6 +101,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.system_target) as system,
         open_shared(settings) as shared,
         open_channel(mesh, mesh.jobs_target) as jobs,
+        open_questions(settings) as questions,
         asyncio.TaskGroup() as background,
     ):
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
@@ -106,8 +116,10 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         retriever = Retriever(store, embedder, collections, scales, freshness, reranker, usage)
         batches, similar = BatchSearcher(retriever, embedder), SimilarFinder(retriever, store, usage)
         cache = ResultCache(revisions, shared, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
-        answering = Answering(retriever, cache, usage, body_of, sent_from)
-        keeper = CacheKeeper(cache, collections)
+        log = QueryLog(questions)
+        answering = Answering(retriever, cache, log, usage, body_of, sent_from)
+        keeper = CacheKeeper(cache, log, collections)
+        warmer = CacheWarmer(answering, log, collections, query_read)
         indexer = Indexer(store, collections, revisions, scales)
         sets = QuerySets(kept.sets, most=settings.query_sets)
         evaluations = Evaluations(
@@ -122,13 +134,13 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
 
         def register(server: grpc.aio.Server) -> None:
             add_RetrievalServiceServicer_to_server(RetrievalServicer(answering, retriever, batches, similar), server)
-            add_CacheServiceServicer_to_server(CacheServicer(keeper), server)
+            add_CacheServiceServicer_to_server(CacheServicer(keeper, warmer), server)
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
             add_EvaluationServiceServicer_to_server(EvaluationServicer(sets, evaluations), server)
             add_EvaluationRunServiceServicer_to_server(EvaluationRunServicer(evaluations), server)
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(indexer, keeper, kept)), server)
 
-        tasks = [background.create_task(each.run()) for each in (collections, scales, revisions)]
+        tasks = [background.create_task(each.run()) for each in (collections, scales, revisions, log)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.
         async with usage.running():
             yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})

@@ -1,13 +1,15 @@
 """Searches as they are served: from the cache where it can, with what one call can tell of its answer."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from services.mesh.identity import Caller
 from services.retrieval.cache import CacheUse, Made, ResultCache, Status
-from services.retrieval.query import Query
+from services.retrieval.collection import CollectionView
+from services.retrieval.query import CacheControl, Plan, Query
+from services.retrieval.query_log import QueryLog
 from services.retrieval.results import asked
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.stages import Degraded, Stages
@@ -52,22 +54,36 @@ class Answering(Generic[S]):
     what is asked.
 
     Args:
+        log: Told of each question that was answered.
         usage: Told how each search ended.
         render: An answer as it is kept.
         read: What is kept, as it is sent.
     """
 
     def __init__(
-        self, retriever: Retriever, cache: ResultCache, usage: Usage, render: Render, read: Callable[[bytes], S]
+        self,
+        retriever: Retriever,
+        cache: ResultCache,
+        log: QueryLog,
+        usage: Usage,
+        render: Render,
+        read: Callable[[bytes], S],
     ) -> None:
         self._retriever = retriever
         self._cache = cache
+        self._log = log
         self._usage = usage
         self._render = render
         self._read = read
 
-    async def search(self, query: Query, who: Caller, *, timeout_s: float | None = None) -> Served[S]:
-        """As Retriever.search, which see for what it raises."""
+    async def search(
+        self, query: Query, who: Caller, written: Callable[[], bytes], *, timeout_s: float | None = None
+    ) -> Served[S]:
+        """As Retriever.search, which see for what it raises.
+
+        Args:
+            written: Gives the request as the query log keeps it.
+        """
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
         with self._usage.search(who.tenant) as search, stages.timed("total"):
             views, plan = await self._retriever.prepared(query, who, stages, search)
@@ -76,16 +92,17 @@ class Answering(Generic[S]):
             async def make() -> Made:
                 nonlocal making_s
                 began_s = time.perf_counter()
-                answer = await self._retriever.run(query, plan, views, stages)
+                made = await self._made(query, plan, views, stages)
                 making_s = time.perf_counter() - began_s
-                return Made(self._render(answer), whole=not answer.degraded)
+                return made
 
             if plan.resumed is not None:  # its hits are looked up, which takes no longer
                 body, use = (await make()).body, CacheUse()
             else:
                 with stages.timed("cache"):
+                    question = asked(query, plan, views, who)
                     body, use = await self._cache.answer(
-                        asked(query, plan, views, who),
+                        question,
                         make,
                         control=query.cache_control,
                         timeout_s=stages.remaining_s(),
@@ -93,7 +110,28 @@ class Answering(Generic[S]):
                         require_all=query.require_all,
                     )
                 stages.timings_s["cache"] -= making_s
+                if query.cache_control is not CacheControl.BYPASS:
+                    self._log.note(question, written, who)
             answer = self._read(body)
             search.total, search.cached = answer.total, use.status is Status.HIT
             search.degraded = answer.degraded or bool(use.down)
         return Served(answer, use, stages.timings_s, Degraded("cache", use.down) if use.down else None)
+
+    async def warm(self, query: Query, who: Caller, *, timeout_s: float | None) -> bool:
+        """Has the answer kept for the next who asks; whether it had to be made. Nobody's search: it counts as none.
+
+        Raises: as `search` does where all stages are required, and where answers cannot be kept.
+        """
+        stages = Stages(timeout_s=timeout_s, require_all=True)
+        search = self._usage.search(who.tenant, counts=False)
+        views, plan = await self._retriever.prepared(query, who, stages, search)
+        return await self._cache.fill(
+            asked(query, plan, views, who),
+            lambda: self._made(query, plan, views, stages),
+            timeout_s=stages.remaining_s(),
+            lookup_s=stages.budget_s("cache"),
+        )
+
+    async def _made(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Made:
+        answer = await self._retriever.run(query, plan, views, stages)
+        return Made(self._render(answer), whole=not answer.degraded)

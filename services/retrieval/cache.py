@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TypeAlias
 
+from services.mesh.errors import DependencyUnavailable
 from services.retrieval.chunks import IndexId
 from services.retrieval.flights import Flights
 from services.retrieval.ports import SharedResults
@@ -156,6 +157,24 @@ class ResultCache:
         self._count(asked, Tally.SHARED if served.use.layer is Layer.SHARED else Tally.MISS)
         return served.entry.body, served.use
 
+    async def fill(self, asked: Asked, make: Make, *, timeout_s: float | None, lookup_s: float | None) -> bool:
+        """Has the answer kept; whether it was made for that, rather than there or shared by others. Counted nowhere.
+
+        Raises:
+            DependencyUnavailable: The revision counter does not answer: nothing can be kept.
+        """
+        revisions = self._revisions.at(asked.indexes) or await self._revisions.told(asked.indexes, lookup_s)
+        if revisions is None:
+            raise DependencyUnavailable("the revision counter (Redis) does not answer", retry_after_s=1.0)
+        self._begin_anew()
+        if self._near.get(asked.key, revisions) is not None:
+            return False
+        flight = (asked.key, True, self._era)
+        served, followed = await self._flights.fly(
+            flight, revisions, timeout_s, lambda: self._found(asked, revisions, make)
+        )
+        return not followed and served.use.layer is Layer.NONE
+
     def entries(self, tenant: str) -> list[Entry]:
         """The tenant's answers in this process that would be given again."""
         self._begin_anew()
@@ -170,22 +189,20 @@ class ResultCache:
         """What was counted since this process began, of all the tenant's searches or of those of one index."""
         return self._tallies.get((tenant, index), Counter())
 
-    async def outdate(self, indexes: Collection[IndexId]) -> None:
-        """Has no replica give an answer again that is of any of these indexes, as a write does.
-
-        Raises:
-            DependencyUnavailable: The counter does not answer; doing it again does no harm.
-        """
-        for index in indexes:
-            await self._revisions.bump(index)
-
-    async def drop(self, tenant: str, index: IndexId | None = None) -> tuple[int, int]:
+    async def purge(
+        self, tenant: str, index: IndexId | None = None, *, outdated: Collection[IndexId] = ()
+    ) -> tuple[int, int]:
         """Drops the tenant's answers, or those that an index has part in: how many here, and of the shared.
 
+        Args:
+            outdated: Indexes whose answers no replica may give again, as if they had been written to.
+
         Raises:
-            DependencyUnavailable: The shared store does not answer; dropping again does no harm.
+            DependencyUnavailable: The counter or the shared store does not answer; purging again does no harm.
         """
         dropped = self._near.drop(tenant, index)
+        for each in outdated:
+            await self._revisions.bump(each)
         return dropped, 0 if self._shared is None else await self._shared.drop(tenant, index)
 
     def forget(self, tenant: str) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.mesh.filters import Field, FieldType, Schema
 from services.mesh.lists import Listing, ListQuery, Page, paginate
@@ -12,6 +12,7 @@ from services.retrieval.cache import ResultCache, Tally
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.query import Query
+from services.retrieval.query_log import QueryLog
 from services.retrieval.results import Entry
 
 ENTRIES: Final = Listing(
@@ -55,11 +56,20 @@ class Stats:
         return self.hits / asked if asked else 0.0
 
 
+class Purged(NamedTuple):
+    """How many answers were dropped in this process and of the shared, and how many questions of the log."""
+
+    here: int
+    shared: int
+    questions: int
+
+
 class CacheKeeper:
     """What CacheService does. A tenant learns of its own searches only."""
 
-    def __init__(self, cache: ResultCache, collections: CollectionsMirror) -> None:
+    def __init__(self, cache: ResultCache, log: QueryLog, collections: CollectionsMirror) -> None:
         self._cache = cache
+        self._log = log
         self._collections = collections
 
     async def stats(self, tenant: str, collection: str = "") -> Stats:
@@ -68,7 +78,7 @@ class CacheKeeper:
         Raises:
             InvalidArgument, CollectionNotFound: There is none of that name.
         """
-        index = await self._index(tenant, collection) if collection else None
+        index = await index_named(self._collections, tenant, collection) if collection else None
         entries = [each for each in self._cache.entries(tenant) if index is None or index in each.asked.indexes]
         size = sum(each.size for each in entries)
         return Stats(self._cache.tally(tenant, index), len(entries), size, self._cache.since_s)
@@ -77,29 +87,36 @@ class CacheKeeper:
         """One page of the tenant's answers in this process; see ENTRIES."""
         return paginate(self._cache.entries(tenant), query, _fields)
 
-    async def purge(self, tenant: str, collection: str = "") -> tuple[int, int]:
-        """Drops the tenant's answers, or those that a collection has part in: how many here, and of the shared.
+    async def purge(self, tenant: str, collection: str = "") -> Purged:
+        """Drops the tenant's answers and what is logged of questions, or those that a collection has part in.
 
         Raises:
             InvalidArgument, CollectionNotFound: There is none of that name.
             DependencyUnavailable: Redis does not answer; what was dropped stays dropped.
         """
-        index = await self._index(tenant, collection) if collection else None
-        await self._cache.outdate(self._collections.of_tenant(tenant) if index is None else [index])
-        return await self._cache.drop(tenant, index)
+        index = await index_named(self._collections, tenant, collection) if collection else None
+        outdated = self._collections.of_tenant(tenant) if index is None else [index]
+        answers = await self._cache.purge(tenant, index, outdated=outdated)
+        return Purged(*answers, await self._log.drop(tenant, index))
 
     async def erase(self, tenant: str) -> int:
-        """Drops all of a tenant whose indexes are gone; returns how many answers there were.
+        """Drops all of a tenant whose indexes are gone; returns how many answers and questions there were.
 
         Raises:
             DependencyUnavailable: Redis does not answer.
         """
         self._cache.forget(tenant)
-        return sum(await self._cache.drop(tenant))
+        return sum(await self._cache.purge(tenant)) + await self._log.drop(tenant)
 
-    async def _index(self, tenant: str, collection: str) -> IndexId:
-        (collection_id,) = Query(collection=collection).collection_ids
-        return (await self._collections.find(tenant, collection_id)).uid
+
+async def index_named(collections: CollectionsMirror, tenant: str, collection: str) -> IndexId:
+    """The index of a collection, by name or bare id.
+
+    Raises:
+        InvalidArgument, CollectionNotFound: There is none of that name.
+    """
+    (collection_id,) = Query(collection=collection).collection_ids
+    return (await collections.find(tenant, collection_id)).uid
 
 
 def _fields(entry: Entry) -> Mapping[str, Any]:

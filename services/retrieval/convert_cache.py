@@ -1,5 +1,6 @@
 """Between the contract's messages and answers that the cache has part in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,10 +12,12 @@ from ragweave.v1 import search_pb2 as pb
 from services.mesh.lists import ListQuery, Page
 from services.retrieval.answering import Served
 from services.retrieval.cache import Layer, Status, Tally
-from services.retrieval.cache_keeping import ENTRIES, Stats
-from services.retrieval.convert import degraded_to, duration_to, lasting_to, timings_to
+from services.retrieval.cache_keeping import ENTRIES, Purged, Stats
+from services.retrieval.convert import degraded_to, duration_to, lasting_to, query_from, timings_to
+from services.retrieval.query import Query
 from services.retrieval.results import Entry
 from services.retrieval.retriever import Answer
+from services.retrieval.warming import Warming
 
 _STATUSES: Final = {
     Status.NONE: pb.SearchResponse.Cache.STATUS_UNSPECIFIED,
@@ -70,6 +73,19 @@ def response_from(served: Served[Sent], trace_id: str) -> pb.SearchResponse:
     return response
 
 
+def written_from(request: pb.SearchRequest) -> bytes:
+    """The request as the query log keeps it: what it asks for, without how to come by the answer."""
+    kept = pb.SearchRequest()
+    kept.CopyFrom(request)
+    for field in ("consistency_token", "cache_control", "require_all"):
+        kept.ClearField(field)
+    return kept.SerializeToString(deterministic=True)
+
+
+def query_read(written: bytes) -> Query:
+    return query_from(pb.SearchRequest.FromString(written))
+
+
 def entries_query(request: service_pb.ListCacheEntriesRequest) -> ListQuery:
     return ENTRIES.query(
         filter=request.filter,
@@ -118,6 +134,18 @@ def stats_to(stats: Stats) -> pb_cache.CacheStats:
             for tally, layer in layers.items()
         ],
         start_time=_instant(stats.since_s),
+    )
+
+
+def purged_to(purged: Purged) -> service_pb.PurgeCacheResponse:
+    return service_pb.PurgeCacheResponse(
+        process_entries=purged.here, shared_entries=purged.shared, questions=purged.questions
+    )
+
+
+def warmed_to(outcomes: Mapping[Warming, int]) -> service_pb.WarmCacheResponse:
+    return service_pb.WarmCacheResponse(
+        warmed=outcomes[Warming.WARMED], kept=outcomes[Warming.KEPT], left_out=outcomes[Warming.LEFT_OUT]
     )
 
 

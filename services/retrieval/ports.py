@@ -251,6 +251,45 @@ class RevisionFeed(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search that was made and can be made again.
+
+    Attributes:
+        request: As it was sent, but for what tells how to come by the answer.
+        indexes: Those it is of.
+        principals: Of who asked, sorted; none without a token.
+    """
+
+    request: bytes
+    indexes: tuple[IndexId, ...]
+    principals: tuple[str, ...]
+
+
+class Questions(Protocol):
+    """How often what was asked, for all replicas: the most frequent of the last time, and none for longer."""
+
+    async def add(self, counts: Mapping[str, Mapping[Question, int]]) -> None:
+        """Counts questions by tenant; where the store does not answer, they are lost."""
+        ...
+
+    async def most_asked(self, tenant: str, index: IndexId | None, limit: int) -> list[Question]:
+        """The tenant's, or those that an index has part in, the most frequent first.
+
+        Raises:
+            DependencyUnavailable: The store does not answer.
+        """
+        ...
+
+    async def drop(self, tenant: str, index: IndexId | None) -> int:
+        """Drops the tenant's, or those that an index has part in; returns how many different ones.
+
+        Raises:
+            DependencyUnavailable: The store does not answer.
+        """
+        ...
+
+
 class SharedResults(Protocol):
     """Answers that all replicas share. What is not there, not whole or not in time is none: nothing fails for it.
 

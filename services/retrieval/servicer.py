@@ -1,6 +1,7 @@
 """The retrieval service's methods: messages in, domain calls, messages out."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from services.retrieval.indexer import Indexer
 from services.retrieval.retriever import Retriever
 from services.retrieval.similar import SimilarFinder
 from services.retrieval.steps import answered_in_steps
+from services.retrieval.warming import CacheWarmer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,7 +47,8 @@ class RetrievalServicer(RetrievalServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         query = convert.query_from(request)
-        served = await self._answering.search(query, caller(context), timeout_s=_remaining_s())
+        written = partial(convert_cache.written_from, request)
+        served = await self._answering.search(query, caller(context), written, timeout_s=_remaining_s())
         return convert_cache.response_from(served, _trace_id())
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
@@ -87,8 +90,9 @@ def _trace_id() -> str:
 
 
 class CacheServicer(CacheServiceServicer):
-    def __init__(self, keeper: CacheKeeper) -> None:
+    def __init__(self, keeper: CacheKeeper, warmer: CacheWarmer) -> None:
         self._keeper = keeper
+        self._warmer = warmer
 
     async def GetCacheStats(
         self, request: cache_service_pb2.GetCacheStatsRequest, context: Context
@@ -104,8 +108,15 @@ class CacheServicer(CacheServiceServicer):
     async def PurgeCache(
         self, request: cache_service_pb2.PurgeCacheRequest, context: Context
     ) -> cache_service_pb2.PurgeCacheResponse:
-        here, shared = await self._keeper.purge(caller(context).tenant, request.collection)
-        return cache_service_pb2.PurgeCacheResponse(process_entries=here, shared_entries=shared)
+        return convert_cache.purged_to(await self._keeper.purge(caller(context).tenant, request.collection))
+
+    async def WarmCache(
+        self, request: cache_service_pb2.WarmCacheRequest, context: Context
+    ) -> cache_service_pb2.WarmCacheResponse:
+        outcomes = await self._warmer.warm(
+            caller(context).tenant, request.collection, request.limit, timeout_s=_remaining_s()
+        )
+        return convert_cache.warmed_to(outcomes)
 
 
 class IndexServicer(IndexServiceServicer):

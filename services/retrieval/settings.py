@@ -38,6 +38,9 @@ class Settings(ServiceSettings):
     cache_shared: bool = Field(True, description="Whether replicas share answers, in Redis.")
     cache_url: SecretUrl = Field("", description="Redis for shared answers, maybe a volatile one; empty: the mesh's.")
     cache_timeout_s: float = Field(0.02, gt=0, le=5, description="Seconds a search waits for a shared answer.")
+    query_log_s: float = Field(
+        86_400, ge=0, le=604_800, description="Seconds a question is kept to warm the cache by at most; 0 keeps none."
+    )
     redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds a write waits for the revision counter.")
     usage_interval_s: float = Field(
         10.0, gt=0, le=600, description="Seconds between two batches of figures of searches; what a kill loses of them."

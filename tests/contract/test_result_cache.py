@@ -16,7 +16,7 @@ INDEX = IndexId("uid-docs")
 async def test_no_answer_is_stale_or_forbidden_however_writes_and_searches_fall() -> None:
     soaks = await soak(1500, 7)
     for each in soaks.values():
-        assert each.searches > 1000 and each.hits > 100
+        assert each.searches > 500 and each.hits > 20
     assert soaks["two processes, few writes"].shared > 10
 
 

@@ -56,8 +56,12 @@ def test_answers_are_given_again_until_something_is_written_or_they_are_purged(c
     assert (entry["query"], entry["collections"], entry["mode"]) == ("who eats fish", [f"collections/{C}"], "HYBRID")
     stats = caching.rest("GET", "/cache")
     assert (stats["hits"], stats["misses"], stats["hitRate"], stats["entries"]) == ("2", "2", 0.5, 1)
-    assert caching.rest("POST", "/cache:purge", {"collection": C})["processEntries"] == 1
+    caching.put("a", "Terns eat fish.")
+    assert caching.rest("POST", "/cache:warm", {"collection": C}) == {"warmed": 1, "kept": 0, "leftOut": 0}
+    assert caching.search() == ("HIT", ["Terns eat fish."])
+    purged = caching.rest("POST", "/cache:purge", {"collection": C})
+    assert (purged["processEntries"], purged["questions"]) == (1, 1)
     assert caching.rest("GET", "/cache/entries").get("entries", []) == []
-    assert caching.search() == ("MISS", ["Gulls eat fish."])
+    assert caching.search() == ("MISS", ["Terns eat fish."])
     caching.rest("DELETE", f"/collections/{C}/documents/a")
     assert caching.search() == ("MISS", [])

@@ -38,7 +38,8 @@ def test_changing_one_file_imports_that_file_alone(mesh: Mesh, folder: Path) -> 
 
     assert "who swallows mice" in mesh.ragweave("cache", "list", "--filter", 'collection = "animals"').stdout
     assert "0 hits, 2 misses: 0.0%" in mesh.ragweave("cache", "stats", "animals").stdout
-    assert "dropped 2 in the process, 2 in Redis" in mesh.ragweave("cache", "purge", "animals").stdout
+    assert "0 made, 2 were there, 0 left out" in mesh.ragweave("cache", "warm", "animals").stdout
+    assert "dropped 2 in the process, 2 in Redis, 2 questions" in mesh.ragweave("cache", "purge", "animals").stdout
 
 
 def test_jobs_are_listed_and_an_ended_one_can_be_watched(mesh: Mesh, folder: Path) -> None:

@@ -44,6 +44,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "CacheService/GetCacheStats": {"collection": C},
     "CacheService/ListCacheEntries": {},
     "CacheService/PurgeCache": {"collection": C},
+    "CacheService/WarmCache": {"collection": C},
     "CollectionService/CreateCollection": {"collection": {"description": "x"}, "collectionId": "matrix"},
     "CollectionService/ListCollections": {},
     "CollectionService/GetCollection": {"name": C},

@@ -718,6 +718,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "JobService/ReplayDeadLetters",
         "CacheService/ListCacheEntries",  # tests/e2e/test_cache.py
         "CacheService/PurgeCache",
+        "CacheService/WarmCache",
         "RetrievalService/BatchSearch",
         "RetrievalService/StreamSearch",
         "SystemService/ListAuditEvents",

@@ -16,12 +16,15 @@ MUTATIONS = {
 
 _MAKES = "makes a resource: there is no earlier state of it to be stale"
 _TESTS = "sends another test each time, which is what it is for, and keeps nothing"
-_COPIES = "drops copies: what is found stays the same, and twice is as once"
+_COPIES = "drops or makes copies: what is found stays the same, and twice is as once"
 # What a mutation does without, and why it may. Nothing else may.
 WITHOUT = {
     ("CacheService/PurgeCache", "etag"): _COPIES,
     ("CacheService/PurgeCache", "request_id"): _COPIES,
     ("CacheService/PurgeCache", "validate_only"): _COPIES,
+    ("CacheService/WarmCache", "etag"): _COPIES,
+    ("CacheService/WarmCache", "request_id"): _COPIES,
+    ("CacheService/WarmCache", "validate_only"): _COPIES,
     ("CollectionService/CreateCollection", "etag"): _MAKES,
     ("DocumentService/CreateDocument", "etag"): _MAKES,
     ("DocumentService/UploadDocument", "etag"): _MAKES,

@@ -12,7 +12,6 @@ from ragweave.v1 import search_pb2 as pb
 from services.mesh.consistency import consistency_token
 from services.mesh.errors import CollectionDisabled, CollectionNotFound, DependencyUnavailable
 from services.retrieval.cache import ResultCache, Tally
-from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import DocumentFields, IndexId, Mode
 from services.retrieval.query import CacheControl, Query
 from services.retrieval.results import Asked, Entry, NearResults
@@ -247,12 +246,12 @@ async def test_purging_is_heard_by_every_replica() -> None:
         for each in (one, other):
             await each.found()
             assert how(await each.found())[0] == "HIT"
-        assert await CacheKeeper(one.cache, one.collections).purge("acme") == (1, 0)
+        assert await one.keeper.purge("acme") == (1, 0, 1)
         await asyncio.sleep(0)
         assert [how(await each.found())[0] for each in (one, other)] == ["MISS", "MISS"]
         counter.down = True
         with pytest.raises(DependencyUnavailable):
-            await one.cache.outdate([INDEX])
+            await one.cache.purge("acme", outdated=[INDEX])
 
 
 async def test_what_is_written_frees_what_it_outdates_in_every_replica_and_no_more() -> None:

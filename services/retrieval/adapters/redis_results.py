@@ -74,7 +74,7 @@ class RedisResults:
     async def drop(self, tenant: str, index: IndexId | None) -> int:
         """Looks through all keys of the store: names tell which tenant's and which indexes' answers they are."""
         await self.settled()
-        pattern = f"{_PREFIX}:*:t{_mark(tenant)}:{'' if index is None else f'*{_mark(index)}'}*"
+        pattern = f"{_PREFIX}:*:t{mark(tenant)}:{'' if index is None else f'*{mark(index)}'}*"
         async with answering("the shared result cache", timeout_s=2 * _DROP_S):
             dropped, whole = await unlinked(self._redis, pattern, within_s=_DROP_S)
         if not whole:
@@ -100,10 +100,11 @@ class RedisResults:
 
 
 def _name(asked: Asked) -> str:
-    return f"{_PREFIX}:{_RELEASE}:t{_mark(asked.tenant)}:{'.'.join(map(_mark, asked.indexes))}:{asked.key.hex()}"
+    return f"{_PREFIX}:{_RELEASE}:t{mark(asked.tenant)}:{'.'.join(map(mark, asked.indexes))}:{asked.key.hex()}"
 
 
-def _mark(name: str) -> str:
+def mark(name: str) -> str:
+    """What stands for a name in keys."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
