@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from services.mesh.errors import DependencyUnavailable, DomainError, FailedPrecondition, TextTooLong
-from services.mesh.filters import Filter, evaluate
+from services.mesh.filters import Filter, Path, evaluate
 from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import (
     Chunk,
@@ -33,6 +33,7 @@ from services.retrieval.ports import Bumped, Heard, QueryEmbedding, Question, Un
 from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 from services.retrieval.tally import HourTally
+from services.retrieval.values import Counts, ValueCounter
 
 
 class MemoryVectorStore:
@@ -126,6 +127,13 @@ class MemoryVectorStore:
         }
         kept = [each.chunk for each in self._chunks(index).values() if evaluate(chosen, payload_of(each))]
         return [each for each in kept if (each.document.document_id, each.revision_key, each.ordinal) in around]
+
+    async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
+        counter = ValueCounter(paths)
+        for each in self._chunks(index).values():
+            if evaluate(chosen, payload_of(each)):
+                counter.note(payload_of(each))
+        return counter.counts
 
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         chunks = [each.chunk for each in self._chunks(index).values()]

@@ -244,16 +244,20 @@ class SearchRequest(_message.Message):
 
     @_typing.final
     class FacetRequest(_message.Message):
-        """Counts of a field's values among what the filter lets through."""
+        """Counts of a field's values, among all chunks of the collections searched that the filter lets through and the
+        caller may see: exact, and the same whatever the query finds, so `top_k`, `min_score` and pages cut nothing off.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         FIELD_FIELD_NUMBER: _builtins.int
         LIMIT_FIELD_NUMBER: _builtins.int
         field: _builtins.str
-        """A metadata path such as "metadata.author"."""
+        """A metadata path such as "metadata.author". Texts of up to 512 characters, numbers, true and false are counted; of
+        a list, each different one.
+        """
         limit: _builtins.int
-        """Values to return, most frequent first. 0 reads as 10."""
+        """Values to return, most frequent first, and of equal counts in their own order. 0 reads as 10."""
         def __init__(
             self,
             *,
@@ -468,7 +472,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest.FacetRequest]:
-        """Fields to count values of."""
+        """Fields to count values of. They are counted anew for each page; those that follow may ask for none."""
 
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
@@ -901,7 +905,9 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResponse.Facet]:
-        """Counts for the facets asked for."""
+        """Counts for the facets asked for, in order. None where the stage "facets" is degraded; where it is for one of several
+        collections, counts are of the others.
+        """
 
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResponse.StageTiming]:
@@ -1261,7 +1267,9 @@ class StreamSearchResponse(_message.Message):
     FINAL_STATUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def partial(self) -> Global___SearchResponse:
-        """What the first stage that was ready found, at once: by words, or by meaning. Later answers replace it."""
+        """What the first stage that was ready found, at once: by words, or by meaning; without facets. Later answers
+        replace it.
+        """
 
     @_builtins.property
     def complete(self) -> Global___SearchResponse:

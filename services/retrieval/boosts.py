@@ -10,8 +10,9 @@ from typing import Any, Final
 from services.mesh.errors import InvalidArgument
 from services.mesh.filters import Filter, Path, evaluate, instant
 from services.retrieval.chunks import Chunk, StageScore
-from services.retrieval.fields import condition, path_named, resource_of, values_at
+from services.retrieval.fields import condition, path_named, resource_of
 from services.retrieval.ranking import Hit
+from services.retrieval.values import values_at
 
 # A negative score is divided by the factor, so factors that reach 0 must not.
 _LEAST: Final = 1e-6

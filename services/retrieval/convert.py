@@ -22,7 +22,7 @@ from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode, Rerank
 from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.convert_hits import hit_to
-from services.retrieval.convert_refining import boosts_from, group_by_from, groups_to, mmr_from
+from services.retrieval.convert_refining import boosts_from, facets_from, facets_to, group_by_from, groups_to, mmr_from
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.masking import mask_of
@@ -42,7 +42,7 @@ _CACHE_CONTROLS: Final = {
     pb.SearchRequest.BYPASS: CacheControl.BYPASS,
     pb.SearchRequest.REFRESH: CacheControl.REFRESH,
 }
-_FEATURES: Final = ("facets", "explain")
+_FEATURES: Final = ("explain",)
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -67,6 +67,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         boosts=boosts_from(request.boosts),
         mmr=mmr_from(request.mmr) if request.HasField("mmr") else None,
         group_by=group_by_from(request.group_by) if request.HasField("group_by") else None,
+        facets=facets_from(request.facets),
         neighbors=request.neighbors,
         mask=mask_of(request.read_mask.paths),
         features=frozenset(given.intersection(_FEATURES)),
@@ -144,6 +145,7 @@ def lasting_to(answer: Answer) -> pb.SearchResponse:
     return pb.SearchResponse(
         hits=[hit_to(hit, answer.mask) for hit in answer.hits],
         groups=groups_to(answer.groups),
+        facets=facets_to(answer.facets),
         total_size=answer.total,
         next_page_token=answer.next_page_token,
         degraded_stages=[degraded_to(each) for each in answer.degraded],

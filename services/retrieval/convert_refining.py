@@ -1,4 +1,4 @@
-"""Between the contract's messages and what refines a ranking: boosts, diversity, groups."""
+"""Between the contract's messages and what refines a ranking: boosts, diversity, groups; and facets."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from ragweave.v1 import search_pb2 as pb
 from services.mesh.errors import InvalidArgument
 from services.retrieval.boosts import BoostAsked, Curve, DecayAsked
 from services.retrieval.diversity import DEFAULT_CANDIDATES, Mmr
-from services.retrieval.fields import Scalar
+from services.retrieval.faceting import DEFAULT_VALUES, Facet, FacetAsked
 from services.retrieval.grouping import Group, GroupBy
+from services.retrieval.values import Scalar
 
 _CURVES: Final = {
     pb.SearchRequest.Boost.EXPONENTIAL: Curve.EXPONENTIAL,
@@ -42,6 +43,20 @@ def group_by_from(group_by: pb.SearchRequest.GroupBy) -> GroupBy:
 
 def groups_to(groups: Sequence[Group]) -> list[pb.SearchResponse.Group]:
     return [pb.SearchResponse.Group(value=value_to(each.value), hits=each.hits) for each in groups]
+
+
+def facets_from(facets: Sequence[pb.SearchRequest.FacetRequest]) -> list[FacetAsked]:
+    return [FacetAsked(each.field, each.limit or DEFAULT_VALUES) for each in facets]
+
+
+def facets_to(facets: Sequence[Facet]) -> list[pb.SearchResponse.Facet]:
+    return [
+        pb.SearchResponse.Facet(
+            field=facet.field,
+            counts=[pb.SearchResponse.Facet.Count(value=value_to(value), count=count) for value, count in facet.counts],
+        )
+        for facet in facets
+    ]
 
 
 def value_to(value: Scalar) -> Value:

@@ -5,16 +5,12 @@ from typing import Any
 
 from services.mesh.errors import InvalidArgument, InvalidFilter, Violation
 from services.mesh.filters import Filter, Path, parse
-from services.mesh.filters.evaluate import at
 from services.mesh.filters.parser import path_of
 from services.retrieval.chunks import Chunk
 from services.retrieval.filterable import SCHEMA, by_document_id
 
-Scalar = str | float | bool
-"""What a value may be that is counted or grouped by."""
 
-
-def path_named(text: str, field: str, *, others: Collection[str]) -> Path:
+def path_named(text: str, field: str, *, others: Collection[str] = ()) -> Path:
     """The path that `text` spells: below metadata, or one of `others`.
 
     Args:
@@ -29,7 +25,8 @@ def path_named(text: str, field: str, *, others: Collection[str]) -> Path:
         raise InvalidArgument.of(field, str(error)) from None
     if target.inside or target.path[0] in others:
         return target.path
-    raise InvalidArgument.of(field, f"takes {', '.join(others)} or a path such as metadata.year, found {text!r:.80}")
+    wanted = " or ".join(filter(None, (", ".join(others), "a path such as metadata.year")))
+    raise InvalidArgument.of(field, f"takes {wanted}, found {text!r:.80}")
 
 
 def condition(text: str, field: str) -> Filter:
@@ -60,19 +57,3 @@ def resource_of(chunk: Chunk) -> Mapping[str, Any]:
         "create_time": document.create_time,
         "metadata": document.metadata,
     }
-
-
-def scalar(value: Any) -> Scalar | None:
-    """The value as what it is counted as, every number as a double; None where it is a list, an object or nothing."""
-    match value:
-        case bool() | str():
-            return value
-        case int() | float():
-            return float(value)
-    return None
-
-
-def values_at(path: Path, resource: Mapping[str, Any]) -> list[Any]:
-    """What is at the path: each of a list's elements; nothing where there is nothing."""
-    found = at(path, resource)
-    return list(found) if isinstance(found, list | tuple) else [] if found is None else [found]

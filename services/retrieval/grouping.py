@@ -7,8 +7,9 @@ from typing import Final
 
 from services.mesh.errors import InvalidArgument, Violation
 from services.mesh.filters import Path
-from services.retrieval.fields import Scalar, path_named, resource_of, scalar, values_at
+from services.retrieval.fields import path_named, resource_of
 from services.retrieval.ranking import Hit
+from services.retrieval.values import Scalar, scalar, values_at
 
 MAX_GROUPED: Final = 200
 """Hits of all groups of a search."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.mesh.errors import DomainError
-from services.mesh.filters import Filter
+from services.mesh.filters import Filter, Path
 from services.retrieval.chunks import (
     Chunk,
     Distance,
@@ -20,6 +20,7 @@ from services.retrieval.chunks import (
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.results import Asked, Entry
 from services.retrieval.tally import HourTally
+from services.retrieval.values import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,13 @@ class VectorStore(Protocol):
         """The chunks of the same revisions with ordinals up to `reach` away, of those that the filter lets through.
 
         In one round trip, in any order, each once; which of the chunks given are among them is left open.
+        """
+        ...
+
+    async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
+        """By path below the metadata, how many of the chunks that the filter lets through have each value there.
+
+        As ValueCounter counts them, and all of them; an index that is written to meanwhile is counted part by part.
         """
         ...
 

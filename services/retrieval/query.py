@@ -12,11 +12,12 @@ from typing import Final
 from services.mesh.errors import InvalidArgument, Violation
 from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
-from services.retrieval import boosts, grouping, pages
+from services.retrieval import boosts, faceting, grouping, pages
 from services.retrieval.boosts import Boost, BoostAsked
 from services.retrieval.chunks import IndexId, Mode, Rerank
 from services.retrieval.collection import NO_DEFAULTS, CollectionView, SearchDefaults
 from services.retrieval.diversity import Mmr
+from services.retrieval.faceting import FacetAsked, Faceting
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
 from services.retrieval.grouping import GroupBy, Grouping
@@ -58,9 +59,10 @@ class Query:
         rough: Goes without reranking, whatever the collection wants: for an answer that is to come at once.
         mmr: Prefers hits that differ.
         group_by: Hits of one value together; top_k, page_size and page then count groups.
+        facets: Fields whose values are counted.
         neighbors: Adjacent chunks to return on each side of a hit.
         mask: Fields of a hit to return.
-        features: Names of request fields that ask for more than ranking: "facets", ...
+        features: Names of request fields that ask for more than ranking: "explain".
         require_all: Fails rather than answering from fewer stages.
     """
 
@@ -85,6 +87,7 @@ class Query:
     boosts: Sequence[BoostAsked] = ()
     mmr: Mmr | None = None
     group_by: GroupBy | None = None
+    facets: Sequence[FacetAsked] = ()
     neighbors: int = 0
     mask: HitMask = ALL
     features: frozenset[str] = frozenset()
@@ -142,6 +145,7 @@ class Plan:
     boosts: tuple[Boost, ...] = ()
     mmr: Mmr | None = None
     group_by: Grouping | None = None
+    facets: tuple[Faceting, ...] = ()
     neighbors: int = 0
     highlight: bool = False
 
@@ -197,6 +201,7 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         boosts=boosts.resolved(query.boosts) if query.boosts else (),
         mmr=query.mmr,
         group_by=grouping.resolved(query.group_by, top_k) if query.group_by else None,
+        facets=faceting.resolved(query.facets) if query.facets else (),
         neighbors=_neighbors(query, page_size),
         highlight=query.highlight and "highlights" in query.mask,
     )

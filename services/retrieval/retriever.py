@@ -22,6 +22,7 @@ from services.retrieval import pages
 from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.faceting import Facet, counted
 from services.retrieval.freshness import Freshness
 from services.retrieval.grouping import Group, groups_of, valued
 from services.retrieval.highlighting import highlighted
@@ -50,6 +51,7 @@ class Answer:
         timings_s: Seconds by stage.
         mask: Fields of a hit to return.
         groups: Of the hits, which come group by group; empty where they are not grouped.
+        facets: In the order they were asked for.
     """
 
     hits: Sequence[Hit]
@@ -61,6 +63,7 @@ class Answer:
     candidates: int
     mask: HitMask = ALL
     groups: Sequence[Group] = ()
+    facets: Sequence[Facet] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +172,18 @@ class Retriever:
             total = len(plan.resumed.groups or plan.resumed.places)
             with stages.timed("store"):
                 hits = await self._resumed(plan, plan.resumed, views, stages)
+        of_ranking = list(stages.degraded)
         if plan.highlight:
             hits = highlighted(hits, query.text)
         if plan.neighbors:
             with stages.timed("neighbors"):
                 hits = await self._with_neighbors(hits, plan, stages)
+        facets: Sequence[Facet] = ()
+        if plan.facets:
+            with stages.timed("facets"):
+                facets = await self._counted(plan, views, stages)
         following = plan.page.stop
-        frozen = plan.resumed or _frozen(ranked, views, stages.degraded) if following < total else None
+        frozen = plan.resumed or _frozen(ranked, views, of_ranking) if following < total else None
         return Answer(
             hits=hits,
             total=total,
@@ -186,6 +194,7 @@ class Retriever:
             candidates=ranked.candidates,
             mask=query.mask,
             groups=groups_of(hits, plan.group_by) if plan.group_by else (),
+            facets=facets,
         )
 
     async def _ranked(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> _Ranked:
@@ -243,6 +252,15 @@ class Retriever:
         for name, error in failures.items():
             stages.left_out("neighbors", error, collection=name if len(views) > 1 else "")
         return beside(hits, {views[name].uid: chunks for name, chunks in found.items()}, plan.neighbors)
+
+    async def _counted(self, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Sequence[Facet]:
+        """The facets over the collections that can be counted; none without any of them."""
+        paths = [each.path for each in plan.facets]
+        works = {view.collection_id: self._store.count_values(view.uid, paths, plan.filter) for view in views}
+        found, failures = await stages.of_all("facets", works)
+        for name, error in failures.items():
+            stages.left_out("facets", error, collection=name if len(views) > 1 else "")
+        return counted(plan.facets, found.values()) if found else []
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
         """Returns once the write that a token stands for shows.
@@ -386,4 +404,4 @@ def _frozen(ranked: _Ranked, views: Sequence[CollectionView], degraded: Sequence
         Place(numbers[hit.collection.uid], hit.found.chunk.key, hit.found.score, hit.found.stages, hit.found.measured)
         for hit in ranked.hits
     ]
-    return FrozenRanking(places, list(degraded), ranked.groups)
+    return FrozenRanking(places, degraded, ranked.groups)

@@ -67,14 +67,14 @@ async def _steps(retriever: Retriever, query: Query, who: Caller, timeout_s: flo
 
 
 def _first_of(query: Query) -> Query | None:
-    """What can be answered sooner: by words, which need no model, or without reranking; None where there is no such
-    thing.
+    """What can be answered sooner: by words, which need no model, or without reranking, and without facets; None where
+    there is no such thing.
     """
     if query.page_token or query.page:
         return None
     if query.mode in (None, Mode.HYBRID) and query.text.strip() and not query.min_score:
-        return replace(query, mode=Mode.SPARSE, rough=True, require_all=False)
-    return None if query.rerank is None else replace(query, rough=True, require_all=False)
+        return replace(query, mode=Mode.SPARSE, rough=True, require_all=False, facets=())
+    return None if query.rerank is None else replace(query, rough=True, require_all=False, facets=())
 
 
 async def _settled(task: "asyncio.Task[Answer]") -> Answer | DomainError:

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from uuid import uuid4
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 
 from services.mesh.errors import FailedPrecondition
 from services.mesh.filters import EVERYTHING, AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, evaluate, parse
+from services.retrieval.adapters import edge, qdrant
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.qdrant import QdrantVectorStore
+from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import Chunk, Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import VectorStore
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
+from services.retrieval.values import ValueCounter
 from tests.retrieval_fakes import MemoryVectorStore, chunk, direction, encoded, vector
 
 # What qdrant-client's local mode says of itself, once a process.
@@ -118,6 +122,39 @@ async def test_chunks_beside_others_are_of_the_same_revision_and_let_through(sto
     assert await beside(kept[11], reach=4, chosen=Not(Has(("acl",)))) == ["b 1", "b 2", "b 3", "b 4"]
     assert await beside() == []
     assert await store.adjacent(OTHER, kept[:1], 1, EVERYTHING) == []
+
+
+@pytest.fixture
+def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are counted in many parts."""
+    monkeypatch.setattr(edge, "_COUNTED_AT_A_TIME", 3)
+    monkeypatch.setattr(qdrant, "_COUNTED_AT_A_TIME", 3)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+async def test_values_are_counted_over_what_is_let_through(store: VectorStore) -> None:
+    random = Random(11)
+    values = ["red", "blue", 1.0, 2, 2.5, True, False, None, [], ["red", "red", 1], {"deep": "x"}, "ö\U0001d523", "1"]
+    metadatas = [
+        {"of": random.choice(values), "two words": random.choice(values), "n": {"m": random.randrange(3)}}
+        for _ in range(40)
+    ]
+    kept = [
+        chunk(f"text {at}", document=f"d{at}", document_fields={"metadata": of, "principals": ("user:bob",)[: at % 2]})
+        for at, of in enumerate(metadatas)
+    ]
+    await store.ensure_index(INDEX, 4)
+    await store.upsert(INDEX, [encoded(each, scale=70) for each in kept])
+    paths = [("metadata", "of"), ("metadata", "two words"), ("metadata", "n", "m"), ("metadata", "none")]
+    for chosen in (EVERYTHING, Not(Has(("acl",))), parse("metadata.n.m = 1", SCHEMA), parse("document = nope", SCHEMA)):
+        reference = ValueCounter(paths)
+        for each in kept:
+            if evaluate(chosen, payload_of(encoded(each, scale=70))):
+                reference.note({"metadata": each.document.metadata})
+        found = await store.count_values(INDEX, paths, chosen)
+        # 1.0 and True are equal, and two values.
+        assert [sorted(map(repr, each)) for each in found] == [sorted(map(repr, each)) for each in reference.counts]
+    assert await store.count_values(OTHER, paths, EVERYTHING) == [[], [], [], []]
 
 
 async def expected(query: VectorQuery) -> Found:

@@ -35,6 +35,7 @@ REFINED = {
     "groupBy": {"field": "metadata.n", "groupSize": 2},
     "highlight": True,
     "neighbors": 1,
+    "facets": [{"field": "metadata.n", "limit": 5}, {"field": "metadata.none"}],
 }
 MASK = ["chunk", "score", "scores", "highlights", "metadata.n", "neighbors", "stitched_text"]
 VOLATILE = ("timings", "trace_id", "cache")

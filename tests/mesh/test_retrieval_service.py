@@ -261,6 +261,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"group_by": {"field": "title"}}, "group_by.field"),
     ({"group_by": {"field": "document", "group_size": 20}, "top_k": 11}, "top_k"),
     ({"neighbors": 5, "top_k": 100}, "neighbors"),
+    ({"facets": [{"field": "metadata.a"}, {"field": "year"}]}, "facets[1].field"),
+    ({"facets": [{"field": "metadata.a", "limit": 101}]}, "facets[0].limit"),
     ({"boosts": [{"factor": 2}]}, "boosts[0].kind"),
     ({"boosts": [{"filter": "metadata.a = 1"}]}, "boosts[0].factor"),
     ({"boosts": [{"filter": "metadata.a = 1", "factor": 2}, {"filter": "a =", "factor": 2}]}, "boosts[1].filter"),

@@ -25,6 +25,7 @@ from services.mesh.filters import Comparison, Operator
 from services.retrieval import pages
 from services.retrieval.chunks import IndexId, Mode, Rerank, StageScore
 from services.retrieval.collection import SearchDefaults
+from services.retrieval.faceting import FacetAsked
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.query import MAX_TOP_K, Query
@@ -86,7 +87,8 @@ async def test_a_vector_takes_the_place_of_the_query() -> None:
         ("collection", {"collection": "collections/"}),
         ("collection", {"collection": "a/b"}),
         ("collections", {"collections": ["docs", "collections/a/b"]}),
-        ("facets", {"features": frozenset({"facets"})}),
+        ("explain", {"features": frozenset({"explain"})}),
+        ("facets[0].field", {"facets": [FacetAsked("title")]}),
         ("rerank", {"text": "", "vector": [1.0] * 4, "rerank": Rerank()}),
         ("rerank.top_n", {"rerank": Rerank(top_n=-1)}),
         ("rerank.top_n", {"rerank": Rerank(top_n=201)}),

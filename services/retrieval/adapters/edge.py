@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from services.mesh import filters
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
@@ -42,10 +43,13 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.fusion import Rrf
 from services.retrieval.ports import UnscaledChunk
+from services.retrieval.values import Counts, ValueCounter
 
 # Points written in one request: an engine answers queries between two of them, about 5 ms apart.
 _POINTS_A_WRITE: Final = 64
 _MOST_VALUES: Final = 1_000_000
+# Chunks whose values an engine counts before it answers others: some 20 ms.
+_COUNTED_AT_A_TIME: Final = 1000
 _REBUILT_SHARE_DELETED: Final = 0.2
 _RETRY_BUILD_S: Final = 30.0
 _REAP_EVERY_S: Final = 30.0
@@ -257,6 +261,16 @@ class EdgeVectorStore:
         most = len(chunks) * (2 * reach + 1)
         records = await self._read(index, "scroll", recipe(around), most, None) or []
         return [chunk_of(payload) for _, payload in records]
+
+    async def count_values(self, index: IndexId, paths: Sequence[filters.Path], chosen: Filter) -> Counts:
+        # In parts, between which the engine answers others.
+        wanted, counter, start = recipe(chosen), ValueCounter(paths), None
+        while answer := await self._read(index, "count_values", list(paths), wanted, _COUNTED_AT_A_TIME, start):
+            counts, start = answer
+            counter.add(counts)
+            if start is None:
+                break
+        return counter.counts
 
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()

@@ -23,13 +23,14 @@ import qdrant_edge as edge
 from services.retrieval.adapters.edge_frames import Unframer, packed
 from services.retrieval.adapters.qdrant_keys import DENSE, INTEGERS, KEYWORDS, SPARSE
 from services.retrieval.fusion import Dbsf, Rrf, merge, ranked
+from services.retrieval.values import Counts, ValueCounter
 
 _PR_SET_PDEATHSIG: Final = 1
 _READS_BEFORE_A_WRITE: Final = 8
 # Points written between two flushes: what a load replays at most, about 50 ms of it; a flush takes about 15 ms.
 _POINTS_A_FLUSH: Final = 1000
 _REPLAYED_AT_A_TIME: Final = 2**20
-_READS: Final = frozenset({"search", "scroll", "count", "facet", "info", "ping"})
+_READS: Final = frozenset({"search", "fetch", "vectors", "scroll", "count_values", "count", "facet", "info", "ping"})
 
 Point = tuple[int, bytes, bytes, bytes, dict[str, Any]]
 Recipe = dict[str, Any]
@@ -245,6 +246,19 @@ class Engine:
         request = edge.ScrollRequest(limit=limit, filter=built(chosen), with_payload=wanted, with_vector=False)
         records, _ = self._shard(folder).edge.scroll(request)
         return [(str(record.id), record.payload) for record in records]
+
+    def do_count_values(
+        self, folder: str, paths: list[list[str]], chosen: Recipe, limit: int, start: int | None
+    ) -> tuple[Counts, int | None]:
+        """Counts of values of some points that the filter chooses, and at which point the next ones begin."""
+        request = edge.ScrollRequest(
+            limit=limit, offset=start, filter=built(chosen), with_payload=["metadata"], with_vector=False
+        )
+        records, following = self._shard(folder).edge.scroll(request)
+        counter = ValueCounter(paths)
+        for record in records:
+            counter.note(record.payload or {})
+        return counter.counts, cast("int | None", following)
 
     def do_count(self, folder: str, chosen: Recipe) -> int:
         return int(self._shard(folder).edge.count(edge.CountRequest(exact=True, filter=built(chosen))))

@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
-from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
+from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, Path, all_of, any_of
 from services.mesh.schemas import too_new
 from services.retrieval.adapters.qdrant_filter import QdrantFilters
 from services.retrieval.adapters.qdrant_instants import KEY as INSTANTS
@@ -43,9 +43,11 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.fusion import Ranking, merge, ranked
 from services.retrieval.ports import UnscaledChunk
+from services.retrieval.values import Counts, ValueCounter
 
 _POINTS_A_WRITE: Final = 256
 _MOST_VALUES: Final = 100_000
+_COUNTED_AT_A_TIME: Final = 1000
 _SCHEMA_KEY: Final = "ragweave_schema"
 _FILTERS: Final = QdrantFilters(models, instants={"metadata": INSTANTS})
 _METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
@@ -218,6 +220,25 @@ class QdrantVectorStore:
         around = all_of(adjacent_to(chunks, reach), chosen)
         records = await self._scroll(index, around, len(chunks) * (2 * reach + 1), True)
         return [chunk_of(record.payload or {}) for record in records]
+
+    async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
+        # Qdrant's own facets need an index for each path, and count no doubles.
+        counter, filter_, start = ValueCounter(paths), _FILTERS.compile(chosen), None
+        with _told():
+            more = await self._exists(index)
+            while more:
+                records, start = await self._client.scroll(
+                    self._name(index),
+                    filter_,
+                    limit=_COUNTED_AT_A_TIME,
+                    offset=start,
+                    with_payload=["metadata"],
+                    **self._read,
+                )
+                for record in records:
+                    counter.note(record.payload or {})
+                more = start is not None
+        return counter.counts
 
     async def count(self, index: IndexId, document_id: str = "", revision_key: str = "", above: int = -1) -> int:
         parts: tuple[Filter, ...] = (_of_document(document_id),) if document_id else ()
