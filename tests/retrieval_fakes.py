@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from services.retrieval.chunks import (
     IndexId,
     IndexStats,
     LengthStats,
+    Part,
     ScoredChunk,
     SparseVector,
     StageScore,
@@ -95,7 +96,7 @@ class MemoryVectorStore:
         hits = fused[: query.limit]
         found = [
             ScoredChunk(
-                chosen[key].chunk,
+                _less(chosen[key].chunk, query.left_out),
                 score,
                 _stages(key, dense=dense, sparse=sparse),
                 similarities.get(key),
@@ -105,9 +106,12 @@ class MemoryVectorStore:
         ]
         return Found(found, candidates)
 
-    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+    async def fetch(
+        self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
+    ) -> Mapping[int, Chunk]:
         found = (self._chunks(index).get(key) for key in keys)
-        return {each.chunk.key: each.chunk for each in found if each and evaluate(chosen, payload_of(each))}
+        let_through = (each.chunk for each in found if each and evaluate(chosen, payload_of(each)))
+        return {each.key: _less(each, left_out) for each in let_through}
 
     async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
         found = [each.vector for each in self._chunks(index).values() if evaluate(chosen, payload_of(each))]
@@ -126,7 +130,8 @@ class MemoryVectorStore:
             for ordinal in range(each.ordinal - reach, each.ordinal + reach + 1)
         }
         kept = [each.chunk for each in self._chunks(index).values() if evaluate(chosen, payload_of(each))]
-        return [each for each in kept if (each.document.document_id, each.revision_key, each.ordinal) in around]
+        found = [each for each in kept if (each.document.document_id, each.revision_key, each.ordinal) in around]
+        return [_less(each, [Part.METADATA]) for each in found]
 
     async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
         counter = ValueCounter(paths)
@@ -393,6 +398,12 @@ def hit(of: Chunk, score: float = 1.0, dense: Sequence[float] | None = None, **v
 
 def _key(each: EncodedChunk) -> int:
     return each.chunk.key
+
+
+def _less(chunk: Chunk, left_out: Collection[Part]) -> Chunk:
+    if Part.TEXT in left_out:
+        chunk = replace(chunk, text="", context="")
+    return replace(chunk, document=replace(chunk.document, metadata={})) if Part.METADATA in left_out else chunk
 
 
 def _cosine(asked: "np.ndarray[Any, Any]", kept: bytes) -> float:

@@ -19,6 +19,13 @@ class Distance(StrEnum):
     DOT = "dot"
 
 
+class Part(StrEnum):
+    """What chunks can be read without, for being large: the text with its context, the document's metadata."""
+
+    TEXT = "text"
+    METADATA = "metadata"
+
+
 class Mode(StrEnum):
     """How candidates are found: by meaning, by words, or both fused."""
 
@@ -148,6 +155,7 @@ class VectorQuery:
         min_similarity: Hits of a smaller cosine are left out, before limit; None keeps all.
         exact: Compares with every vector instead of walking the search graph.
         with_vectors: Hands over the vectors of the hits.
+        left_out: Parts that the hits are handed over without.
     """
 
     dense: bytes | None
@@ -160,6 +168,7 @@ class VectorQuery:
     min_similarity: float | None = None
     exact: bool = False
     with_vectors: bool = False
+    left_out: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

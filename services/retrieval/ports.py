@@ -1,6 +1,6 @@
 """What retrieval needs of others: an index of chunks, vectors for queries, the registry, a counter of writes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from services.retrieval.chunks import (
     IndexId,
     IndexStats,
     LengthStats,
+    Part,
     SparseVector,
     VectorQuery,
 )
@@ -89,8 +90,10 @@ class VectorStore(Protocol):
         """The chunks nearest to the query that its filter lets through, in one round trip."""
         ...
 
-    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
-        """Chunks by key, of those that there are and the filter lets through."""
+    async def fetch(
+        self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
+    ) -> Mapping[int, Chunk]:
+        """Chunks by key, of those that there are and the filter lets through, without the parts that are left out."""
         ...
 
     async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
@@ -104,7 +107,8 @@ class VectorStore(Protocol):
     async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
         """The chunks of the same revisions with ordinals up to `reach` away, of those that the filter lets through.
 
-        In one round trip, in any order, each once; which of the chunks given are among them is left open.
+        In one round trip, in any order, each once and without its metadata; which of the chunks given are among them is
+        left open.
         """
         ...
 

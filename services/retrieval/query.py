@@ -14,7 +14,7 @@ from services.mesh.filters import EVERYTHING, Filter, all_of, unparse
 from services.mesh.identity import Caller
 from services.retrieval import boosts, faceting, grouping, pages
 from services.retrieval.boosts import Boost, BoostAsked
-from services.retrieval.chunks import IndexId, Mode, Rerank
+from services.retrieval.chunks import IndexId, Mode, Part, Rerank
 from services.retrieval.collection import NO_DEFAULTS, CollectionView, SearchDefaults
 from services.retrieval.diversity import Mmr
 from services.retrieval.faceting import FacetAsked, Faceting
@@ -128,6 +128,7 @@ class Plan:
         page: Which hits of the ranking to return.
         resumed: The ranking that the page is of; None where there is none yet.
         binding: The same for searches that rank the same, whichever page they ask for.
+        left_out: Parts of chunks that nothing asked for is made of.
     """
 
     mode: Mode
@@ -148,6 +149,7 @@ class Plan:
     facets: tuple[Faceting, ...] = ()
     neighbors: int = 0
     highlight: bool = False
+    left_out: tuple[Part, ...] = ()
 
 
 def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
@@ -204,6 +206,7 @@ def planned(query: Query, views: Sequence[CollectionView], who: Caller) -> Plan:
         facets=faceting.resolved(query.facets) if query.facets else (),
         neighbors=_neighbors(query, page_size),
         highlight=query.highlight and "highlights" in query.mask,
+        left_out=_left_out(query, rerank) if query.mask.left_out else (),
     )
 
 
@@ -241,6 +244,20 @@ def _neighbors(query: Query, page_size: int) -> int:
         violations = [Violation(field, found) for field in ("neighbors", "page_size")]
         raise InvalidArgument(f"neighbors: {found}", violations=violations)
     return query.neighbors
+
+
+def _left_out(query: Query, rerank: Rerank | None) -> tuple[Part, ...]:
+    mask, by = query.mask, query.group_by
+    is_read = {
+        Part.TEXT: (
+            rerank is not None
+            or "text" in mask
+            or (query.highlight and "highlights" in mask)
+            or (query.neighbors > 0 and "stitched_text" in mask)
+        ),
+        Part.METADATA: bool(query.boosts) or "metadata" in mask or (by is not None and by.field != "document"),
+    }
+    return tuple(part for part, read in is_read.items() if not read)
 
 
 def _bounded(field: str, value: int, most: int) -> int:

@@ -225,7 +225,7 @@ class Retriever:
         places = [place for place in ranking.places[part] if place.view < len(views)]
         keys = {view.collection_id: [p.key for p in places if views[p.view] is view] for view in views}
         works = {
-            view.collection_id: self._store.fetch(view.uid, keys[view.collection_id], plan.filter)
+            view.collection_id: self._store.fetch(view.uid, keys[view.collection_id], plan.filter, plan.left_out)
             for view in views
             if keys[view.collection_id]
         }
@@ -360,6 +360,7 @@ def _asked(view: CollectionView, query: Query, plan: Plan, vectors: _Vectors, li
         reference=vector if bounded else None,
         min_similarity=plan.min_similarity if bounded else None,
         with_vectors=plan.mmr is not None,
+        left_out=plan.left_out,
     )
 
 

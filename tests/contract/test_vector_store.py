@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from services.retrieval.adapters import edge, qdrant
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.adapters.qdrant_payload import payload_of
-from services.retrieval.chunks import Chunk, Distance, Found, IndexId, IndexStats, SparseVector, VectorQuery
+from services.retrieval.chunks import Chunk, Distance, Found, IndexId, IndexStats, Part, SparseVector, VectorQuery
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import VectorStore
@@ -122,6 +123,22 @@ async def test_chunks_beside_others_are_of_the_same_revision_and_let_through(sto
     assert await beside(kept[11], reach=4, chosen=Not(Has(("acl",)))) == ["b 1", "b 2", "b 3", "b 4"]
     assert await beside() == []
     assert await store.adjacent(OTHER, kept[:1], 1, EVERYTHING) == []
+
+
+async def test_large_parts_of_chunks_can_be_left_out(store: VectorStore) -> None:
+    await store.ensure_index(INDEX, 4)
+    fields = {"metadata": {"year": 2024.0, "at": "24-05-01"}, "title": "Foxes", "principals": ("user:ann",)}
+    kept = chunk("a fox", context="Foxes", section="One", page_number=3, document_fields=fields)
+    after = chunk("the end", ordinal=1, document_fields=fields)
+    await store.upsert(INDEX, [encoded(each, scale=70) for each in (kept, after)])
+    bare = replace(kept, document=replace(kept.document, metadata={}))
+    wanted = {(): kept, (Part.METADATA,): bare, (Part.TEXT,): replace(kept, text="", context="")}
+    wanted[Part.TEXT, Part.METADATA] = replace(bare, text="", context="")
+    for left_out, chunk_left in wanted.items():
+        found = await store.search(INDEX, asking(filter=parse("page_number = 3", SCHEMA), left_out=left_out))
+        assert [hit.chunk for hit in found.hits] == [chunk_left]
+        assert await store.fetch(INDEX, [kept.key], EVERYTHING, left_out) == {kept.key: chunk_left}
+    assert bare in await store.adjacent(INDEX, [after], 1, EVERYTHING), "neighbors come without metadata"
 
 
 @pytest.fixture

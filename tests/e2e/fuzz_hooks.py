@@ -18,7 +18,7 @@ EXISTING: dict[str, str] = json.loads(os.environ.get("FUZZ_EXISTING", "{}"))
 SELF = set(os.environ.get("FUZZ_SELF", "").split(","))
 # Text that means something only where somebody made it: at random, it ends every call at the same check.
 OPAQUE = {"collection", "collections", "consistencyToken", "embeddingModel", "filter", "model", "orderBy", "pageToken"}
-OPAQUE |= {"facets", "groupBy", "highlight", "mmr", "neighbors", "readMask", "typedFilter", "updateMask", "vector"}
+OPAQUE |= {"facets", "groupBy", "readMask", "typedFilter", "updateMask", "vector"}
 # Lists whose items are answered one by one, each wrong one with an error of its own in an answer with status 200.
 ANSWERED_ALONE = {"BatchSearch": "requests"}
 NUMERIC = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")

@@ -25,7 +25,7 @@ def point(id_: int, dense: tuple[float, ...] = (1.0, 0.0), terms: tuple[int, ...
 def search(engine: Engine, folder: str, terms: tuple[int, ...] = (7,)) -> Any:
     sparse = [array("I", terms).tobytes(), array("f", [1.0] * len(terms)).tobytes()]
     dense = array("f", [1.0, 0.1]).tobytes()
-    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, None, None, False, False])
+    return engine.answer(["search", folder, dense, sparse, ALL, 10, [60, 1.0, 1.0], 10, None, None, False, False, []])
 
 
 @pytest.fixture

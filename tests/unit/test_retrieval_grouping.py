@@ -6,7 +6,7 @@ import pytest
 
 from services.mesh.errors import DependencyUnavailable, InvalidArgument, InvalidPageToken
 from services.retrieval.boosts import BoostAsked
-from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
+from services.retrieval.chunks import Found, IndexId, Mode, Rerank, VectorQuery
 from services.retrieval.diversity import Mmr
 from services.retrieval.grouping import Group, GroupBy, grouped, resolved
 from services.retrieval.ranking import Hit
@@ -65,16 +65,16 @@ def test_what_cannot_be_grouped_is_said_by_its_fields(asked: GroupBy, top_k: int
     assert [each.field for each in raised.value.violations] == fields
 
 
-async def near_copies(count: int, others: int) -> Searching:
-    """One document of many chunks that are nearest to the query, and others of one chunk each."""
-    searching = Searching()
-    index = IndexId("uid-docs")
-    await searching.store.ensure_index(index, 4)
+async def near_copies(count: int, others: int, *more: str) -> Searching:
+    """One document of many chunks that are nearest to the query, and others of one chunk each; in every collection."""
+    searching = Searching(*map(view, ("docs", *more)))
     near = direction("foxes")
     chunks = [encoded(chunk("foxes", document="big", ordinal=at), near, scale=70) for at in range(count)]
     far = [near[0] - 1.0, *near[1:]]
     chunks += [encoded(chunk("foxes and more", document=f"small{at}"), far, scale=70) for at in range(others)]
-    await searching.store.upsert(index, chunks)
+    for each in ("docs", *more):
+        await searching.store.ensure_index(IndexId(f"uid-{each}"), 4)
+        await searching.store.upsert(IndexId(f"uid-{each}"), chunks)
     return searching
 
 
@@ -118,6 +118,9 @@ REFINEMENTS: list[dict[str, Any]] = [
     {"boosts": [BoostAsked('document = "small3"', 5.0)]},
     {"group_by": GroupBy("document", 3)},
     {"group_by": GroupBy("metadata.kind", 4)},
+    {"group_by": GroupBy("document", 2), "rerank": Rerank(top_n=20)},
+    {"group_by": GroupBy("document", 2), "min_score": 0.2},
+    {"group_by": GroupBy("document", 2), "collections": ["docs", "more"]},
     {"mmr": Mmr(0.4, 20), "boosts": [BoostAsked('document = "small3"', 5.0)], "group_by": GroupBy("document", 3)},
 ]
 
@@ -127,7 +130,7 @@ REFINEMENTS: list[dict[str, Any]] = [
 async def test_pages_make_up_the_whole_and_repeat_nothing_whatever_is_asked_for(
     refinement: dict[str, Any], mode: Mode
 ) -> None:
-    searching = await near_copies(30, 9)
+    searching = await near_copies(30, 9, "more")
     for at in range(9):
         kind = {"metadata": {"kind": "even" if at % 2 else "odd"}}
         await searching.store.set_fields(IndexId("uid-docs"), [f"small{at}"], kind)

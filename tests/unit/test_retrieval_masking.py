@@ -1,6 +1,7 @@
 """Masks: the fields of a hit that are returned."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -8,12 +9,16 @@ from google.protobuf.json_format import MessageToDict
 
 from ragweave.v1 import search_pb2 as pb
 from services.mesh.errors import InvalidArgument
-from services.retrieval.chunks import ScoredChunk, StageScore
+from services.retrieval.boosts import BoostAsked
+from services.retrieval.chunks import Part, Rerank, ScoredChunk, StageScore
 from services.retrieval.convert import query_from
 from services.retrieval.convert_hits import hit_to
+from services.retrieval.diversity import Mmr
+from services.retrieval.grouping import GroupBy
 from services.retrieval.masking import ALL, HIT_FIELDS, mask_of
 from services.retrieval.ranking import Hit
 from tests.retrieval_fakes import chunk, view
+from tests.retrieval_rig import Searching
 
 METADATA = {"author": {"name": "Ann", "born": 1900.0}, "bookTitle": "Foxes", "tags": ["a"]}
 HIT = Hit(
@@ -100,3 +105,33 @@ def test_a_path_that_names_nothing_is_refused_with_what_may_be_meant(path: str, 
 def test_there_are_only_so_many_paths() -> None:
     with pytest.raises(InvalidArgument, match="at most 100"):
         mask_of([f"metadata.{at}" for at in range(101)])
+
+
+BOTH = (Part.TEXT, Part.METADATA)
+ASKED: dict[str, tuple[dict[str, Any], dict[str, tuple[Part, ...]]]] = {
+    "plain": ({}, {"score": BOTH, "text": (Part.METADATA,), "metadata.kind": (Part.TEXT,), "*": ()}),
+    "highlight": ({"highlight": True}, {"score": BOTH, "highlights": (Part.METADATA,)}),
+    "neighbors": ({"neighbors": 1}, {"score": BOTH, "neighbors": BOTH, "stitched_text": (Part.METADATA,)}),
+    "rerank": ({"rerank": Rerank()}, {"score": (Part.METADATA,), "metadata": ()}),
+    "boosts": ({"boosts": [BoostAsked('metadata.kind = "b"', 9.0)]}, {"score": (Part.TEXT,), "text": ()}),
+    "documents": ({"group_by": GroupBy("document", 2)}, {"score": BOTH}),
+    "values": ({"group_by": GroupBy("metadata.kind", 2)}, {"score": (Part.TEXT,), "text": ()}),
+    "mmr": ({"mmr": Mmr(0.5)}, {"score": BOTH}),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_what_nothing_asked_for_is_made_of_is_not_read(name: str) -> None:
+    searching = await Searching().holding(foxes={"metadata": {"kind": "a"}}, dogs={"metadata": {"kind": "b"}})
+    fields, by_path = ASKED[name]
+    whole = await searching.search(**fields)
+    for path, left_out in by_path.items():
+        mask = mask_of([path, "chunk"])
+        masked = await searching.search(**fields, mask=mask)
+        assert searching.store.queries[-1].left_out == left_out, path
+        assert [hit_to(each, mask) for each in masked.hits] == [hit_to(each, mask) for each in whole.hits]
+        assert masked.groups == whole.groups
+        page = await searching.search(**fields, mask=mask, page_size=1)
+        following = await searching.search(**fields, mask=mask, page_size=1, page_token=page.next_page_token)
+        second = await searching.search(**fields, page=2, page_size=1)
+        assert [hit_to(each, mask) for each in following.hits] == [hit_to(each, mask) for each in second.hits]

@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 from array import array
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from services.retrieval.adapters.qdrant_payload import (
     adjacent_to,
     chunk_of,
     fields_payload,
+    keys_of,
     not_beyond,
     payload_of,
     searched_text,
@@ -36,6 +37,7 @@ from services.retrieval.chunks import (
     IndexId,
     IndexStats,
     LengthStats,
+    Part,
     ScoredChunk,
     SparseVector,
     StageScore,
@@ -227,6 +229,7 @@ class EdgeVectorStore:
             query.min_similarity,
             query.exact,
             query.with_vectors,
+            keys_of(query.left_out),
         )
         candidates, hits = answer or (0, [])
         found = [
@@ -235,8 +238,10 @@ class EdgeVectorStore:
         ]
         return Found(found, candidates)
 
-    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
-        records = await self._read(index, "fetch", list(keys), recipe(chosen)) or []
+    async def fetch(
+        self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
+    ) -> Mapping[int, Chunk]:
+        records = await self._read(index, "fetch", list(keys), recipe(chosen), keys_of(left_out)) or []
         return {key: chunk_of(payload) for key, payload in records}
 
     async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
@@ -259,7 +264,7 @@ class EdgeVectorStore:
             return []
         around = all_of(adjacent_to(chunks, reach), chosen)
         most = len(chunks) * (2 * reach + 1)
-        records = await self._read(index, "scroll", recipe(around), most, None) or []
+        records = await self._read(index, "scroll", recipe(around), most, None, keys_of([Part.METADATA])) or []
         return [chunk_of(payload) for _, payload in records]
 
     async def count_values(self, index: IndexId, paths: Sequence[filters.Path], chosen: Filter) -> Counts:

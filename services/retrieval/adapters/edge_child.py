@@ -190,6 +190,7 @@ class Engine:
         min_similarity: float | None,
         exact: bool,
         with_vectors: bool,
+        left_out: list[str],
     ) -> tuple[int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None, bytes | None]]]:
         """How many candidates there were, and the hits."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
@@ -216,7 +217,7 @@ class Engine:
             fused = [hit for hit in fused if similarities.get(hit[0], -math.inf) >= min_similarity]
         hits = fused[:limit]
         ids = [id_ for id_, _ in hits]
-        records = shard.retrieve(ids, True, [DENSE] if with_vectors else False) if ids else []
+        records = shard.retrieve(ids, _payload(left_out), [DENSE] if with_vectors else False) if ids else []
         payloads = {record.id: record.payload or {} for record in records}
         vectors = {record.id: _dense(record) for record in records} if with_vectors else {}
         places: dict[Any, list[tuple[str, float, int]]] = {id_: [] for id_ in ids}
@@ -227,10 +228,11 @@ class Engine:
         found = [(score, payloads[id_], places[id_], similarities.get(id_), vectors.get(id_)) for id_, score in hits]
         return candidates, found
 
-    def do_fetch(self, folder: str, keys: list[int], chosen: Recipe) -> list[tuple[int, Any]]:
+    def do_fetch(self, folder: str, keys: list[int], chosen: Recipe, left_out: list[str]) -> list[tuple[int, Any]]:
         """Payloads of some points, of those that the filter lets through."""
         filter_ = edge.Filter(must=[edge.HasIdCondition(set(keys)), built(chosen)])
-        request = edge.ScrollRequest(limit=len(keys), filter=filter_, with_payload=True, with_vector=False)
+        wanted = _payload(left_out)
+        request = edge.ScrollRequest(limit=len(keys), filter=filter_, with_payload=wanted, with_vector=False)
         records, _ = self._shard(folder).edge.scroll(request)
         return [(int(record.id), record.payload or {}) for record in records]
 
@@ -240,9 +242,11 @@ class Engine:
         records, _ = self._shard(folder).edge.scroll(request)
         return [array("f", cast(Any, record.vector)[DENSE]).tobytes() for record in records]
 
-    def do_scroll(self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None) -> list[tuple[str, Any]]:
-        """Ids and payloads of some points that the filter chooses."""
-        wanted = True if keys is None else keys
+    def do_scroll(
+        self, folder: str, chosen: Recipe, limit: int, keys: list[str] | None, left_out: Sequence[str] = ()
+    ) -> list[tuple[str, Any]]:
+        """Ids and payloads of some points that the filter chooses: all of it, or some keys, or all but some."""
+        wanted = _payload(left_out) if keys is None else keys
         request = edge.ScrollRequest(limit=limit, filter=built(chosen), with_payload=wanted, with_vector=False)
         records, _ = self._shard(folder).edge.scroll(request)
         return [(str(record.id), record.payload) for record in records]
@@ -375,6 +379,10 @@ def _similarities(shard: edge.EdgeShard, reference: bytes, ids: Sequence[Any]) -
 
 def _sparse(indices: bytes, values: bytes) -> edge.SparseVector:
     return edge.SparseVector(indices=array("I", indices).tolist(), values=_floats(values))
+
+
+def _payload(left_out: Sequence[str]) -> Any:
+    return edge.PayloadSelector.Exclude(list(left_out)) if left_out else True
 
 
 def _floats(packed_floats: bytes) -> list[float]:

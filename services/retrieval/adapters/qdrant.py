@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import math
 from array import array
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 import httpx
@@ -24,6 +24,7 @@ from services.retrieval.adapters.qdrant_payload import (
     adjacent_to,
     chunk_of,
     fields_payload,
+    keys_of,
     not_beyond,
     payload_of,
     searched_text,
@@ -36,6 +37,7 @@ from services.retrieval.chunks import (
     IndexId,
     IndexStats,
     LengthStats,
+    Part,
     ScoredChunk,
     SparseVector,
     StageScore,
@@ -56,6 +58,10 @@ _AWAY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, 
 
 # Every write waits until it is applied, and reaches the replicas of a shard in one order.
 _WRITE: Final[dict[str, Any]] = {"wait": True, "ordering": models.WriteOrdering.STRONG}
+
+
+# All of a payload, some of its keys, or all but some.
+Payload: TypeAlias = bool | list[str] | models.PayloadSelectorExclude
 
 
 class QdrantVectorStore:
@@ -156,7 +162,7 @@ class QdrantVectorStore:
                 await self._client.retrieve(
                     self._name(index),
                     [id_ for id_, _ in hits],
-                    True,
+                    _payload(query.left_out),
                     [DENSE] if query.with_vectors else False,
                     **self._read,
                 )
@@ -182,13 +188,16 @@ class QdrantVectorStore:
         ]
         return Found(found, candidates)
 
-    async def fetch(self, index: IndexId, keys: Sequence[int], chosen: Filter) -> Mapping[int, Chunk]:
+    async def fetch(
+        self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
+    ) -> Mapping[int, Chunk]:
         with _told():
             if not keys or not await self._exists(index):
                 return {}
             named = models.HasIdCondition(has_id=list(keys))
             filter_ = models.Filter(must=[named, _FILTERS.compile(chosen)])
-            records, _ = await self._client.scroll(self._name(index), filter_, len(keys), with_payload=True)
+            wanted = _payload(left_out)
+            records, _ = await self._client.scroll(self._name(index), filter_, len(keys), with_payload=wanted)
         return {int(record.id): chunk_of(record.payload or {}) for record in records}
 
     async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
@@ -218,7 +227,7 @@ class QdrantVectorStore:
         if not chunks:
             return []
         around = all_of(adjacent_to(chunks, reach), chosen)
-        records = await self._scroll(index, around, len(chunks) * (2 * reach + 1), True)
+        records = await self._scroll(index, around, len(chunks) * (2 * reach + 1), _payload([Part.METADATA]))
         return [chunk_of(record.payload or {}) for record in records]
 
     async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
@@ -384,7 +393,7 @@ class QdrantVectorStore:
         )
         return {int(point.id): point.score for point in answer.points}
 
-    async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: bool | list[str]) -> list[models.Record]:
+    async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: Payload) -> list[models.Record]:
         with _told():
             if not await self._exists(index):
                 return []
@@ -410,6 +419,10 @@ def _told() -> Iterator[None]:
         if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _AWAY:
             raise IndexFailed("the vector store failed at this request") from error
         raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
+
+
+def _payload(left_out: Collection[Part]) -> Payload:
+    return models.PayloadSelectorExclude(exclude=keys_of(left_out)) if left_out else True
 
 
 def _of_document(document_id: str) -> Filter:

@@ -1,12 +1,12 @@
 """A chunk as Qdrant's payload, the same for the server and for Edge; keys are the names that filters use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from services.mesh.filters import AllOf, Comparison, Filter, Not, Operator, any_of
 from services.retrieval.adapters.qdrant_instants import KEY, instants_of
-from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk
+from services.retrieval.chunks import Chunk, DocumentFields, EncodedChunk, Part
 
 _FIELDS: Final = {
     "title": "title",
@@ -16,6 +16,8 @@ _FIELDS: Final = {
     "fence": "fence",
 }
 """Payload key of each document field that can be replaced."""
+
+_PARTS: Final = {Part.TEXT: ("text", "context"), Part.METADATA: ("metadata", KEY)}
 
 
 def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
@@ -48,7 +50,13 @@ def payload_of(encoded: EncodedChunk) -> dict[str, Any]:
     }
 
 
+def keys_of(parts: Collection[Part]) -> list[str]:
+    """The payload keys that hold parts of a chunk."""
+    return [key for part in sorted(parts) for key in _PARTS[part]]
+
+
 def chunk_of(payload: Mapping[str, Any]) -> Chunk:
+    """The chunk; parts that its payload was read without are empty."""
     created = payload["create_time"]
     return Chunk(
         document=DocumentFields(
@@ -56,7 +64,7 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
             title=payload["title"],
             source_uri=payload["source_uri"],
             mime_type=payload["mime_type"],
-            metadata=payload["metadata"],
+            metadata=payload.get("metadata", {}),
             principals=tuple(payload["acl"]),
             content_hash=payload["content_hash"],
             revision=payload["revision"],
@@ -67,8 +75,8 @@ def chunk_of(payload: Mapping[str, Any]) -> Chunk:
         revision_key=payload["revision_key"],
         chunk_id=payload["chunk"],
         ordinal=payload["ordinal"],
-        text=payload["text"],
-        context=payload["context"],
+        text=payload.get("text", ""),
+        context=payload.get("context", ""),
         start_offset=payload["start_offset"],
         end_offset=payload["end_offset"],
         token_count=payload["token_count"],
