@@ -147,18 +147,28 @@ class MemoryEvaluations:
 
 @dataclass
 class RoteSearcher:
-    """Fulfils Searcher: answers and failures by mode and question; what was asked is noted."""
+    """Fulfils Searcher: answers and failures by mode and question; what was asked is noted.
 
+    Attributes:
+        gone: Names of what is not there.
+    """
+
+    gone: Sequence[str] = ()
     answers: dict[tuple[Mode | None, str], Sequence[Hit]] = field(default_factory=dict)
     failures: dict[tuple[Mode | None, str], Exception] = field(default_factory=dict)
     asked: list[tuple[Query, Caller]] = field(default_factory=list)
+    timeouts_s: list[float | None] = field(default_factory=list)
 
     async def search(self, query: Query, who: Caller, *, timeout_s: float | None = None) -> Answer:
         self.asked.append((query, who))
+        self.timeouts_s.append(timeout_s)
         if failure := self.failures.get((query.mode, query.text)):
             raise failure
         found = self.answers.get((query.mode, query.text), [])
         return Answer(found, len(found), "", {}, (), 0, 0)
+
+    async def lacking(self, names: Sequence[str], collection_ids: Sequence[str], who: Caller) -> list[str]:
+        return [name for name in names if name in self.gone]
 
 
 @dataclass

@@ -212,11 +212,11 @@ def follow(client: Client, job: str) -> job_pb2.Job:
     with_end = client.jobs.GetJob(job_service_pb2.GetJobRequest(name=job))
     done = with_end.progress
     became = _DONE.get(with_end.type, "imported")
-    out.print(
-        f"{job} {job_pb2.Job.State.Name(with_end.state)}: {done.succeeded} {became}, {done.skipped} unchanged, "
-        f"{done.failed} failed, {done.chunks} chunks",
-        soft_wrap=True,
-    )
+    counts = [f"{done.succeeded} {became}", f"{done.failed} failed"]
+    if with_end.type != job_pb2.Job.EVALUATE:
+        counts[1:1] = [f"{done.skipped} unchanged"]
+        counts.append(f"{done.chunks} chunks")
+    out.print(f"{job} {job_pb2.Job.State.Name(with_end.state)}: {', '.join(counts)}", soft_wrap=True)
     return with_end  # type: ignore[no-any-return]
 
 

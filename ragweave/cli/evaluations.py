@@ -1,28 +1,33 @@
 """The command that measures searches: `ragweave eval`."""
 
 import json
-import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import typer
 from google.protobuf import json_format
+from rich.markup import escape
 from rich.table import Table
 
 from ragweave.cli.calls import follow
 from ragweave.cli.console import command, connect, err, fail, out
+from ragweave.cli.evaluation_files import queries
 from ragweave.client import Client
 from ragweave.names import collection_name
 from ragweave.v1 import evaluation_pb2, evaluation_service_pb2, job_pb2, search_pb2
 
 _MODES = ("HYBRID", "DENSE", "SPARSE")
 _MEASURES = ("recall", "precision", "mrr", "ndcg")
+_CUTOFFS = (1, 3, 5, 10, 100)
 _PERCENTILES = ("p50", "p90", "p95", "p99")
-_COUNTS = ("answered", "failed", "empty")
-_GATE = re.compile(rf"({'|'.join(_MEASURES)})@(1|3|5|10|100)=(\d*\.?\d+)")
+_COUNTS = ("answered", "failed", "empty", "lacking")
+_MOST_TOLD = 5
+_SHOWN_AT = 10
+_GATE = re.compile(rf"({'|'.join(_MEASURES)})@({'|'.join(map(str, _CUTOFFS))})=(\d*\.?\d+)")
 _NAME = re.compile(r"(sampleQuerySets/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 _Evaluation = evaluation_pb2.Evaluation
@@ -43,6 +48,9 @@ def eval_(
     gates: Annotated[
         list[str] | None, typer.Option("--min", help="Least that is enough, such as ndcg@10=.6; repeatable.")
     ] = None,
+    most: Annotated[
+        int, typer.Option("--queries", min=0, help="Queries to show one by one: what got worse, or is worst, first.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="The whole evaluation as JSON.")] = False,
 ) -> None:
     """Measure how well searches answer questions whose answers are known; ends with 1 where a --min is not reached."""
@@ -58,12 +66,23 @@ def eval_(
         )
         # With --json nothing else is printed.
         evaluation = _evaluated(client, asked, Client.wait if as_json else follow)
+        worst_first = "difference" if len(configurations) == 2 else "ndcg"
+        shown = list(islice(_each_query(client, evaluation, order_by=worst_first), most))
+        lacking = list(islice(_each_query(client, evaluation, filter="lacking = true"), _MOST_TOLD))
     if as_json:
-        print(json_format.MessageToJson(evaluation))
+        told = json_format.MessageToDict(evaluation)
+        if shown:
+            told["queries"] = [json_format.MessageToDict(one) for one in shown]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        told = f"{evaluation.query_count} queries of {evaluation.sample_query_set}"
-        out.print(f"{evaluation.name}: {told}", markup=False, soft_wrap=True)
+        told_of = f"{evaluation.query_count} queries of {evaluation.sample_query_set}"
+        out.print(f"{evaluation.name}: {told_of}", markup=False, soft_wrap=True)
         out.print(_table(evaluation))
+        if shown:
+            out.print(_queries_table(evaluation, shown))
+    for one in lacking:
+        names = ", ".join(dict.fromkeys(name for outcome in one.outcomes for name in outcome.lacking))
+        err.print(f"[yellow]not there to be found:[/yellow] {escape(names)} of {escape(one.id)}", soft_wrap=True)
     missed = list(_missed(evaluation.results[-1], wanted))
     for each in missed:
         err.print(f"[red]not enough:[/red] {each}", soft_wrap=True)
@@ -80,6 +99,20 @@ def _evaluated(client: Client, wanted: _Evaluation, ended: Callable[[Client, str
         if found.state == _Evaluation.FINISHED:
             return found  # type: ignore[no-any-return]
     fail(f"{job.name} is {job_pb2.Job.State.Name(job.state)}: {job.error.message or 'there are no results'}")
+
+
+def _each_query(
+    client: Client, evaluation: _Evaluation, *, filter: str = "", order_by: str = ""
+) -> Iterator[evaluation_pb2.EvaluatedQuery]:
+    request = evaluation_service_pb2.ListEvaluatedQueriesRequest(
+        parent=evaluation.name, page_size=100, filter=filter, order_by=order_by
+    )
+    while True:
+        page = client.evaluations.ListEvaluatedQueries(request)
+        yield from page.queries
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _configuration(text: str, called: str) -> _Evaluation.Configuration:
@@ -118,8 +151,7 @@ def _set(client: Client, given: str, qrels: Path | None) -> str:
             fail(f"{given}: no such file")
         return given
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem)[:128]
-    queries = list(_queries(path, _judged(qrels) if qrels else {}))
-    sent = evaluation_pb2.SampleQuerySet(queries=queries, description=f"from {path.name}")
+    sent = evaluation_pb2.SampleQuerySet(queries=queries(path, qrels), description=f"from {path.name}")
     create = evaluation_service_pb2.CreateSampleQuerySetRequest(sample_query_set=sent, sample_query_set_id=stem)
     try:
         return str(client.evaluations.CreateSampleQuerySet(create).name)
@@ -129,48 +161,6 @@ def _set(client: Client, given: str, qrels: Path | None) -> str:
     sent.name = f"sampleQuerySets/{stem}"
     update = evaluation_service_pb2.UpdateSampleQuerySetRequest(sample_query_set=sent)
     return str(client.evaluations.UpdateSampleQuerySet(update).name)
-
-
-def _queries(path: Path, judged: dict[str, dict[str, int]]) -> Iterator[evaluation_pb2.SampleQuery]:
-    """The file's queries; of a file with judgements beside it, those that were judged."""
-    for line, row in _rows(path):
-        try:
-            id_ = str(row.get("id") or row["_id"])
-            relevant = judged.get(id_, {}) if judged else dict(row["relevant"])
-            if relevant:
-                yield evaluation_pb2.SampleQuery(
-                    id=id_,
-                    text=row.get("query") or row["text"],
-                    relevant=[
-                        evaluation_pb2.SampleQuery.Judgement(name=name, grade=operator.index(grade))
-                        for name, grade in relevant.items()
-                    ],
-                )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            fail(f'{path}:{line}: is no {{"id": "...", "query": "...", "relevant": {{"document id": grade}}}}')
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Its lines by their numbers, blank ones aside."""
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if text.strip():
-            try:
-                yield line, json.loads(text)
-            except ValueError as error:
-                fail(f"{path}:{line}: is no JSON: {error}")
-
-
-def _judged(path: Path) -> dict[str, dict[str, int]]:
-    """Grades by query and document: lines of `query document grade`, or of TREC's `query 0 document grade`."""
-    judged: dict[str, dict[str, int]] = {}
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        parts = text.split()
-        if not parts or (line == 1 and not parts[-1].lstrip("-").isdecimal()):
-            continue  # BEIR's first line names the columns
-        if len(parts) not in (3, 4) or not parts[-1].lstrip("-").isdecimal():
-            fail(f"{path}:{line}: is neither `query document grade` nor `query 0 document grade`")
-        judged.setdefault(parts[0], {})[parts[-2]] = max(0, int(parts[-1]))
-    return judged
 
 
 def _table(evaluation: _Evaluation) -> Table:
@@ -183,7 +173,7 @@ def _table(evaluation: _Evaluation) -> Table:
         table.add_column("by chance", justify="right")
     differences = {(each.measure, each.k): each for each in evaluation.differences}
     for name in _MEASURES:
-        for at, k in enumerate(each.k for each in results[0].measures):
+        for at, k in enumerate(_CUTOFFS):
             row = [f"{getattr(result.measures[at], name):.4f}" if result.measures else "" for result in results]
             if found := differences.get((name, k)):
                 colour = "dim" if found.p_value > 0.05 else "green" if found.mean > 0 else "red"
@@ -198,3 +188,22 @@ def _table(evaluation: _Evaluation) -> Table:
     for count in _COUNTS:
         table.add_row(count, *(str(getattr(result, count)) for result in results))
     return table
+
+
+def _queries_table(evaluation: _Evaluation, queries: list[evaluation_pb2.EvaluatedQuery]) -> Table:
+    """nDCG@10 of each query, side by side; or why there is none."""
+    table = Table("query", "", title="nDCG@10, query by query", title_justify="left")
+    for result in evaluation.results:
+        table.add_column(result.configuration, justify="right")
+    if len(evaluation.results) == 2:
+        table.add_column("difference", justify="right")
+    for query in queries:
+        row = [_ndcg(each.measures) or escape(each.error) for each in query.outcomes]
+        if len(evaluation.results) == 2:
+            row.append(_ndcg(query.differences, "+"))
+        table.add_row(escape(query.id), escape(query.text), *row)
+    return table
+
+
+def _ndcg(measures: Iterable[Any], sign: str = "") -> str:
+    return next((f"{each.ndcg:{sign}.4f}" for each in measures if each.k == _SHOWN_AT), "")

@@ -30,7 +30,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ragweave.v1 import search_pb2 as ragweave_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cragweave/v1/evaluation.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ragweave/v1/search.proto\"\xf4\x02\n\x0bSampleQuery\x12\x37\n\x02id\x18\x01 \x01(\tB+\xbaH(r&2$^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$\x12\x18\n\x04text\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@\x12@\n\x08relevant\x18\x03 \x03(\x0b\x32\".ragweave.v1.SampleQuery.JudgementB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x1a\xcf\x01\n\tJudgement\x12\xa7\x01\n\x04name\x18\x01 \x01(\tB\x98\x01\xbaH\x94\x01r\x91\x01\x10\x01\x18\xa4\x03\x32\x89\x01^((collections/[A-Za-z0-9_.-]+/documents/)?[A-Za-z0-9_.-]+|collections/[A-Za-z0-9_.-]+/documents/[A-Za-z0-9_.-]+/chunks/[A-Za-z0-9_.-]+)$\x12\x18\n\x05grade\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\x90\x03\n\x0eSampleQuerySet\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x34\n\x07queries\x18\x03 \x03(\x0b\x32\x18.ragweave.v1.SampleQueryB\t\xbaH\x06\x92\x01\x03\x10\x88\'\x12 \n\x0bquery_count\x18\x04 \x01(\x05\x42\x0b\xe2\x41\x01\x03\xbaH\x04\x1a\x02(\x00\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x04\x65tag\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:e\xea\x41\x62\n\x1bragweave.dev/SampleQuerySet\x12\"sampleQuerySets/{sample_query_set}*\x0fsampleQuerySets2\x0esampleQuerySet\"\xd0\x0c\n\nEvaluation\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12^\n\x10sample_query_set\x18\x03 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^((sampleQuerySets/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$\x12&\n\x0b\x63ollections\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x14\"\x07r\x05\x10\x01\x18\x8c\x01\x12G\n\x0e\x63onfigurations\x18\x05 \x03(\x0b\x32%.ragweave.v1.Evaluation.ConfigurationB\x08\xbaH\x05\x92\x01\x02\x10\x02\x12:\n\x05state\x18\x06 \x01(\x0e\x32\x1d.ragweave.v1.Evaluation.StateB\x0c\xe2\x41\x01\x03\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x03job\x18\x07 \x01(\tB\x0c\xe2\x41\x01\x03\xbaH\x05r\x03\x18\x8c\x01\x12 \n\x0bquery_count\x18\x08 \x01(\x05\x42\x0b\xe2\x41\x01\x03\xbaH\x04\x1a\x02(\x00\x12=\n\x07results\x18\t \x03(\x0b\x32\x1e.ragweave.v1.Evaluation.ResultB\x0c\xe2\x41\x01\x03\xbaH\x05\x92\x01\x02\x10\x02\x12\x45\n\x0b\x64ifferences\x18\n \x03(\x0b\x32\".ragweave.v1.Evaluation.DifferenceB\x0c\xe2\x41\x01\x03\xbaH\x05\x92\x01\x02\x10\x14\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\npurge_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1at\n\rConfiguration\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$\x12*\n\x06search\x18\x02 \x01(\x0b\x32\x1a.ragweave.v1.SearchRequest\x1a\\\n\x08Measures\x12\x12\n\x01k\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x0b\n\x03mrr\x18\x04 \x01(\x01\x12\x0c\n\x04ndcg\x18\x05 \x01(\x01\x1a\xa9\x01\n\x07Latency\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\xe4\x01\n\x06Result\x12\x1e\n\rconfiguration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12<\n\x08measures\x18\x02 \x03(\x0b\x32 .ragweave.v1.Evaluation.MeasuresB\x08\xbaH\x05\x92\x01\x02\x10\x05\x12\x30\n\x07latency\x18\x03 \x01(\x0b\x32\x1f.ragweave.v1.Evaluation.Latency\x12\x19\n\x08\x61nswered\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x06\x66\x61iled\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05\x65mpty\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x1a\xa3\x01\n\nDifference\x12\x18\n\x07measure\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x12\n\x01k\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12(\n\x07p_value\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x17\n\x06\x62\x65tter\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05worse\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"<\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nUNFINISHED\x10\x01\x12\x0c\n\x08\x46INISHED\x10\x02:O\xea\x41L\n\x17ragweave.dev/Evaluation\x12\x18\x65valuations/{evaluation}*\x0b\x65valuations2\nevaluationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cragweave/v1/evaluation.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ragweave/v1/search.proto\"\x92\x03\n\x0bSampleQuery\x12\x37\n\x02id\x18\x01 \x01(\tB+\xbaH(r&2$^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$\x12\x18\n\x04text\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@\x12@\n\x08relevant\x18\x03 \x03(\x0b\x32\".ragweave.v1.SampleQuery.JudgementB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x1a\xed\x01\n\tJudgement\x12\xc5\x01\n\x04name\x18\x01 \x01(\tB\xb6\x01\xbaH\xb2\x01r\xaf\x01\x10\x01\x18\xa4\x03\x32\xa7\x01^((collections/[A-Za-z0-9_.-]{1,128}/documents/)?[A-Za-z0-9_.-]{1,128}|collections/[A-Za-z0-9_.-]{1,128}/documents/[A-Za-z0-9_.-]{1,128}/chunks/[A-Za-z0-9_.-]{1,128})$\x12\x18\n\x05grade\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\x90\x03\n\x0eSampleQuerySet\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x34\n\x07queries\x18\x03 \x03(\x0b\x32\x18.ragweave.v1.SampleQueryB\t\xbaH\x06\x92\x01\x03\x10\x88\'\x12 \n\x0bquery_count\x18\x04 \x01(\x05\x42\x0b\xe2\x41\x01\x03\xbaH\x04\x1a\x02(\x00\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x04\x65tag\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:e\xea\x41\x62\n\x1bragweave.dev/SampleQuerySet\x12\"sampleQuerySets/{sample_query_set}*\x0fsampleQuerySets2\x0esampleQuerySet\"\xea\x0c\n\nEvaluation\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12^\n\x10sample_query_set\x18\x03 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^((sampleQuerySets/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$\x12&\n\x0b\x63ollections\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x14\"\x07r\x05\x10\x01\x18\x8c\x01\x12G\n\x0e\x63onfigurations\x18\x05 \x03(\x0b\x32%.ragweave.v1.Evaluation.ConfigurationB\x08\xbaH\x05\x92\x01\x02\x10\x02\x12:\n\x05state\x18\x06 \x01(\x0e\x32\x1d.ragweave.v1.Evaluation.StateB\x0c\xe2\x41\x01\x03\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x03job\x18\x07 \x01(\tB\x0c\xe2\x41\x01\x03\xbaH\x05r\x03\x18\x8c\x01\x12 \n\x0bquery_count\x18\x08 \x01(\x05\x42\x0b\xe2\x41\x01\x03\xbaH\x04\x1a\x02(\x00\x12=\n\x07results\x18\t \x03(\x0b\x32\x1e.ragweave.v1.Evaluation.ResultB\x0c\xe2\x41\x01\x03\xbaH\x05\x92\x01\x02\x10\x02\x12\x45\n\x0b\x64ifferences\x18\n \x03(\x0b\x32\".ragweave.v1.Evaluation.DifferenceB\x0c\xe2\x41\x01\x03\xbaH\x05\x92\x01\x02\x10\x14\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\npurge_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1at\n\rConfiguration\x12\x37\n\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$\x12*\n\x06search\x18\x02 \x01(\x0b\x32\x1a.ragweave.v1.SearchRequest\x1a\\\n\x08Measures\x12\x12\n\x01k\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x0b\n\x03mrr\x18\x04 \x01(\x01\x12\x0c\n\x04ndcg\x18\x05 \x01(\x01\x1a\xa9\x01\n\x07Latency\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\xfe\x01\n\x06Result\x12\x1e\n\rconfiguration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12<\n\x08measures\x18\x02 \x03(\x0b\x32 .ragweave.v1.Evaluation.MeasuresB\x08\xbaH\x05\x92\x01\x02\x10\x05\x12\x30\n\x07latency\x18\x03 \x01(\x0b\x32\x1f.ragweave.v1.Evaluation.Latency\x12\x19\n\x08\x61nswered\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x06\x66\x61iled\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05\x65mpty\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x18\n\x07lacking\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x1a\xa3\x01\n\nDifference\x12\x18\n\x07measure\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x12\n\x01k\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12(\n\x07p_value\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x17\n\x06\x62\x65tter\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x05worse\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"<\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nUNFINISHED\x10\x01\x12\x0c\n\x08\x46INISHED\x10\x02:O\xea\x41L\n\x17ragweave.dev/Evaluation\x12\x18\x65valuations/{evaluation}*\x0b\x65valuations2\nevaluation\"\xa6\x03\n\x0e\x45valuatedQuery\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04text\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12?\n\x08outcomes\x18\x03 \x03(\x0b\x32#.ragweave.v1.EvaluatedQuery.OutcomeB\x08\xbaH\x05\x92\x01\x02\x10\x02\x12?\n\x0b\x64ifferences\x18\x04 \x03(\x0b\x32 .ragweave.v1.Evaluation.MeasuresB\x08\xbaH\x05\x92\x01\x02\x10\x05\x1a\xe3\x01\n\x07Outcome\x12\x1e\n\rconfiguration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12<\n\x08measures\x18\x02 \x03(\x0b\x32 .ragweave.v1.Evaluation.MeasuresB\x08\xbaH\x05\x92\x01\x02\x10\x05\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\thit_count\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x19\n\x07lacking\x18\x05 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x17\n\x05\x65rror\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ragweave.v1.evaluation_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLEQUERY_JUDGEMENT'].fields_by_name['name']._loaded_options = None
-  _globals['_SAMPLEQUERY_JUDGEMENT'].fields_by_name['name']._serialized_options = b'\272H\224\001r\221\001\020\001\030\244\0032\211\001^((collections/[A-Za-z0-9_.-]+/documents/)?[A-Za-z0-9_.-]+|collections/[A-Za-z0-9_.-]+/documents/[A-Za-z0-9_.-]+/chunks/[A-Za-z0-9_.-]+)$'
+  _globals['_SAMPLEQUERY_JUDGEMENT'].fields_by_name['name']._serialized_options = b'\272H\262\001r\257\001\020\001\030\244\0032\247\001^((collections/[A-Za-z0-9_.-]{1,128}/documents/)?[A-Za-z0-9_.-]{1,128}|collections/[A-Za-z0-9_.-]{1,128}/documents/[A-Za-z0-9_.-]{1,128}/chunks/[A-Za-z0-9_.-]{1,128})$'
   _globals['_SAMPLEQUERY_JUDGEMENT'].fields_by_name['grade']._loaded_options = None
   _globals['_SAMPLEQUERY_JUDGEMENT'].fields_by_name['grade']._serialized_options = b'\272H\006\032\004\030d(\000'
   _globals['_SAMPLEQUERY'].fields_by_name['id']._loaded_options = None
@@ -77,6 +77,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION_RESULT'].fields_by_name['failed']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_EVALUATION_RESULT'].fields_by_name['empty']._loaded_options = None
   _globals['_EVALUATION_RESULT'].fields_by_name['empty']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_EVALUATION_RESULT'].fields_by_name['lacking']._loaded_options = None
+  _globals['_EVALUATION_RESULT'].fields_by_name['lacking']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_EVALUATION_DIFFERENCE'].fields_by_name['measure']._loaded_options = None
   _globals['_EVALUATION_DIFFERENCE'].fields_by_name['measure']._serialized_options = b'\272H\004r\002\030\020'
   _globals['_EVALUATION_DIFFERENCE'].fields_by_name['k']._loaded_options = None
@@ -115,24 +117,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['purge_time']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION']._loaded_options = None
   _globals['_EVALUATION']._serialized_options = b'\352AL\n\027ragweave.dev/Evaluation\022\030evaluations/{evaluation}*\013evaluations2\nevaluation'
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['configuration']._loaded_options = None
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['configuration']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['measures']._loaded_options = None
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['measures']._serialized_options = b'\272H\005\222\001\002\020\005'
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['hit_count']._loaded_options = None
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['hit_count']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['lacking']._loaded_options = None
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['lacking']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['error']._loaded_options = None
+  _globals['_EVALUATEDQUERY_OUTCOME'].fields_by_name['error']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_EVALUATEDQUERY'].fields_by_name['id']._loaded_options = None
+  _globals['_EVALUATEDQUERY'].fields_by_name['id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_EVALUATEDQUERY'].fields_by_name['text']._loaded_options = None
+  _globals['_EVALUATEDQUERY'].fields_by_name['text']._serialized_options = b'\272H\005r\003\030\200@'
+  _globals['_EVALUATEDQUERY'].fields_by_name['outcomes']._loaded_options = None
+  _globals['_EVALUATEDQUERY'].fields_by_name['outcomes']._serialized_options = b'\272H\005\222\001\002\020\002'
+  _globals['_EVALUATEDQUERY'].fields_by_name['differences']._loaded_options = None
+  _globals['_EVALUATEDQUERY'].fields_by_name['differences']._serialized_options = b'\272H\005\222\001\002\020\005'
   _globals['_SAMPLEQUERY']._serialized_start=226
-  _globals['_SAMPLEQUERY']._serialized_end=598
+  _globals['_SAMPLEQUERY']._serialized_end=628
   _globals['_SAMPLEQUERY_JUDGEMENT']._serialized_start=391
-  _globals['_SAMPLEQUERY_JUDGEMENT']._serialized_end=598
-  _globals['_SAMPLEQUERYSET']._serialized_start=601
-  _globals['_SAMPLEQUERYSET']._serialized_end=1001
-  _globals['_EVALUATION']._serialized_start=1004
-  _globals['_EVALUATION']._serialized_end=2620
-  _globals['_EVALUATION_CONFIGURATION']._serialized_start=1698
-  _globals['_EVALUATION_CONFIGURATION']._serialized_end=1814
-  _globals['_EVALUATION_MEASURES']._serialized_start=1816
-  _globals['_EVALUATION_MEASURES']._serialized_end=1908
-  _globals['_EVALUATION_LATENCY']._serialized_start=1911
-  _globals['_EVALUATION_LATENCY']._serialized_end=2080
-  _globals['_EVALUATION_RESULT']._serialized_start=2083
-  _globals['_EVALUATION_RESULT']._serialized_end=2311
-  _globals['_EVALUATION_DIFFERENCE']._serialized_start=2314
-  _globals['_EVALUATION_DIFFERENCE']._serialized_end=2477
-  _globals['_EVALUATION_STATE']._serialized_start=2479
-  _globals['_EVALUATION_STATE']._serialized_end=2539
+  _globals['_SAMPLEQUERY_JUDGEMENT']._serialized_end=628
+  _globals['_SAMPLEQUERYSET']._serialized_start=631
+  _globals['_SAMPLEQUERYSET']._serialized_end=1031
+  _globals['_EVALUATION']._serialized_start=1034
+  _globals['_EVALUATION']._serialized_end=2676
+  _globals['_EVALUATION_CONFIGURATION']._serialized_start=1728
+  _globals['_EVALUATION_CONFIGURATION']._serialized_end=1844
+  _globals['_EVALUATION_MEASURES']._serialized_start=1846
+  _globals['_EVALUATION_MEASURES']._serialized_end=1938
+  _globals['_EVALUATION_LATENCY']._serialized_start=1941
+  _globals['_EVALUATION_LATENCY']._serialized_end=2110
+  _globals['_EVALUATION_RESULT']._serialized_start=2113
+  _globals['_EVALUATION_RESULT']._serialized_end=2367
+  _globals['_EVALUATION_DIFFERENCE']._serialized_start=2370
+  _globals['_EVALUATION_DIFFERENCE']._serialized_end=2533
+  _globals['_EVALUATION_STATE']._serialized_start=2535
+  _globals['_EVALUATION_STATE']._serialized_end=2595
+  _globals['_EVALUATEDQUERY']._serialized_start=2679
+  _globals['_EVALUATEDQUERY']._serialized_end=3101
+  _globals['_EVALUATEDQUERY_OUTCOME']._serialized_start=2874
+  _globals['_EVALUATEDQUERY_OUTCOME']._serialized_end=3101
 # @@protoc_insertion_point(module_scope)

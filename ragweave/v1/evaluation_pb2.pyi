@@ -278,6 +278,7 @@ class Evaluation(_message.Message):
         ANSWERED_FIELD_NUMBER: _builtins.int
         FAILED_FIELD_NUMBER: _builtins.int
         EMPTY_FIELD_NUMBER: _builtins.int
+        LACKING_FIELD_NUMBER: _builtins.int
         configuration: _builtins.str
         """The configuration's name."""
         answered: _builtins.int
@@ -286,13 +287,19 @@ class Evaluation(_message.Message):
         """Queries whose search failed, or could not have all of its stages; no measure counts them."""
         empty: _builtins.int
         """Queries that were answered with no hit."""
+        lacking: _builtins.int
+        """Queries of which something relevant is not there to be found: not in what is searched, or not for the caller. It counts
+        as not found.
+        """
         @_builtins.property
         def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation.Measures]:
             """One entry a k, in their order."""
 
         @_builtins.property
         def latency(self) -> Global___Evaluation.Latency:
-            """Times of its searches, as they were among each other: several run at a time."""
+            """Times of its searches in the retrieval service, embedding the question included: nothing comes from a cache. They are
+            as they were among each other: several run at a time.
+            """
 
         def __init__(
             self,
@@ -303,10 +310,11 @@ class Evaluation(_message.Message):
             answered: _builtins.int = ...,
             failed: _builtins.int = ...,
             empty: _builtins.int = ...,
+            lacking: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "configuration", b"configuration", "empty", b"empty", "failed", b"failed", "latency", b"latency", "measures", b"measures"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "configuration", b"configuration", "empty", b"empty", "failed", b"failed", "lacking", b"lacking", "latency", b"latency", "measures", b"measures"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,3 +437,87 @@ class Evaluation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class EvaluatedQuery(_message.Message):
+    """How one query of an evaluation did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Outcome(_message.Message):
+        """By one configuration."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CONFIGURATION_FIELD_NUMBER: _builtins.int
+        MEASURES_FIELD_NUMBER: _builtins.int
+        LATENCY_FIELD_NUMBER: _builtins.int
+        HIT_COUNT_FIELD_NUMBER: _builtins.int
+        LACKING_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        configuration: _builtins.str
+        """The configuration's name."""
+        hit_count: _builtins.int
+        """Hits that were looked at."""
+        error: _builtins.str
+        """Why the search failed."""
+        @_builtins.property
+        def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation.Measures]:
+            """As of all queries; empty where the search failed, and before it was made."""
+
+        @_builtins.property
+        def latency(self) -> _duration_pb2.Duration:
+            """What the search took."""
+
+        @_builtins.property
+        def lacking(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Names, as judged, of what is relevant and not there to be found."""
+
+        def __init__(
+            self,
+            *,
+            configuration: _builtins.str = ...,
+            measures: _abc.Iterable[Global___Evaluation.Measures] | None = ...,
+            latency: _duration_pb2.Duration | None = ...,
+            hit_count: _builtins.int = ...,
+            lacking: _abc.Iterable[_builtins.str] | None = ...,
+            error: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "error", b"error", "hit_count", b"hit_count", "lacking", b"lacking", "latency", b"latency", "measures", b"measures"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The query's id in its set."""
+    text: _builtins.str
+    """The question."""
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluatedQuery.Outcome]:
+        """One outcome a configuration, in their order."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation.Measures]:
+        """With two configurations that both answered: the second's measures less the first's."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        outcomes: _abc.Iterable[Global___EvaluatedQuery.Outcome] | None = ...,
+        differences: _abc.Iterable[Global___Evaluation.Measures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "id", b"id", "outcomes", b"outcomes", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluatedQuery: _TypeAlias = EvaluatedQuery  # noqa: Y015

@@ -343,3 +343,81 @@ class GetEvaluationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEvaluationRequest: _TypeAlias = GetEvaluationRequest  # noqa: Y015
+
+@_typing.final
+class ListEvaluatedQueriesRequest(_message.Message):
+    """Asks for a list of an evaluation's queries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`evaluations/{evaluation}`."""
+    page_size: _builtins.int
+    """Items of one answer. Defaults to 20; more than 100 reads as 100."""
+    page_token: _builtins.str
+    """Continues the list that gave it; filter and order as before."""
+    page: _builtins.int
+    """Page to return, from 1, instead of page_token."""
+    filter: _builtins.str
+    """AIP-160 filter over id, text, `failed` and `lacking` (true where any outcome is), `ndcg` (nDCG@10 by the last
+    configuration) and `difference` (that of nDCG@10).
+    """
+    order_by: _builtins.str
+    """Fields to order by, such as "difference" for what got worse first: id, ndcg, difference. Queries without a value come
+    first. Defaults to id.
+    """
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        page: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluatedQueriesRequest: _TypeAlias = ListEvaluatedQueriesRequest  # noqa: Y015
+
+@_typing.final
+class ListEvaluatedQueriesResponse(_message.Message):
+    """A part of the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set when there are more; send it as page_token."""
+    total_size: _builtins.int
+    """Items in all pages."""
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.EvaluatedQuery]:
+        """The queries, in order."""
+
+    def __init__(
+        self,
+        *,
+        queries: _abc.Iterable[_evaluation_pb2.EvaluatedQuery] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "queries", b"queries", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluatedQueriesResponse: _TypeAlias = ListEvaluatedQueriesResponse  # noqa: Y015

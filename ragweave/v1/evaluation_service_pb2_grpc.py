@@ -77,6 +77,11 @@ class EvaluationServiceStub:
                 request_serializer=ragweave_dot_v1_dot_evaluation__service__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=ragweave_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
+        self.ListEvaluatedQueries = channel.unary_unary(
+                '/ragweave.v1.EvaluationService/ListEvaluatedQueries',
+                request_serializer=ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer:
@@ -141,6 +146,13 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEvaluatedQueries(self, request, context):
+        """Lists how each query of an evaluation did, so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +195,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=ragweave_dot_v1_dot_evaluation__service__pb2.GetEvaluationRequest.FromString,
                     response_serializer=ragweave_dot_v1_dot_evaluation__pb2.Evaluation.SerializeToString,
+            ),
+            'ListEvaluatedQueries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluatedQueries,
+                    request_deserializer=ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -402,6 +419,33 @@ class EvaluationService:
             '/ragweave.v1.EvaluationService/GetEvaluation',
             ragweave_dot_v1_dot_evaluation__service__pb2.GetEvaluationRequest.SerializeToString,
             ragweave_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluatedQueries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.EvaluationService/ListEvaluatedQueries',
+            ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesRequest.SerializeToString,
+            ragweave_dot_v1_dot_evaluation__service__pb2.ListEvaluatedQueriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

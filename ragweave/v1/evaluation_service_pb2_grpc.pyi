@@ -54,6 +54,8 @@ class EvaluationServiceStub:
     """Lists the tenant's evaluations, as they are kept: for 30 days, unless configured otherwise."""
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
     """Reads an evaluation."""
+    ListEvaluatedQueries: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluatedQueriesRequest, _evaluation_service_pb2.ListEvaluatedQueriesResponse]
+    """Lists how each query of an evaluation did, so far."""
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
@@ -79,6 +81,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """Lists the tenant's evaluations, as they are kept: for 30 days, unless configured otherwise."""
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Reads an evaluation."""
+    ListEvaluatedQueries: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluatedQueriesRequest, _evaluation_service_pb2.ListEvaluatedQueriesResponse]  # type: ignore[assignment]
+    """Lists how each query of an evaluation did, so far."""
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Measures how well searches answer questions whose answers are known."""
@@ -149,5 +153,13 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
         """Reads an evaluation."""
+
+    @_abc_1.abstractmethod
+    def ListEvaluatedQueries(
+        self,
+        request: _evaluation_service_pb2.ListEvaluatedQueriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_service_pb2.ListEvaluatedQueriesResponse, _abc.Awaitable[_evaluation_service_pb2.ListEvaluatedQueriesResponse]]:
+        """Lists how each query of an evaluation did, so far."""
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

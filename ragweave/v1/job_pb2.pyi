@@ -315,7 +315,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class JobItem(_message.Message):
-    """One document of a job."""
+    """One document of a job, or one query of an evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -402,7 +402,7 @@ class JobItem(_message.Message):
     that does not name the caller, and the caller may not write documents.
     """
     source_uri: _builtins.str
-    """The file, URL or id the item was made from."""
+    """The file, URL or id the item was made from; of a query of an evaluation, `evaluations/{evaluation}#{query}`."""
     state: Global___JobItem.State.ValueType
     """Where the item stands."""
     attempts: _builtins.int

@@ -2,7 +2,7 @@
 
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -87,6 +87,7 @@ class Embedder:
         *,
         input_type: InputType = InputType.DOCUMENT,
         truncate: bool = False,
+        recompute: bool = False,
         named: Callable[[int], str] = "texts[{}]".format,
     ) -> list[Embedding]:
         """The embedding of each text, in order; all or none.
@@ -94,6 +95,7 @@ class Embedder:
         Args:
             tenant: Whose texts they are; no other tenant learns from the cache that they were embedded.
             truncate: Cut texts over the model's limit, where they would be refused.
+            recompute: Take nothing from the cache.
             named: What the caller calls the text at an index.
 
         Raises:
@@ -103,16 +105,13 @@ class Embedder:
         """
         keys = [cache_key(tenant, self.spec, input_type, text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
-        found = self._cache.near(text_of)
-        found |= await self._cache.far(
-            (key for key in text_of if key not in found), length=_COUNT.size + 4 * self.spec.dimension
-        )
+        found = {} if recompute else await self._cached(text_of)
         missing = [key for key in text_of if key not in found]
         tokens = dict(zip(missing, await self._tokenize([text_of[key] for key in missing], input_type), strict=True))
         counts = {key: _COUNT.unpack_from(entry)[0] for key, entry in found.items()}
         counts |= {key: each.count for key, each in tokens.items()}
         self._check([counts[key] for key in keys], truncate, named)
-        entries = found | await self._computed(tenant, tokens, input_type)
+        entries = found | await self._computed(tenant, tokens, input_type, recompute=recompute)
         return [self._embedding(entries[key], cached=key in found) for key in keys]
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -155,12 +154,19 @@ class Embedder:
             return await self._model.tokenize(texts) if texts else []
         return await self._turns.tokenized(texts, self._model.tokenize)
 
-    async def _computed(self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType) -> dict[bytes, bytes]:
+    async def _cached(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        found = self._cache.near(keys)
+        left = (key for key in keys if key not in found)
+        return found | await self._cache.far(left, length=_COUNT.size + 4 * self.spec.dimension)
+
+    async def _computed(
+        self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType, *, recompute: bool
+    ) -> dict[bytes, bytes]:
         """Cache entries of texts, once the model made them.
 
         Between the look into the cache and the queue nothing is awaited, so two calls never compute the same text.
         """
-        entries = self._cache.near(tokens)
+        entries = {} if recompute else self._cache.near(tokens)
         missing = {key: each for key, each in tokens.items() if key not in entries}
         vectors = await self._scheduler.results(self._lanes[input_type], tenant, missing)
         return entries | {key: _entry(tokens[key], vector) for key, vector in vectors.items()}

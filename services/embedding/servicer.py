@@ -34,6 +34,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             request.texts,
             input_type=convert.input_type_from(request.input_type),
             truncate=request.truncate,
+            recompute=request.recompute,
         )
         return convert.embeddings_to(embeddings, embedder.spec)
 

@@ -48,6 +48,7 @@ from services.retrieval.servicer import CacheServicer, IndexServicer, RetrievalS
 from services.retrieval.servicer_evaluations import EvaluationRunServicer, EvaluationServicer
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
+from services.retrieval.trials import Trials
 from services.retrieval.usage import Usage
 from services.retrieval.warming import CacheWarmer
 
@@ -125,7 +126,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         evaluations = Evaluations(
             kept.evaluations,
             sets,
-            retriever,
+            Trials(retriever, EmbeddingClient(embedding, recompute=True), store, usage),
             JobsClient(jobs),
             query_of,
             retention=timedelta(seconds=settings.evaluation_retention_s),

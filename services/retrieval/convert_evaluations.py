@@ -18,7 +18,18 @@ from services.retrieval.evaluations import DEFAULT_TOP_K, Wanted
 from services.retrieval.measures import Measures
 from services.retrieval.query import Query
 from services.retrieval.query_sets import Given
-from services.retrieval.samples import Configuration, Difference, Evaluation, QuerySet, Result, SampleQuery
+from services.retrieval.samples import (
+    Configuration,
+    Difference,
+    EvaluatedQuery,
+    Evaluation,
+    Failed,
+    Found,
+    Outcome,
+    QuerySet,
+    Result,
+    SampleQuery,
+)
 
 # What a configuration leaves to the evaluation.
 _ITS_OWN: Final = (
@@ -149,6 +160,35 @@ def evaluations_to(page: Page[Evaluation]) -> pb.ListEvaluationsResponse:
     )
 
 
+def evaluated_to(page: Page[EvaluatedQuery]) -> pb.ListEvaluatedQueriesResponse:
+    return pb.ListEvaluatedQueriesResponse(
+        queries=[
+            evaluation_pb2.EvaluatedQuery(
+                id=each.query.id,
+                text=each.query.text,
+                outcomes=[_outcome_to(outcome) for outcome in each.outcomes],
+                differences=[_measures_to(difference) for difference in each.differences],
+            )
+            for each in page.items
+        ],
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def _outcome_to(outcome: Outcome) -> evaluation_pb2.EvaluatedQuery.Outcome:
+    made = evaluation_pb2.EvaluatedQuery.Outcome(configuration=outcome.configuration)
+    match outcome.found:
+        case Failed(message):
+            made.error = message
+        case Found() as found:
+            made.measures.extend(map(_measures_to, outcome.measures))
+            made.latency.CopyFrom(_duration_to(found.seconds))
+            made.hit_count = found.hits
+            made.lacking.extend(found.lacking)
+    return made
+
+
 def _result_to(result: Result) -> evaluation_pb2.Evaluation.Result:
     p50, p90, p95, p99 = map(_duration_to, result.latencies_s)
     return evaluation_pb2.Evaluation.Result(
@@ -158,6 +198,7 @@ def _result_to(result: Result) -> evaluation_pb2.Evaluation.Result:
         answered=result.answered,
         failed=result.failed,
         empty=result.empty,
+        lacking=result.lacking,
     )
 
 

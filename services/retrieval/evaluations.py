@@ -14,27 +14,25 @@ from services.mesh.filters import Field, FieldType, Schema, parse
 from services.mesh.identity import Caller
 from services.mesh.lists import Listing, Page, paginate
 from services.mesh.receipts import Receipt, once
-from services.retrieval.measures import MEASURES, chances, mean_measures, measured, percentile
+from services.retrieval.conclusions import concluded, evaluated_query
+from services.retrieval.measures import CUTOFFS
 from services.retrieval.ports_evaluation import EvaluationJobs, EvaluationStore, QueuedJob, Searcher
 from services.retrieval.query import Query
 from services.retrieval.query_sets import QuerySets
 from services.retrieval.samples import (
-    Conclusion,
     Configuration,
-    Difference,
+    EvaluatedQuery,
     Evaluation,
     EvaluationState,
+    Failed,
     Found,
-    FoundByEach,
     Queries,
-    Result,
     SampleQuery,
     now,
 )
 
 DEFAULT_TOP_K: Final = 100
 
-_PERCENTILES: Final = (0.5, 0.9, 0.95, 0.99)
 # Evaluations whose queries are held ready: those of jobs under way.
 _HELD: Final = 8
 _FIELDS: Final = {
@@ -52,6 +50,22 @@ _LISTING: Final = Listing(
     key="name",
     default_order="create_time desc",
 )
+
+_QUERY_LISTING: Final = Listing(
+    Schema(
+        {
+            "id": Field(FieldType.STRING),
+            "text": Field(FieldType.STRING),
+            "failed": Field(FieldType.BOOL),
+            "lacking": Field(FieldType.BOOL),
+            "ndcg": Field(FieldType.NUMBER),
+            "difference": Field(FieldType.NUMBER),
+        }
+    ),
+    sortable=("id", "ndcg", "difference"),
+    key="id",
+)
+_NDCG_AT: Final = CUTOFFS.index(10)
 
 Asking = Callable[[Configuration, Sequence[str], str], Query]
 """The search of a configuration for a question: over its own collections, else over those given."""
@@ -135,6 +149,34 @@ class Evaluations:
         query = _LISTING.query(filter=filter, order_by=order_by, page_size=page_size, page_token=page_token, page=page)
         return paginate(await self._store.all(tenant), query, _fields)
 
+    async def list_queries(
+        self,
+        tenant: str,
+        evaluation_id: str,
+        *,
+        filter: str,
+        order_by: str,
+        page_size: int,
+        page_token: str,
+        page: int,
+    ) -> Page[EvaluatedQuery]:
+        """How each query did, so far. Raises EvaluationNotFound, InvalidArgument, InvalidFilter, InvalidPageToken."""
+        evaluation = await self._store.get(tenant, evaluation_id)
+        query = _QUERY_LISTING.query(
+            filter=filter,
+            order_by=order_by,
+            page_size=page_size,
+            page_token=page_token,
+            page=page,
+            parent=evaluation.name,
+        )
+        queries = await self._queries(tenant, evaluation_id)
+        found = await self._store.found(tenant, evaluation_id)
+        evaluated = (
+            evaluated_query(evaluation.configurations, each, found.get(id_, ())) for id_, each in queries.items()
+        )
+        return await asyncio.to_thread(paginate, evaluated, query, _query_fields)
+
     async def query_ids(self, tenant: str, evaluation_id: str, offset: int, limit: int) -> tuple[list[str], int]:
         """Ids of some of its queries, in order, and how many there are. Raises EvaluationNotFound."""
         ids = list(await self._queries(tenant, evaluation_id))
@@ -142,6 +184,9 @@ class Evaluations:
 
     async def run(self, evaluation_id: str, query_id: str, who: Caller, *, timeout_s: float | None = None) -> None:
         """Searches for a query by each configuration, as the caller, and keeps what it found.
+
+        Args:
+            timeout_s: What is left of the caller's time; each configuration has an equal share.
 
         Raises:
             EvaluationNotFound: There is none, or no such query in it.
@@ -151,17 +196,16 @@ class Evaluations:
         query = (await self._queries(who.tenant, evaluation_id)).get(query_id)
         if query is None:
             raise InvalidArgument.of("query_id", f"{evaluation.name} has no query {query_id!r}")
-        found: list[Found | None] = []
+        share_s = None if timeout_s is None else timeout_s / len(evaluation.configurations)
+        found: list[Found | Failed] = []
         failed: DomainError | None = None
         for configuration in evaluation.configurations:
             try:
-                found.append(await self._found(evaluation, configuration, query, who, timeout_s))
+                found.append(await self._found(evaluation, configuration, query, who, share_s))
             except DomainError as error:
-                found.append(None)
+                found.append(Failed(error.message))
                 failed = failed or error
         await self._store.keep(who.tenant, evaluation_id, query_id, tuple(found))
-        if evaluation.conclusion is not None:  # a query that failed before is tried again
-            await self.conclude(who.tenant, evaluation_id)
         if failed is not None:
             raise failed
 
@@ -170,7 +214,7 @@ class Evaluations:
         evaluation = await self._store.get(tenant, evaluation_id)
         queries = await self._queries(tenant, evaluation_id)
         found = await self._store.found(tenant, evaluation_id)
-        conclusion = await asyncio.to_thread(_concluded, evaluation.configurations, queries, found)
+        conclusion = await asyncio.to_thread(concluded, evaluation.configurations, queries, found)
         await self._store.conclude(tenant, evaluation_id, conclusion)
 
     async def _made(self, wanted: Wanted, who: Caller) -> tuple[Evaluation, Sequence[SampleQuery]]:
@@ -229,44 +273,9 @@ class Evaluations:
         started_s = time.perf_counter()
         answer = await self._searcher.search(asked, who, timeout_s=timeout_s)
         spent_s = time.perf_counter() - started_s
-        return Found(query.ranks(answer.hits), spent_s, len(answer.hits))
-
-
-def _concluded(
-    configurations: Sequence[Configuration], queries: Queries, found: Mapping[str, FoundByEach]
-) -> Conclusion:
-    results = []
-    for at, configuration in enumerate(configurations):
-        answered = {id_: each[at] for id_, each in found.items() if id_ in queries}
-        results.append(_result(configuration.name, queries, {id_: one for id_, one in answered.items() if one}))
-    both = {id_: each for id_, each in found.items() if id_ in queries and len(each) == 2 and all(each)}
-    return Conclusion(results, _differences(queries, both), now())
-
-
-def _result(name: str, queries: Queries, answered: Mapping[str, Found]) -> Result:
-    latencies_s = sorted(each.seconds for each in answered.values())
-    return Result(
-        configuration=name,
-        measures=mean_measures([measured(each.ranks, queries[id_].grades) for id_, each in answered.items()]),
-        latencies_s=[percentile(latencies_s, share) for share in _PERCENTILES],
-        answered=len(answered),
-        failed=len(queries) - len(answered),
-        empty=sum(not each.hits for each in answered.values()),
-    )
-
-
-def _differences(queries: Queries, both: Mapping[str, FoundByEach]) -> list[Difference]:
-    rows = []
-    kinds: list[tuple[str, int]] = []
-    for id_ in sorted(both):
-        first, second = (measured(each.ranks, queries[id_].grades) for each in both[id_] if each)
-        kinds = [(name, each.k) for name in MEASURES for each in first]
-        ones, others = ([getattr(each, name) for name in MEASURES for each in of] for of in (first, second))
-        rows.append([other - one for one, other in zip(ones, others, strict=True)])
-    return [
-        Difference(name, k, sum(column) / len(column), chance, sum(x > 0 for x in column), sum(x < 0 for x in column))
-        for (name, k), column, chance in zip(kinds, zip(*rows, strict=True), chances(rows) if rows else [], strict=True)
-    ]
+        ranks, unfound = query.ranks(answer.hits)
+        lacking = await self._searcher.lacking(unfound, asked.collection_ids, who) if unfound else ()
+        return Found(ranks, spent_s, len(answer.hits), tuple(lacking))
 
 
 def _fields(evaluation: Evaluation) -> Mapping[str, Any]:
@@ -278,4 +287,17 @@ def _fields(evaluation: Evaluation) -> Mapping[str, Any]:
         "state": str(evaluation.state),
         "create_time": evaluation.create_time,
         "end_time": evaluation.conclusion and evaluation.conclusion.end_time,
+    }
+
+
+def _query_fields(evaluated: EvaluatedQuery) -> Mapping[str, Any]:
+    """As `list_queries` filters and orders them: by what the last configuration found."""
+    outcomes, last = [each.found for each in evaluated.outcomes], evaluated.outcomes[-1]
+    return {
+        "id": evaluated.query.id,
+        "text": evaluated.query.text,
+        "failed": any(isinstance(each, Failed) for each in outcomes),
+        "lacking": any(isinstance(each, Found) and each.lacking for each in outcomes),
+        "ndcg": last.measures[_NDCG_AT].ndcg if last.measures else None,
+        "difference": evaluated.differences[_NDCG_AT].ndcg if evaluated.differences else None,
     }

@@ -106,8 +106,21 @@ class EvaluationStore(Protocol):
 
 
 class Searcher(Protocol):
+    """Searches that are made to be measured: nothing of them comes from a cache, and none counts as use."""
+
     async def search(self, query: Query, who: Caller, *, timeout_s: float | None = None) -> Answer:
         """See Retriever.search."""
+        ...
+
+    async def lacking(self, names: Sequence[str], collection_ids: Sequence[str], who: Caller) -> list[str]:
+        """Those of the documents and chunks that are in none of the collections, or not for the caller.
+
+        Args:
+            names: Resource names; a bare id is that of a document in any of the collections.
+
+        Raises:
+            CollectionNotFound, CollectionDisabled, DependencyUnavailable: As `search` does.
+        """
         ...
 
 

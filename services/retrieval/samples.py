@@ -47,8 +47,8 @@ class SampleQuery:
         """Of what is relevant."""
         return tuple(grade for _, grade in self.judgements if grade > 0)
 
-    def ranks(self, hits: Sequence[Hit]) -> Ranks:
-        """Where the hits have what is relevant.
+    def ranks(self, hits: Sequence[Hit]) -> tuple[Ranks, list[str]]:
+        """Where the hits have what is relevant, and the names of what of it they do not have.
 
         Judged by document, a document stands where its best chunk does, and its other chunks take no rank.
         """
@@ -66,7 +66,7 @@ class SampleQuery:
             grade = left.pop(name, 0) or left.pop(chunk.document.document_id, 0)
             if grade:
                 found.append((len(seen), grade))
-        return found
+        return found, [name for name, grade in left.items() if grade > 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +117,24 @@ class Found:
         ranks: Of what is relevant.
         seconds: What the search took.
         hits: How many there were.
+        lacking: Names of what is relevant, and is not there to be found.
     """
 
     ranks: Ranks
     seconds: float
     hits: int
+    lacking: tuple[str, ...] = ()
 
 
-FoundByEach = tuple[Found | None, ...]
-"""By each configuration; None where the search failed."""
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why one query found nothing by one configuration."""
+
+    message: str
+
+
+FoundByEach = tuple[Found | Failed, ...]
+"""By each configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,7 @@ class Result:
     Attributes:
         measures: Means over the queries that were answered, one entry a cutoff.
         latencies_s: p50, p90, p95 and p99.
+        lacking: Queries of which something relevant is not there to be found.
     """
 
     configuration: str
@@ -143,6 +153,7 @@ class Result:
     answered: int
     failed: int
     empty: int
+    lacking: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +211,32 @@ class Evaluation:
     @property
     def state(self) -> EvaluationState:
         return EvaluationState.FINISHED if self.conclusion else EvaluationState.UNFINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one query did by one configuration.
+
+    Attributes:
+        measures: One entry a cutoff; empty where the search failed, and before it was made.
+    """
+
+    configuration: str
+    found: Found | Failed | None
+    measures: Sequence[Measures]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedQuery:
+    """How one query did.
+
+    Attributes:
+        differences: The second configuration's measures less the first's, where both answered.
+    """
+
+    query: SampleQuery
+    outcomes: Sequence[Outcome]
+    differences: Sequence[Measures]
 
 
 Queries = Mapping[str, SampleQuery]

@@ -101,6 +101,20 @@ class EvaluationServicer(EvaluationServiceServicer):
     async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         return convert.evaluation_to(await self._evaluations.get(caller(context).tenant, _id(request.name)))
 
+    async def ListEvaluatedQueries(
+        self, request: pb.ListEvaluatedQueriesRequest, context: Context
+    ) -> pb.ListEvaluatedQueriesResponse:
+        page = await self._evaluations.list_queries(
+            caller(context).tenant,
+            _id(request.parent),
+            filter=request.filter,
+            order_by=request.order_by,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            page=request.page,
+        )
+        return convert.evaluated_to(page)
+
 
 class EvaluationRunServicer(EvaluationRunServiceServicer):
     def __init__(self, evaluations: Evaluations) -> None:

@@ -26,6 +26,7 @@ from services.retrieval.samples import (
     Configuration,
     Difference,
     Evaluation,
+    Failed,
     Found,
     QuerySet,
     Result,
@@ -208,7 +209,7 @@ async def test_the_same_request_makes_one_evaluation(kept: Kept) -> None:
 
 async def test_its_job_and_what_it_came_to_are_kept_in_whichever_order_they_come(kept: Kept) -> None:
     await kept.evaluations.add(kept.evaluation(), QUERIES, 5)
-    result = Result("one", [Measures(1, 0.5, 0.25, 1 / 3, 0.1)], [0.1, 0.2, 0.3, 0.4], 2, 0, 1)
+    result = Result("one", [Measures(1, 0.5, 0.25, 1 / 3, 0.1)], [0.1, 0.2, 0.3, 0.4], 2, 0, 1, 1)
     conclusion = Conclusion([result], [Difference("ndcg", 10, -0.1, 0.03, 1, 2)], NOW)
     await kept.evaluations.conclude(kept.tenant, "e", conclusion)
     await kept.evaluations.queued(kept.tenant, "e", "jobs/j")
@@ -221,10 +222,10 @@ async def test_its_job_and_what_it_came_to_are_kept_in_whichever_order_they_come
 
 async def test_what_a_query_found_takes_the_place_of_what_it_found_before(kept: Kept) -> None:
     await kept.evaluations.add(kept.evaluation(), QUERIES, 5)
-    found = Found([(1, 2), (7, 1)], 0.25, 10)
-    await kept.evaluations.keep(kept.tenant, "e", "q1", (None, None))
-    await kept.evaluations.keep(kept.tenant, "e", "q1", (found, None))
-    assert dict(await kept.evaluations.found(kept.tenant, "e")) == {"q1": (found, None)}
+    found, failed = Found([(1, 2), (7, 1)], 0.25, 10, ("a", "b")), Failed("embedding is away")
+    await kept.evaluations.keep(kept.tenant, "e", "q1", (failed, failed))
+    await kept.evaluations.keep(kept.tenant, "e", "q1", (found, failed))
+    assert dict(await kept.evaluations.found(kept.tenant, "e")) == {"q1": (found, failed)}
     with pytest.raises(EvaluationNotFound):
         await kept.evaluations.keep(kept.tenant, "none", "q1", (found,))
     assert not await kept.evaluations.found(kept.tenant, "none")
@@ -239,7 +240,7 @@ async def test_the_oldest_make_room_and_each_has_its_time(kept: Kept) -> None:
     await kept.evaluations.add(kept.evaluation("past", kept_for=timedelta(seconds=-1)), QUERIES, 9)
     assert "past" not in [each.id for each in await kept.evaluations.all(kept.tenant)]
     with pytest.raises(EvaluationNotFound):
-        await kept.evaluations.keep(kept.tenant, "past", "q1", (None,))
+        await kept.evaluations.keep(kept.tenant, "past", "q1", (Failed("late"),))
 
 
 async def test_a_tenant_is_erased_and_no_other(kept: Kept) -> None:

@@ -154,15 +154,16 @@ def test_searches_are_measured_side_by_side_and_held_to_a_least(mesh: Mesh, fold
     samples.write_text("\n".join(map(json.dumps, rows)))
     compared = ["-c", "measured", "--mode", "HYBRID", "--against", "SPARSE"]
     done = mesh.ragweave("eval", "--set", str(samples), *compared, "--min", "recall@10=1").stdout
-    assert "SUCCEEDED: 2 answered" in done
+    assert "SUCCEEDED: 2 answered, 0 failed\n" in done
     assert re.search(r"recall@10 +│ +1\.0000 │ +1\.0000 │ +\+0\.0000 │ +1\.0000", done), done
     assert re.search(r"failed +│ +0 │ +0", done), done
+    assert "query by query" not in done
 
     # The file was kept as a set by its name, and takes its own place when it is sent again.
-    by_name = mesh.ragweave(
-        "eval", "-s", "animal-questions", "-c", "measured", "--json", "--min", "mrr@1=1", check=False
-    )
+    whole = ["--json", "--queries", "1", "--min", "mrr@1=1"]
+    by_name = mesh.ragweave("eval", "-s", "animal-questions", "-c", "measured", *whole, check=False)
     found = json.loads(by_name.stdout)
+    assert len(found["queries"]) == 1
     (result,) = found["results"]
     assert (result["configuration"], result["answered"]) == ("hybrid", 2)
     reached = next(each for each in result["measures"] if each["k"] == 1)["mrr"]
@@ -172,12 +173,16 @@ def test_searches_are_measured_side_by_side_and_held_to_a_least(mesh: Mesh, fold
     refused = mesh.ragweave("eval", "-s", str(samples), "-c", "nowhere", check=False)
     assert (refused.returncode, "nowhere" in refused.stderr) == (1, True)
 
-    # Judgements of their own, as BEIR has them.
+    # Judgements of their own, as BEIR has them; one of them is of a document that is not there.
     queries = tmp_path / "queries.jsonl"
     queries.write_text("\n".join(json.dumps({"_id": name, "text": text}) for name, text in asked.items()))
     qrels = tmp_path / "test.tsv"
-    qrels.write_text(f"query-id\tcorpus-id\tscore\notters\t{documents['otters']}\t2\n")
-    judged = mesh.ragweave("eval", "-s", str(queries), "--qrels", str(qrels), "-c", "measured", "--min", "recall@5=1")
+    qrels.write_text(f"query-id\tcorpus-id\tscore\notters\t{documents['otters']}\t2\notters\tbadgers\t1\n")
+    judged = mesh.ragweave(
+        "eval", "-s", str(queries), "--qrels", str(qrels), *compared, "--queries", "5", "--min", "recall@5=.5"
+    )
     assert "1 queries of sampleQuerySets/queries" in judged.stdout
+    assert re.search(r"otters +│ what otters eat +│ +0\.\d{4} │ +0\.\d{4} │ +[+-]0\.\d{4}", judged.stdout), judged
+    assert "not there to be found: badgers of otters" in judged.stderr
     for name in ("animal-questions", "queries"):
         assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/{name}").status == 200

@@ -1,11 +1,13 @@
 """What a newcomer sees first: the demo, the status, an edge that answers the same over REST and gRPC."""
 
 import re
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from ragweave.cli.demo import COLLECTION, QUESTIONS
-from tests.e2e.stack import PREFIX, Mesh
+from tests.e2e.stack import BIN, PREFIX, ROOT, Mesh
 
 # Topics of the language reference in which the answer stands.
 RIGHT = {
@@ -41,6 +43,20 @@ def test_the_lines_the_demo_prints_work(mesh: Mesh) -> None:
     done = mesh.shell(printed[0])
     assert done.returncode == 0, done
     assert done.stdout.count('"hits"') == 2, done.stdout
+
+
+def test_the_worked_example_of_measuring_works(mesh: Mesh, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "search.md").read_text()
+    found = re.search(r"^    cat > questions\.jsonl.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    assert found
+    done = mesh.shell(f"PATH={BIN}:$PATH\ncd {tmp_path}\n{dedent(found[0])}")
+    assert done.returncode == 0, done
+    assert re.search(r"answered +│ +5 │ +5 │", done.stdout), done.stdout
+    assert re.search(r"lacking +│ +0 │ +0 │", done.stdout), done.stdout
+    recalled = re.search(r"recall@100 +│ +(\S+) │ +(\S+) │", done.stdout)
+    assert recalled and min(map(float, recalled.groups())) > 0.5, done.stdout
+    assert done.stdout.index("query by query") < done.stdout.index("what does a context manager"), done.stdout
+    assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/questions").status == 200
 
 
 def test_status_lists_every_process_as_serving(mesh: Mesh) -> None:

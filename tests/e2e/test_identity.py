@@ -85,6 +85,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "EvaluationService/CreateEvaluation": {"evaluation": {"sampleQuerySet": S, "collections": [C]}},
     "EvaluationService/ListEvaluations": {},
     "EvaluationService/GetEvaluation": {"name": "evaluations/nowhere"},
+    "EvaluationService/ListEvaluatedQueries": {"parent": "evaluations/nowhere"},
     "EventService/WatchEvents": {},
     "JobService/ImportDocuments": {"parent": C, "inline": {"documents": [{"documentId": "new", "text": "x"}]}},
     "JobService/SyncCollection": {"name": C},

@@ -684,7 +684,15 @@ def test_a_set_is_changed_and_evaluated_as_the_caller_over_rest(mesh: Mesh, job:
         assert (result["answered"], result["failed"]) == (2, 0), result
         # All of the first, nothing of the second.
         assert [each["recall"] for each in result["measures"]] == [0.5] * 5, result
+        assert result["lacking"] == 1, result  # Bob's is not there for the caller
     assert len(found["differences"]) == 20
+    each = mesh.rest("GET", f"{PREFIX}/{found['name']}/queries?orderBy=ndcg%20desc").body["queries"]
+    assert [query["id"] for query in each] == ["fish", "otters"], each
+    assert [outcome["configuration"] for outcome in each[1]["outcomes"]] == ["SPARSE", "HYBRID"], each
+    assert [outcome["lacking"] for outcome in each[1]["outcomes"]] == [["for-bob"]] * 2, each
+    assert len(each[0]["differences"]) == 5
+    lacking = mesh.rest("GET", f"{PREFIX}/{found['name']}/queries?filter=lacking%3Dtrue").body
+    assert (lacking["queries"], lacking["totalSize"]) == ([each[1]], 1)
     items = mesh.rest("GET", f"{PREFIX}/{ended.name}/items").body["jobItems"]
     assert [each["sourceUri"].partition("#")[2] for each in items] == ["fish", "otters"]
     assert [each["document"] for each in items] == ["", ""]
@@ -738,6 +746,7 @@ def test_every_public_method_is_in_one_of_these_tests() -> None:
         "EvaluationService/DeleteSampleQuerySet",
         "EvaluationService/CreateEvaluation",
         "EvaluationService/GetEvaluation",
+        "EvaluationService/ListEvaluatedQueries",
         "WebhookService/CreateWebhook",
         "WebhookService/UpdateWebhook",
         "WebhookService/DeleteWebhook",

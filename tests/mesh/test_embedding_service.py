@@ -83,6 +83,8 @@ async def test_texts_come_back_as_vectors_in_their_order(embedding: Any) -> None
     repeated = await embedding.Embed(pb.EmbedRequest(texts=texts[:1]))
     assert repeated.embeddings[0].cached
     assert repeated.embeddings[0].values == answer.embeddings[0].values
+    recomputed = await embedding.Embed(pb.EmbedRequest(texts=texts[:1], recompute=True))
+    assert not recomputed.embeddings[0].cached
 
 
 async def test_a_long_text_is_refused_by_its_place(embedding: Any) -> None:

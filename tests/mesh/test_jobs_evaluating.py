@@ -91,6 +91,7 @@ async def test_a_query_that_fails_counts_and_is_not_fatal(rig: Rig) -> None:
         again = await until(lambda: _succeeded(rig, job.id))
     assert (again.progress.succeeded, again.progress.failed) == (3, 0)
     assert [query for _, query, _ in rig.evaluations.ran].count("q1") == 1
+    assert rig.evaluations.concluded == ["e1", "e1"]
 
 
 async def _succeeded(rig: Rig, job_id: str) -> Job | None:

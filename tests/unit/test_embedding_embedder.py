@@ -177,6 +177,13 @@ async def test_a_cached_text_embeds_nothing(model: WordModel, embedder: Embedder
     assert len(model.batches) == len(model.tokenized) == 1
 
 
+async def test_a_cached_text_is_embedded_anew_where_that_is_asked_for(model: WordModel, embedder: Embedder) -> None:
+    (first,) = await embedder.embed("acme", ["a text"])
+    (again,) = await embedder.embed("acme", ["a text"], recompute=True)
+    assert (again.vector, again.cached) == (first.vector, False)
+    assert len(model.batches) == 2
+
+
 async def test_no_tenant_learns_what_another_has_embedded(model: WordModel, embedder: Embedder) -> None:
     (theirs,) = await embedder.embed("acme", ["a text"])
     (ours,) = await embedder.embed("globex", ["a text"])

@@ -1,7 +1,7 @@
 """Evaluations, over stores in memory and a searcher that answers by rote."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
@@ -24,7 +24,14 @@ from services.retrieval.evaluations import Evaluations, Wanted
 from services.retrieval.query import CacheControl
 from services.retrieval.query_sets import Given, QuerySets
 from services.retrieval.ranking import Hit
-from services.retrieval.samples import Configuration, Evaluation, EvaluationState, SampleQuery
+from services.retrieval.samples import (
+    Configuration,
+    EvaluatedQuery,
+    Evaluation,
+    EvaluationState,
+    Failed,
+    SampleQuery,
+)
 from tests.evaluations_memory import MemoryEvaluations, MemoryQuerySets, NotedJobs, RoteSearcher
 from tests.retrieval_fakes import chunk, view
 
@@ -54,6 +61,12 @@ class Rig:
         self.searcher.asked.clear()
         return await self.evaluations.get("acme", job.name.removeprefix("jobs/"))
 
+    async def queries(self, evaluation: Evaluation, *, filter: str = "", order_by: str = "") -> list[EvaluatedQuery]:
+        page = await self.evaluations.list_queries(
+            evaluation.tenant, evaluation.id, filter=filter, order_by=order_by, page_size=0, page_token="", page=0
+        )
+        return list(page.items)
+
     async def finished(self, *configurations: Configuration) -> Evaluation:
         made = await self.made(*configurations)
         for query in QUERIES:
@@ -77,9 +90,10 @@ async def test_every_configuration_searches_as_the_caller(rig: Rig) -> None:
     made = await rig.made(SPARSE, DENSE)
     assert (made.job, made.state, made.query_count) == (f"jobs/{made.id}", EvaluationState.UNFINISHED, 2)
     assert rig.jobs.submitted == [(made.id, "docs")]
-    await rig.evaluations.run(made.id, "meat", ANN)
+    await rig.evaluations.run(made.id, "meat", ANN, timeout_s=30)
     (first, who), (second, _) = rig.searcher.asked
     assert who is ANN
+    assert rig.searcher.timeouts_s[-2:] == [15, 15]
     assert (first.text, first.mode, first.top_k, first.collection_ids) == ("who eats meat", Mode.SPARSE, 100, ["docs"])
     assert (second.mode, second.collection_ids) == (Mode.DENSE, ["other"])
     for query in (first, second):  # an answer from a cache, or from fewer stages, would measure something else
@@ -135,9 +149,52 @@ async def test_what_failed_counts_for_the_configuration_that_failed_and_can_be_m
     assert {each.better + each.worse for each in concluded.differences} == {0}
     rig.searcher.failures.clear()
     await rig.evaluations.run(made.id, "meat", ANN)
+    await rig.evaluations.conclude("acme", made.id)
     again = (await rig.evaluations.get("acme", made.id)).conclusion
     assert again
     assert [(each.answered, each.failed) for each in again.results] == [(2, 0), (2, 0)]
+
+
+async def test_what_is_relevant_and_not_there_is_told_and_counts_as_not_found(rig: Rig) -> None:
+    rig.searcher.answers = {(Mode.SPARSE, each.text): hits("cat") for each in QUERIES}
+    rig.searcher.gone = ["dog", "cow"]
+    finished = await rig.finished(SPARSE)
+    assert finished.conclusion
+    (result,) = finished.conclusion.results
+    assert (result.lacking, result.answered, result.measures[0].recall) == (1, 2, pytest.approx((1 + 1 / 2) / 2))
+    (told,) = await rig.queries(finished, filter="lacking = true")
+    assert (told.query.id, [each.found.lacking for each in told.outcomes]) == ("meat", [("dog",)])  # type: ignore[union-attr]
+
+
+async def test_each_query_is_told_of_what_changed_most_first(rig: Rig) -> None:
+    rig.searcher.answers = {
+        (Mode.SPARSE, "who eats fish"): hits("cat"),
+        (Mode.DENSE, "who eats fish"): hits("dog", "cat"),
+        (Mode.DENSE, "who eats meat"): hits("dog"),
+    }
+    finished = await rig.finished(SPARSE, DENSE)
+    worse, better = await rig.queries(finished, order_by="difference")
+    assert (worse.query.id, better.query.id) == ("fish", "meat")
+    assert [each.configuration for each in worse.outcomes] == ["sparse", "dense"]
+    assert [each.measures[0].mrr for each in worse.outcomes] == [1.0, 0.0]
+    assert (worse.differences[0].mrr, worse.differences[1].mrr) == (-1.0, -0.5)
+    assert better.differences[0].precision == 1.0
+    assert [each.query.id for each in await rig.queries(finished, filter="difference > 0")] == ["meat"]
+    assert [each.query.id for each in await rig.queries(finished, order_by="ndcg desc")] == ["meat", "fish"]
+
+
+async def test_a_query_is_told_of_before_it_ran_and_after_it_failed(rig: Rig) -> None:
+    made = await rig.made(SPARSE, DENSE)
+    rig.searcher.failures = {(Mode.DENSE, "who eats fish"): DependencyUnavailable("embedding is unavailable")}
+    with pytest.raises(DependencyUnavailable):
+        await rig.evaluations.run(made.id, "fish", ANN)
+    failed, waiting = await rig.queries(made)
+    assert [each.found for each in waiting.outcomes] == [None, None]
+    assert failed.outcomes[1].found == Failed("embedding is unavailable")
+    assert not failed.outcomes[1].measures and not failed.differences
+    assert await rig.queries(made, filter="failed = true") == [failed]
+    with pytest.raises(EvaluationNotFound):
+        await rig.queries(replace(made, tenant="globex"))
 
 
 async def test_a_query_that_never_ran_has_failed(rig: Rig) -> None:
@@ -162,12 +219,17 @@ async def test_a_query_that_never_ran_has_failed(rig: Rig) -> None:
 def test_hits_are_held_to_the_judgements(
     judged: tuple[tuple[str, int], ...], found: tuple[str, ...], ranks: list[tuple[int, int]]
 ) -> None:
-    assert SampleQuery("q", "x", judged).ranks(hits(*found)) == ranks
+    assert SampleQuery("q", "x", judged).ranks(hits(*found))[0] == ranks
+
+
+def test_what_is_relevant_and_was_not_found_is_named() -> None:
+    query = SampleQuery("q", "x", (("cat", 1), ("dog", 2), ("cow", 0), ("collections/docs/documents/hen", 1)))
+    assert query.ranks(hits("dog"))[1] == ["cat", "collections/docs/documents/hen"]
 
 
 def test_a_document_judged_by_its_bare_id_counts_once_whatever_collections_have_it() -> None:
     query = SampleQuery("q", "x", (("cat", 1),))
-    assert query.ranks([*hits("cat"), *hits("cat", collection="other")]) == [(1, 1)]
+    assert query.ranks([*hits("cat"), *hits("cat", collection="other")])[0] == [(1, 1)]
 
 
 @pytest.mark.parametrize(

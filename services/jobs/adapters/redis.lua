@@ -255,6 +255,7 @@ local function revive(job, change)
   job.state = changed(JOB, job.state, change)
   stand_alone(job)
   job.attempt, job['end'], job.purge, job.retried, job.rates = job.attempt + 1, 0, 0, NOW, ''
+  if job.type == 'EVALUATE' then job.swept = 0 end -- what its queries came to is made anew
   for _, kind in ipairs(KEPT) do call('PERSIST', key(job.tenant, kind, job.id)) end
   call('ZREM', key(job.tenant, 'purge'), job.id)
 end
@@ -332,7 +333,7 @@ local function settle(job)
   if job.full == 1 and job.swept == 0 and job.broken + job.doubtful == 0 then
     job.swept = 1
     local sweep = load_item(job, SWEEP)
-    if not sweep then
+    if not sweep or sweep.state == 'SUCCEEDED' then
       save_item(job, new_item(SWEEP))
       enqueue(job.tenant, job.id, SWEEP)
     elseif ENDED_ITEM[sweep.state] then

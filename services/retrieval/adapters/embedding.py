@@ -26,14 +26,20 @@ _NAMED: Final = re.compile(r"^texts?(\[\d+\])?:?\s*")
 
 
 class EmbeddingClient:
-    """Fulfils QueryEmbedder."""
+    """Fulfils QueryEmbedder.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    Args:
+        recompute: Vectors are made where a cache may have them.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, recompute: bool = False) -> None:
         self._service = EmbeddingServiceStub(channel)
+        self._recompute = recompute
 
     async def embed(self, model: str, text: str) -> QueryEmbedding:
         try:
-            answer = await self._service.Embed(pb.EmbedRequest(model=model, texts=[text], input_type=pb.QUERY))
+            request = pb.EmbedRequest(model=model, texts=[text], input_type=pb.QUERY, recompute=self._recompute)
+            answer = await self._service.Embed(request)
         except grpc.aio.AioRpcError as error:
             raise _failure(error, model) from None
         (embedding,) = answer.embeddings
