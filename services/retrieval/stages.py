@@ -26,8 +26,8 @@ SHARES: Final[Mapping[str, Share]] = {
     "store": Share(0.7, "the index"),
     "rerank": Share(0.7, "the reranking model"),
     "mmr": Share(0.5, "the choice of hits that differ"),
-    "facets": Share(0.5, "the index"),
     "neighbors": Share(0.7, "the index"),
+    "facets": Share(0.9, "the index"),
 }
 """The rest of the time is for the stages after it; the last ones leave some for the answer."""
 

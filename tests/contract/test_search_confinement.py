@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import EncodedChunk, IndexId, Mode
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.faceting import FacetAsked
 from services.retrieval.filterable import SCHEMA, by_document_id
 from services.retrieval.freshness import Freshness
 from services.retrieval.ports import VectorStore
@@ -90,9 +92,19 @@ class Searching:
     retriever: Retriever
 
     async def found(self, who: Caller, mode: Mode, **fields: Any) -> tuple[set[str], int]:
-        """Documents found, with whose they are, and how many hits there are said to be."""
-        query = Query(text="foxes number", mode=mode, top_k=200, **{"collection": "docs", **fields})
+        """Documents found, with whose they are, and how many hits there are said to be.
+
+        What stands beside them, and what is counted, is of the same documents: every passage answers the query.
+        """
+        shaped = {"neighbors": 1, "facets": [FacetAsked("metadata.owner", 100)]}
+        query = Query(text="foxes number", mode=mode, top_k=200, **{"collection": "docs", **shaped, **fields})
         answer = await self.retriever.search(query, who)
+        for hit in answer.hits:
+            assert [each.ordinal for each in hit.neighbors] == [1 - hit.found.chunk.ordinal]
+            assert {each.document.document_id for each in hit.neighbors} == {hit.found.chunk.document.document_id}
+        (owners,) = answer.facets
+        counts = {each.value: each.times for each in owners.counts}
+        assert counts == Counter(hit.found.chunk.document.metadata["owner"] for hit in answer.hits)
         documents = [hit.found.chunk.document for hit in answer.hits]
         assert {each.title.split()[0] for each in documents} <= {who.tenant}
         assert answer.total == len(answer.hits) <= answer.candidates

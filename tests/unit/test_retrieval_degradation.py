@@ -24,6 +24,7 @@ from services.mesh.errors import (
 from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.faceting import FacetAsked
 from services.retrieval.freshness import Freshness
 from services.retrieval.ports import QueryEmbedding
 from services.retrieval.query import Query
@@ -66,11 +67,12 @@ either = pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
 
 
 class TroubledStore(MemoryVectorStore):
-    """Has trouble with some indexes, or with one kind of vector."""
+    """Has trouble with some indexes, with one kind of vector, or with what is asked for beside hits."""
 
     def __init__(self) -> None:
         super().__init__()
         self.troubles: dict[str, Trouble] = {}
+        self.stages: dict[str, Trouble] = {}
         self.failing: Collection[str] = ()
         self.asked = 0
 
@@ -84,6 +86,16 @@ class TroubledStore(MemoryVectorStore):
     async def fetch(self, index: IndexId, *arguments: Any) -> Any:
         await self._trouble(index)
         return await super().fetch(index, *arguments)
+
+    async def adjacent(self, *arguments: Any) -> Any:
+        if "neighbors" in self.stages:
+            await self.stages["neighbors"]()
+        return await super().adjacent(*arguments)
+
+    async def count_values(self, *arguments: Any) -> Any:
+        if "facets" in self.stages:
+            await self.stages["facets"]()
+        return await super().count_values(*arguments)
 
     async def _trouble(self, index: IndexId) -> None:
         if index in self.troubles:
@@ -306,6 +318,25 @@ async def test_an_index_that_is_away_is_not_asked_again_by_halves() -> None:
     searching.store.troubles["uid-docs"] = AWAY
     await searching.refused()
     assert searching.store.asked == 1
+
+
+@either
+@pytest.mark.parametrize("stages", [["neighbors"], ["facets"], ["neighbors", "facets"]], ids="+".join)
+async def test_what_cannot_be_added_to_the_hits_is_left_out_and_they_are_not(
+    trouble: Trouble, stages: list[str]
+) -> None:
+    made = await Searching.made()
+    asked: dict[str, Any] = {"neighbors": 1, "facets": [FacetAsked("metadata.year")]}
+    whole = await made.search(**asked)
+    assert len(whole.facets) == 1
+    assert whole.hits[0].stitched_text
+    made.store.stages = dict.fromkeys(stages, trouble)
+    answer = await made.search(**asked)
+    assert hits(answer) == hits(whole)
+    assert left_out(answer) == [(stage, "") for stage in stages]
+    assert bool(answer.facets) is ("facets" not in stages)
+    assert bool(answer.hits[0].stitched_text) is ("neighbors" not in stages)
+    assert is_error_of(trouble, await made.refused(**asked, require_all=True))
 
 
 @either
