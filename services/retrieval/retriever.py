@@ -19,15 +19,14 @@ from services.mesh.errors import (
 from services.mesh.filters import Filter, all_of, negate
 from services.mesh.identity import Caller
 from services.retrieval import pages
+from services.retrieval.additions import completed
 from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
-from services.retrieval.faceting import Facet, counted
+from services.retrieval.faceting import Facet
 from services.retrieval.freshness import Freshness
 from services.retrieval.grouping import Group, groups_of, valued
-from services.retrieval.highlighting import highlighted
 from services.retrieval.masking import ALL, HitMask
-from services.retrieval.neighbors import beside
 from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import PassageReranker, QueryEmbedder, VectorStore
 from services.retrieval.query import Plan, Query, planned
@@ -173,15 +172,7 @@ class Retriever:
             with stages.timed("store"):
                 hits = await self._resumed(plan, plan.resumed, views, stages)
         of_ranking = list(stages.degraded)
-        if plan.highlight:
-            hits = highlighted(hits, query.text)
-        if plan.neighbors:
-            with stages.timed("neighbors"):
-                hits = await self._with_neighbors(hits, plan, stages)
-        facets: Sequence[Facet] = ()
-        if plan.facets:
-            with stages.timed("facets"):
-                facets = await self._counted(plan, views, stages)
+        hits, facets = await completed(hits, query.text, plan, views, self._store, stages)
         following = plan.page.stop
         frozen = plan.resumed or _frozen(ranked, views, of_ranking) if following < total else None
         return Answer(
@@ -238,29 +229,6 @@ class Retriever:
             if chunk is not None
         ]
         return valued(hits, plan.group_by) if plan.group_by else hits
-
-    async def _with_neighbors(self, hits: Sequence[Hit], plan: Plan, stages: Stages) -> Sequence[Hit]:
-        """The hits with the chunks beside them, as far as these can be had."""
-        views = {hit.collection.collection_id: hit.collection for hit in hits}
-        works = {
-            name: self._store.adjacent(
-                view.uid, [hit.found.chunk for hit in hits if hit.collection is view], plan.neighbors, plan.visible
-            )
-            for name, view in views.items()
-        }
-        found, failures = await stages.of_all("neighbors", works)
-        for name, error in failures.items():
-            stages.left_out("neighbors", error, collection=name if len(views) > 1 else "")
-        return beside(hits, {views[name].uid: chunks for name, chunks in found.items()}, plan.neighbors)
-
-    async def _counted(self, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Sequence[Facet]:
-        """The facets over the collections that can be counted; none without any of them."""
-        paths = [each.path for each in plan.facets]
-        works = {view.collection_id: self._store.count_values(view.uid, paths, plan.filter) for view in views}
-        found, failures = await stages.of_all("facets", works)
-        for name, error in failures.items():
-            stages.left_out("facets", error, collection=name if len(views) > 1 else "")
-        return counted(plan.facets, found.values()) if found else []
 
     async def _seen(self, token: str, views: Sequence[CollectionView], timeout_s: float | None) -> None:
         """Returns once the write that a token stands for shows.
