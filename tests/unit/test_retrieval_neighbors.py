@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 import pytest
 
+from services.jobs.chunker import Chunker, Strategy
+from services.jobs.extraction import ExtractedText
 from services.mesh.errors import DependencyUnavailable, InvalidArgument
 from services.mesh.filters import Filter
 from services.retrieval.chunks import Chunk, IndexId
 from services.retrieval.grouping import GroupBy
 from services.retrieval.masking import mask_of
 from services.retrieval.neighbors import beside, stitched
+from tests.fake_content import WordTokenizer
 from tests.retrieval_fakes import chunk, encoded, hit, view
 from tests.retrieval_rig import ANN, Searching
 
@@ -53,6 +57,38 @@ def test_any_cutting_of_a_text_with_overlaps_makes_up_the_text() -> None:
             for start, following in zip(starts, [*starts[1:], len(TEXT)], strict=True)
         ]
         assert stitched(cut(*spans)) == TEXT
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("overlap_tokens", [0, 12])
+def test_what_a_document_is_cut_into_makes_up_its_text_again(strategy: Strategy, overlap_tokens: int) -> None:
+    random = Random(3)
+    words = [
+        "the",
+        "🦊",
+        "fox",
+        "日本語",
+        "jumps",
+        "café",
+        "u\u0308ber",
+        "\U0001d523oxes",
+        "собак",
+        "👩\u200d👧",
+        "end.",
+    ]
+    text = "".join(random.choice(words) + random.choice([" ", " ", "\n", "\n\n", ". "]) for _ in range(800))
+    cut_up = Chunker(WordTokenizer(), 32, overlap_tokens, strategy).chunk(ExtractedText(text, "text/plain"))
+    pieces = [
+        chunk(each.text, ordinal=each.ordinal, start_offset=each.start_offset, end_offset=each.end_offset)
+        for each in cut_up
+    ]
+    assert len(pieces) > 20
+    assert any(before.end_offset > after.start_offset for before, after in pairwise(pieces)) is bool(overlap_tokens)
+    for at in range(len(pieces)):
+        window = pieces[max(0, at - 2) : at + 3]
+        original = text[window[0].start_offset : window[-1].end_offset]
+        # What lies between two chunks is white space, and in the stitched text a line's end.
+        assert stitched(window).split() == original.split()
 
 
 def test_neighbors_are_in_order_and_of_the_hits_own_revision() -> None:
