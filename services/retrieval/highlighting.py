@@ -12,14 +12,15 @@ MAX_HIGHLIGHTS: Final = 1000
 """Of one passage."""
 
 
-def highlighted(hits: Sequence[Hit], query: str) -> list[Hit]:
-    """The hits, with the places of the query's words in their texts: in any case, and any form with the same stem."""
+def highlighted(hits: Sequence[Hit], query: str) -> Iterator[Hit]:
+    """The hits, one by one, with the places of the query's words in their texts.
+
+    A word is found in any case, and in any form with the same stem.
+    """
     languages = {hit.collection.language for hit in hits}
     terms = {language: frozenset(encoder_for(language).counts(query)) for language in languages}
-    return [
-        replace(hit, highlights=tuple(islice(_spans(hit, terms[hit.collection.language]), MAX_HIGHLIGHTS)))
-        for hit in hits
-    ]
+    for hit in hits:
+        yield replace(hit, highlights=tuple(islice(_spans(hit, terms[hit.collection.language]), MAX_HIGHLIGHTS)))
 
 
 def _spans(hit: Hit, terms: frozenset[int]) -> Iterator[tuple[int, int]]:
