@@ -80,12 +80,16 @@ class Soak:
     Attributes:
         tolerance_s: How old a write is that a search without a token must show.
         writes: Their share of all steps.
+        tokens: The share of searches that carry a consistency_token.
+        one_writes: All are made by the last replica: the first, which keeps answers, learns of them by push alone.
     """
 
     replicas: list[Replica]
     seed: int
     tolerance_s: float
     writes: float
+    tokens: float = 0.3
+    one_writes: bool = False
     truth: Truth = field(default_factory=Truth)
     searches: int = 0
     hits: int = 0
@@ -105,7 +109,7 @@ class Soak:
             if kind < self.writes:
                 document = chance.choice(DOCUMENTS)
                 async with locks[document]:
-                    await self._write(replica, document, chance)
+                    await self._write(self.replicas[-1] if self.one_writes else replica, document, chance)
             elif kind < self.writes * 1.2:
                 self._turn_visibility()
             elif kind < self.writes * 1.21:
@@ -148,7 +152,7 @@ class Soak:
         who = chance.choice(CALLERS)
         control = chance.choices((CacheControl.DEFAULT, CacheControl.REFRESH, CacheControl.BYPASS), (18, 1, 1))[0]
         revision = 0
-        if chance.random() < 0.3:
+        if chance.random() < self.tokens:
             revision = self.truth.revision
         query = Query(
             text=chance.choice(WORDS),
@@ -239,7 +243,9 @@ async def two_processes(folder: Path, seed: int) -> AsyncIterator[list[Replica]]
 
 
 async def soak(steps: int, seed: int) -> dict[str, Soak]:
-    """Both bars, and the second with time for answers to be shared; each soak tells what it saw.
+    """Both bars, and the second with time for answers to be shared and without what makes up for a push that is lost.
+
+    Each soak tells what it saw.
 
     Raises:
         AssertionError: A hit was stale or forbidden.
@@ -248,10 +254,11 @@ async def soak(steps: int, seed: int) -> dict[str, Soak]:
     async with one_process(seed) as replicas:
         soaks["one process"] = Soak(replicas, seed, 0.0, writes=0.15)
         await soaks["one process"].run(steps)
-    for name, writes in (("two processes", 0.15), ("two processes, few writes", 0.005)):
+    few: dict[str, Any] = {"writes": 0.005, "tokens": 0.0, "one_writes": True}
+    for name, how in (("two processes", {"writes": 0.15}), ("two processes, few writes of one", few)):
         with TemporaryDirectory() as folder:
             async with two_processes(Path(folder), seed) as replicas:
-                soaks[name] = Soak(replicas, seed, STALE_S, writes)
+                soaks[name] = Soak(replicas, seed, STALE_S, **how)
                 await soaks[name].run(steps)
     return soaks
 
