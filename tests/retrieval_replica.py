@@ -89,12 +89,12 @@ class Replica:
         for each in views or (view(),):
             self.collections.apply(each)
         self.revisions = RevisionsMirror(counter, counter)
-        scales = SparseScales(store, self.collections.language_of)
+        self.scales = SparseScales(store, self.collections.language_of, self.revisions)
         self.sink = FakeUsageSink()
         self.usage = usage or Usage(self.sink)
         freshness = Freshness(self.revisions)
         self.retriever = Retriever(
-            store, self.embedder, self.collections, scales, freshness, FakeReranker(), self.usage
+            store, self.embedder, self.collections, self.scales, freshness, FakeReranker(), self.usage
         )
         self.cache = ResultCache(self.revisions, shared, **{"max_bytes": 2**20, "ttl_s": 60, **cache})
         self.questions = FakeQuestions()
@@ -102,7 +102,7 @@ class Replica:
         self.answering = Answering(self.retriever, self.cache, self.log, self.usage, body_of, sent_from)
         self.keeper = CacheKeeper(self.cache, self.log, self.collections)
         self.warmer = CacheWarmer(self.answering, self.log, self.collections, query_read)
-        self.indexer = Indexer(store, self.collections, self.revisions, scales)
+        self.indexer = Indexer(store, self.collections, self.revisions, self.scales)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Replica"]:

@@ -111,7 +111,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         )
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         revisions = RevisionsMirror(counter, counter)
-        scales = SparseScales(store, collections.language_of)
+        scales = SparseScales(store, collections.language_of, revisions)
         embedder = EmbeddingClient(embedding)
         freshness, reranker = Freshness(revisions), RerankingClient(embedding)
         retriever = Retriever(store, embedder, collections, scales, freshness, reranker, usage)

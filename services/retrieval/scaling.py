@@ -15,7 +15,7 @@ import structlog
 
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable
 from services.retrieval.chunks import IndexId, LengthStats, SparseVector
-from services.retrieval.ports import UnscaledChunk, VectorStore
+from services.retrieval.ports import IndexRevisions, UnscaledChunk, VectorStore
 from services.retrieval.sparse import SparseEncoder, document_vector, drifted, encoder_for, scale_of
 
 _CHUNKS_AT_A_TIME: Final = 64
@@ -30,11 +30,18 @@ class SparseScales:
 
     Args:
         language_of: The language of an index; CollectionNotFound where it is gone.
+        revisions: Told of what was rescaled, since answers found before have other scores; None: nobody keeps answers.
     """
 
-    def __init__(self, store: VectorStore, language_of: Callable[[IndexId], Awaitable[str]]) -> None:
+    def __init__(
+        self,
+        store: VectorStore,
+        language_of: Callable[[IndexId], Awaitable[str]],
+        revisions: IndexRevisions | None = None,
+    ) -> None:
         self._store = store
         self._language_of = language_of
+        self._revisions = revisions
         self._scales: dict[IndexId, int] = {}
         self._seen: set[IndexId] = set()
         self._due: dict[IndexId, None] = {}
@@ -117,6 +124,8 @@ class SparseScales:
             if chunks:
                 vectors = await asyncio.to_thread(_encoded, chunks, scale, encoder)
                 await self._store.rescale(index, scale, vectors)
+                if self._revisions is not None:
+                    await self._revisions.bump(index)
         return bool(chunks)
 
 

@@ -273,6 +273,19 @@ async def test_what_is_written_frees_what_it_outdates_in_every_replica_and_no_mo
         assert all(each._bytes == sum(entry.size for entry in each.entries()) for each in near)
 
 
+async def test_scores_are_told_anew_once_the_weights_of_words_were_brought_in_step() -> None:
+    async with replica() as made:
+        await made.write("d2", f"foxes {'run ' * 40}")
+        before = await made.found(mode=Mode.SPARSE)
+        rescaling = asyncio.create_task(made.scales.run())
+        await made.scales.settled()
+        rescaling.cancel()
+        await asyncio.gather(rescaling, return_exceptions=True)
+        after = await made.found(mode=Mode.SPARSE)
+        assert how(after)[0] == "MISS"
+        assert [hit.score for hit in after.hits] != [hit.score for hit in before.hits]
+
+
 async def test_answers_from_before_the_counter_was_lost_are_not_given_again() -> None:
     counter = FakeRevisions()
     async with Replica(CountingStore(), counter).running() as made:
