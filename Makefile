@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls deadline-test fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls deadline-test fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-cache bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -80,6 +80,9 @@ bench-job-store: install ## Measure what 200,000 jobs leave in the store, and wh
 
 bench-search: install ## Measure what a search takes that nothing has cached
 	$(BIN)/python -m benchmarks.search
+
+bench-cache: install ## Measure the hit rate on a Zipf-shaped query log with writes in it, and what hits and misses take
+	$(BIN)/python -m benchmarks.cache
 
 bench-footprint: install ## Measure start-up time and idle memory
 	$(BIN)/python -m benchmarks.footprint

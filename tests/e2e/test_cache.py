@@ -1,10 +1,12 @@
 """The cache of answers as its callers see it: through the edge, with writes of documents between searches."""
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from benchmarks.cache import asked_at_once, repeats, replay, writer, zipf_log
 from tests.e2e.stack import PREFIX, Mesh
 
 C = "cached"
@@ -65,3 +67,24 @@ def test_answers_are_given_again_until_something_is_written_or_they_are_purged(c
     assert caching.search() == ("MISS", ["Terns eat fish."])
     caching.rest("DELETE", f"/collections/{C}/documents/a")
     assert caching.search() == ("MISS", [])
+
+
+def test_a_query_log_with_writes_in_it_is_answered_from_the_cache_wherever_no_write_lies_between(
+    caching: Caching,
+) -> None:
+    """`make bench-cache`, short: 15 questions by Zipf's law, a write before each 300."""
+    questions = [
+        f"{animal} {what}" for animal in ("seals", "gulls", "terns") for what in ["eat", "fly", "swim", "dive", "rest"]
+    ]
+    log = zipf_log(questions, 900, 1.0, random.Random(5))
+    with caching.mesh.client(tenant=TENANT) as client:
+        done = replay(client, C, log, writer(client, C), 300, callers=4)
+        assert len(done.taken_ms["HIT"]) == repeats(log, 300) and done.hit_rate > 0.8
+        assert set(done.taken_ms) == {"HIT", "MISS"}
+
+
+def test_of_a_hundred_who_ask_the_same_at_once_one_is_answered_anew(caching: Caching) -> None:
+    caching.put("a", "Seals eat fish.")
+    with caching.mesh.client(tenant=TENANT) as client:
+        how = asked_at_once(client, C, "who eats fish")
+    assert how["MISS"] == 1 and how.total() == 100
