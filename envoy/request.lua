@@ -332,6 +332,10 @@ local function scalar(field, written)
     end
   elseif kind == "bool" then
     if written ~= "true" and written ~= "false" then wrong("expected true or false") end
+  elseif kind == "timestamp" then
+    if not match(written, "^%d%d%d%d%-%d%d%-%d%d[Tt]%d%d:%d%d:%d%d[.%d]*[Zz+-][%d:]*$") then
+      wrong(format('expected %s, found "%s"', EXPECTED[kind], sub(written, 1, MAX_SHOWN)))
+    end
   elseif kind == "enum" then
     local names = CONTRACT.enums[field.of]
     if not names[written] and not match(written, "^-?%d+$") then

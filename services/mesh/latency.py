@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from math import ceil, log
 from typing import Final
 
-# What a quantile is off by at most, as a share of it.
+# What a percentile is off by at most, as a share of it.
 ACCURACY: Final = 0.05
 SHORTEST_S: Final = 1e-4
 LONGEST_S: Final = 3600.0
@@ -25,17 +25,17 @@ def bucket_of(seconds: float) -> int:
     return min(ceil(log(seconds / SHORTEST_S) * _SCALE), _LAST)
 
 
-def quantile_s(buckets: Mapping[int, int], share: float) -> float:
-    """Seconds that so large a share of what was counted did not exceed.
+def percentile_s(buckets: Mapping[int, int], percent: int) -> float:
+    """Seconds that so many of a hundred did not exceed, by nearest rank: of a few, p99 is the longest.
 
     Args:
         buckets: How much was counted in each bucket; something in one of them.
-        share: From 0 to 1.
+        percent: From 1 to 100.
     """
-    rank, seen = share * (sum(buckets.values()) - 1), 0
+    rank, seen = -(-percent * sum(buckets.values()) // 100), 0
     for bucket in sorted(buckets):
         seen += buckets[bucket]
-        if seen > rank:
+        if 0 < rank <= seen:
             return _middle_s(bucket)
     raise ValueError("nothing was counted")
 

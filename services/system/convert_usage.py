@@ -1,5 +1,6 @@
 """Usage between the contract's messages and the domain."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,18 +12,19 @@ from ragweave.internal.v1.usage_service_pb2 import RecordUsageRequest
 from ragweave.v1.system_service_pb2 import GetUsageRequest, GetUsageResponse
 from ragweave.v1.usage_pb2 import Usage
 from services.mesh.errors import InvalidArgument
-from services.mesh.latency import quantile_s
+from services.mesh.latency import percentile_s
 from services.system.records import SEARCHES, Figures, Granularity, UsageRow
 from services.system.usage import Report
 
-_PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_PERCENTILES: Final = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 _MOST: Final = 2**31 - 1
+_COLLECTION: Final = re.compile(r"(collections/)?(?P<id>[A-Za-z0-9_.-]{1,128})")
 
 
 def asked_from(request: GetUsageRequest) -> Mapping[str, Any]:
-    """The request, as `SearchUsage.report` takes it. Raises InvalidArgument: a time is none."""
+    """The request, as `SearchUsage.report` takes it. Raises InvalidArgument: a time or the collection is none."""
     return {
-        "collection_id": request.collection.removeprefix("collections/"),
+        "collection_id": _collection_from(request.collection),
         "since": _time_from(request.start_time, "start_time") if request.HasField("start_time") else None,
         "until": _time_from(request.end_time, "end_time") if request.HasField("end_time") else None,
         "granularity": Granularity(Usage.Granularity.Name(request.granularity or Usage.HOUR)),
@@ -63,9 +65,8 @@ def _figures_to(figures: Figures) -> Usage.Figures:
         **{name: min(getattr(figures, name), _MOST) for name in SEARCHES}, cache_hit_rate=figures.cache_hit_rate
     )
     if figures.latencies:
-        for name, share in _PERCENTILES.items():
-            seconds = quantile_s(figures.latencies, share)
-            getattr(message.latency, name).CopyFrom(_duration(seconds))
+        for name, percent in _PERCENTILES.items():
+            getattr(message.latency, name).CopyFrom(_duration(percentile_s(figures.latencies, percent)))
     return message
 
 
@@ -73,6 +74,14 @@ def _duration(seconds: float) -> Duration:
     message = Duration()
     message.FromMicroseconds(round(seconds * 1e6))
     return message
+
+
+def _collection_from(name: str) -> str:
+    """The id in `collections/{id}` or the bare id; "" is none."""
+    found = _COLLECTION.fullmatch(name)
+    if name and not found:
+        raise InvalidArgument.of("collection", f"takes collections/{{collection}} or the bare id, found {name!r:.80}")
+    return found["id"] if found else ""
 
 
 def _time_from(message: Timestamp, field: str) -> datetime:

@@ -115,10 +115,10 @@ class SearchUsage:
         query = ROWS.query(parent=parent, order_by=_LATEST_FIRST, **paging)
         now = self._clock()
         if since is not None and since > now:
-            raise InvalidArgument.of("start_time", "lies in the future")
+            raise InvalidArgument.of("start_time", f"lies in the future; it is {now:%Y-%m-%dT%H:%M:%SZ} now")
         last = now if until is None else until
         if since is not None and last <= since:
-            raise InvalidArgument.of("end_time", "must come after start_time")
+            raise InvalidArgument.of("end_time", f"must come after the start, {since:%Y-%m-%dT%H:%M:%SZ}")
         first = _earlier(last, _DEFAULT_SPANS[granularity]) if since is None else since
         asked = Asked(who.tenant, granularity, granularity.begin(first), _end(granularity, last), collection_id)
         rows = await self._store.list_rows(asked, query)

@@ -541,7 +541,10 @@ def test_searches_are_told_by_collection_and_hour(mesh: Mesh) -> None:
         status, answer = mesh.grpcurl(target, "ragweave.v1.SystemService/GetUsage", asked)
         assert status == 0, answer
         assert _message("SystemService/GetUsage", answer) == _message("SystemService/GetUsage", by_day)
-    assert " counted " in mesh.ragweave("usage", "counted").stdout
+    shown = mesh.ragweave("usage", "counted").stdout.splitlines()
+    assert [line.split()[-13:-8] for line in shown[1:]] == [["2", "0%", "1", "0", "1"]] * 2, shown
+    mistyped = mesh.ragweave("usage", "countde", check=False)
+    assert (mistyped.returncode, "no collection 'countde'" in mistyped.stderr) == (1, True), mistyped
     wrong = mesh.rest("GET", f"{path}&startTime=2024-05-02T00:00:00Z&endTime=2024-05-01T00:00:00Z")
     assert (wrong.status, "endTime" in wrong.body["message"]) == (400, True), wrong
     assert mesh.rest("DELETE", f"{PREFIX}/collections/counted?force=true").status == 200

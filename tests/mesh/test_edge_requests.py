@@ -207,6 +207,16 @@ async def test_a_body_that_is_one_field_is_not_wrapped_in_its_name(edge: Edge) -
         ("GET", "/collections?pageSize=many", "pageSize: expected a whole number"),
         ("GET", "/collections?pageSize=99999999999", "pageSize: the number is out of range"),
         ("GET", "/collections?pageSize=1&page_size=2", "page_size: given twice"),
+        (
+            "GET",
+            "/usage?startTime=2026-11-21",
+            'startTime: expected a time such as "2026-01-31T12:00:00Z", found "2026-11-21"',
+        ),
+        (
+            "GET",  # a plus that is not escaped is a space
+            "/usage?startTime=2026-11-21T00:00:00+02:00",
+            'startTime: expected a time such as "2026-01-31T12:00:00Z", found "2026-11-21T00:00:00 02:00"',
+        ),
         ("GET", "/collections?filter=%zz", "%zz: a bad percent escape"),
         ("GET", "/collections?filter=%ff", "the query string is not UTF-8 text"),
         ("GET", "/collections/a?name=b", "name: unknown query parameter; it is given by the path"),

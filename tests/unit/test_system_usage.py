@@ -177,6 +177,11 @@ def test_requests_are_read_as_they_are_meant() -> None:
         "page_token": "",
         "page": 0,
     }
+    for wrong in ("hand book", "collections/", "collections/a/documents/b", "/docs", "docs\n"):
+        with pytest.raises(
+            InvalidArgument, match=r"^collection: takes collections/\{collection\} or the bare id, found"
+        ):
+            convert_usage.asked_from(GetUsageRequest(collection=wrong))
     with pytest.raises(InvalidArgument, match="end_time"):
         convert_usage.asked_from(GetUsageRequest(end_time=Timestamp(seconds=10**15)))
     row = RecordUsageRequest.Row(tenant="acme", collection_uid="u", collection_id="docs", queries=1, latencies={3: 1})
