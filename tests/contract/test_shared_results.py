@@ -1,5 +1,6 @@
 """Answers that replicas share in a real Redis, and how little its failures matter."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.mesh.errors import DependencyUnavailable
+from services.retrieval.adapters.redis import RedisRevisions
 from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.chunks import IndexId, Mode
 from services.retrieval.results import Asked, Entry
@@ -88,6 +90,24 @@ async def test_a_store_that_is_away_is_a_miss_and_a_purge_says_so(server: Store)
         await made.settled()
         with pytest.raises(DependencyUnavailable):
             await made.drop("acme", DOCS)
+
+
+async def test_a_purge_empties_every_replica_and_the_store_they_share(server: Store) -> None:
+    store = CountingStore()
+    async with AsyncExitStack() as opened:
+        replicas = []
+        for _ in range(2):
+            counter = await opened.enter_async_context(RedisRevisions.open(server.url, timeout_s=5))
+            shared = await opened.enter_async_context(RedisResults.open(server.url, ttl_s=60, timeout_s=5))
+            replicas.append(await opened.enter_async_context(Replica(store, counter, shared=shared).running()))
+        await replicas[0].write("d1")
+        for each in replicas:
+            while not list(each.cache._near.entries()):
+                await each.found()
+        assert (await replicas[0].keeper.purge("acme"))[:2] == (1, 1)
+        while list(replicas[1].cache._near.entries()):
+            await asyncio.sleep(0.01)
+        assert [name async for name in shared._redis.scan_iter("ragweave:results:*")] == []
 
 
 async def test_one_replica_gives_what_another_found_until_something_is_written(server: Store) -> None:

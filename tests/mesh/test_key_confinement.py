@@ -12,7 +12,11 @@ from services.embedding.cache import cache_key
 from services.jobs.adapters.redis import Redis
 from services.jobs.adapters.redis_webhooks import RedisWebhooks
 from services.retrieval.adapters.redis import RedisRevisions
-from services.retrieval.chunks import IndexId
+from services.retrieval.adapters.redis_questions import RedisQuestions
+from services.retrieval.adapters.redis_results import RedisResults
+from services.retrieval.chunks import IndexId, Mode
+from services.retrieval.ports import Question
+from services.retrieval.results import Asked, Entry
 from tests.embedding_fakes import spec_of
 from tests.jobs_store import Store, store_in
 from tests.mesh.test_jobs_service import Running, inline, jobs_service
@@ -102,3 +106,25 @@ async def test_keys_of_embeddings_and_indexes_name_their_tenant(server: Store) -
         await revisions.bump(IndexId("uid"))
         await revisions.claim("a:b/*", IndexId("uid"))
         assert await keys(server) - before == {"ragweave:index:uid:revision", "ragweave:indexes:a%3Ab%2F%2A"}
+
+
+async def test_keys_of_answers_and_questions_name_their_tenant_and_are_dropped_with_it_alone(server: Store) -> None:
+    index = IndexId("uid")
+    async with (
+        RedisResults.open(server.url, ttl_s=60, timeout_s=5) as results,
+        RedisQuestions.open(server.url, keep_s=60) as questions,
+    ):
+        before = await keys(server)
+        found = {}
+        for tenant in TENANTS:
+            asked = Asked(b"the same" * 4, tenant, (index,), ("docs",), "", Mode.HYBRID)
+            results.put(Entry(asked, (1,), b"answer", 1.0))
+            await results.settled()
+            await questions.add({tenant: {Question(b"the same", (index,), ()): 1}})
+            found[tenant] = await keys(server) - before
+            before |= found[tenant]
+        assert all(len(each) == 2 for each in found.values())
+        for tenant in TENANTS:
+            assert (await results.drop(tenant, None), await questions.drop(tenant, None)) == (1, 1)
+            assert before - await keys(server) == found[tenant]
+            before -= found[tenant]
