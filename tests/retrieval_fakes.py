@@ -30,7 +30,7 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.fusion import merge, ranked
-from services.retrieval.ports import Bumped, Heard, QueryEmbedding, Question, UnscaledChunk
+from services.retrieval.ports import Bumped, Heard, PassageScores, QueryEmbedding, Question, UnscaledChunk
 from services.retrieval.ranking import Hit
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 from services.retrieval.tally import HourTally
@@ -104,7 +104,8 @@ class MemoryVectorStore:
             )
             for key, score in hits
         ]
-        return Found(found, candidates)
+        by_stage = {stage: len(each) for stage, each in (("dense", dense), ("sparse", sparse)) if each is not None}
+        return Found(found, candidates, by_stage)
 
     async def fetch(
         self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
@@ -225,12 +226,13 @@ class FakeReranker:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> list[float]:
+    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> PassageScores:
         self.asked.append((model, query, list(passages)))
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [next((score for word, score in self.scores.items() if word in each), 0.0) for each in passages]
+        scores = [next((score for word, score in self.scores.items() if word in each), 0.0) for each in passages]
+        return PassageScores(f"models/{model.removeprefix('models/') or 'default'}", scores)
 
 
 class FakeRegistry:

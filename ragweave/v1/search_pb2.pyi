@@ -437,7 +437,7 @@ class SearchRequest(_message.Message):
     require_all: _builtins.bool
     """Fails rather than answering from fewer stages or collections than asked for."""
     explain: _builtins.bool
-    """Adds how the answer came about: `explanation`."""
+    """Adds how the answer came about: `explanation`, and stage "fusion" to the scores of hits."""
     candidates: _builtins.int
     """Candidates that each stage hands to the fusion. 0 reads as 4 * top_k, at least 200."""
     page: _builtins.int
@@ -670,7 +670,7 @@ class SearchResponse(_message.Message):
 
     @_typing.final
     class Explanation(_message.Message):
-        """How an answer came about."""
+        """How an answer came about. Of an answer from the cache, the stages after "cache" are those of its making."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -688,7 +688,7 @@ class SearchResponse(_message.Message):
             MODEL_FIELD_NUMBER: _builtins.int
             DETAIL_FIELD_NUMBER: _builtins.int
             stage: _builtins.str
-            """As in timings, or "dense", "sparse", "fusion", "boosts", "group_by"."""
+            """As in timings, but for "total"; or "dense", "sparse", "fusion", "group_by"."""
             collection: _builtins.str
             """`collections/{collection}`; empty for a stage over all."""
             candidates: _builtins.int
@@ -696,14 +696,16 @@ class SearchResponse(_message.Message):
             model: _builtins.str
             """`models/{model}`, where one took part."""
             detail: _builtins.str
-            """What was made of the request: the fusion and its weights, the stemmed words, the tree of the filter."""
+            """What was made of the request: the fusion and its weights, the stemmed words; what the cache did; or why the stage
+            was left out.
+            """
             @_builtins.property
             def duration(self) -> _duration_pb2.Duration:
-                """How long it took."""
+                """How long it took; unset where that is part of another stage's time."""
 
             @_builtins.property
             def budget(self) -> _duration_pb2.Duration:
-                """How long it might have taken."""
+                """How long it might have taken; unset where it had no bound of its own."""
 
             def __init__(
                 self,
@@ -734,7 +736,7 @@ class SearchResponse(_message.Message):
             collection: _builtins.str
             """`collections/{collection}`."""
             index_revision: _builtins.int
-            """Revision of its index that the answer is of, at least."""
+            """Revision of its index that the answer is of, at least; 0 where it is not known."""
             embedding_model: _builtins.str
             """`models/{model}`."""
             def __init__(
@@ -972,7 +974,7 @@ class Hit(_message.Message):
         SCORE_FIELD_NUMBER: _builtins.int
         RANK_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"dense", "sparse", "fusion", "rerank", "boosts", "mmr"."""
+        """"dense", "sparse", "rerank", "boosts", "mmr"; with `explain`, "fusion"."""
         score: _builtins.float
         """Score in the stage's own units: cosine for dense, BM25 for sparse; the factor for boosts."""
         rank: _builtins.int
@@ -1312,6 +1314,7 @@ class FindSimilarRequest(_message.Message):
     READ_MASK_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The example: `collections/{collection}/documents/{document}/chunks/{chunk}`, or a document, whose chunks' mean is taken."""
     filter: _builtins.str
@@ -1326,6 +1329,8 @@ class FindSimilarRequest(_message.Message):
     """Hits in one answer. Defaults to top_k."""
     page_token: _builtins.str
     """Continues the answer that gave it; every other field as before."""
+    explain: _builtins.bool
+    """Adds how the answer came about: `explanation`."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The collections to search, of the example's model. Empty: the example's own."""
@@ -1351,10 +1356,11 @@ class FindSimilarRequest(_message.Message):
         read_mask: _field_mask_pb2.FieldMask | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask", "typed_filter", b"typed_filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "filter", b"filter", "min_score", b"min_score", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "read_mask", b"read_mask", "same_document", b"same_document", "top_k", b"top_k", "typed_filter", b"typed_filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "explain", b"explain", "filter", b"filter", "min_score", b"min_score", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "read_mask", b"read_mask", "same_document", b"same_document", "top_k", b"top_k", "typed_filter", b"typed_filter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

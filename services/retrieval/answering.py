@@ -12,7 +12,7 @@ from services.retrieval.query import CacheControl, Plan, Query
 from services.retrieval.query_log import QueryLog
 from services.retrieval.results import asked
 from services.retrieval.retriever import Answer, Retriever
-from services.retrieval.stages import Degraded, Stages
+from services.retrieval.stages import Degraded, Ran, Stages
 from services.retrieval.usage import Usage
 
 Render: TypeAlias = Callable[[Answer], bytes]
@@ -39,12 +39,14 @@ class Served(Generic[S]):
         answer: As it is sent; nobody else has it.
         timings_s: Seconds by stage, of this call.
         degraded: Set where the cache could not take part.
+        ran: How the stages of this call ran that come before the answer is made, where anybody asks.
     """
 
     answer: S
     use: CacheUse
     timings_s: Mapping[str, float]
     degraded: Degraded | None
+    ran: Sequence[Ran]
 
 
 class Answering(Generic[S]):
@@ -84,9 +86,10 @@ class Answering(Generic[S]):
         Args:
             written: Gives the request as the query log keeps it.
         """
-        stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
+        stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
         with self._usage.search(who.tenant) as search, stages.timed("total"):
             views, plan = await self._retriever.prepared(query, who, stages, search)
+            ran = [*stages.handed_over()]
             making_s = 0.0
 
             async def make() -> Made:
@@ -99,6 +102,7 @@ class Answering(Generic[S]):
             if plan.resumed is not None:  # its hits are looked up, which takes no longer
                 body, use = (await make()).body, CacheUse()
             else:
+                cache_s = stages.budget_s("cache")
                 with stages.timed("cache"):
                     question = asked(query, plan, views, who)
                     body, use = await self._cache.answer(
@@ -106,25 +110,28 @@ class Answering(Generic[S]):
                         make,
                         control=query.cache_control,
                         timeout_s=stages.remaining_s(),
-                        lookup_s=stages.budget_s("cache"),
+                        lookup_s=cache_s,
                         require_all=query.require_all,
                     )
                 stages.timings_s["cache"] -= making_s
+                if query.explain:
+                    ran.append(Ran("cache", "", stages.timings_s["cache"], cache_s, detail=_told(use)))
                 if query.cache_control is not CacheControl.BYPASS:
                     self._log.note(question, written, who)
             answer = self._read(body)
             search.total, search.cached = answer.total, use.status is Status.HIT
             search.degraded = answer.degraded or bool(use.down)
-        return Served(answer, use, stages.timings_s, Degraded("cache", use.down) if use.down else None)
+        return Served(answer, use, stages.timings_s, Degraded("cache", use.down) if use.down else None, ran)
 
     async def warm(self, query: Query, who: Caller, *, timeout_s: float | None) -> bool:
         """Has the answer kept for the next who asks; whether it had to be made. Nobody's search: it counts as none.
 
         Raises: as `search` does where all stages are required, and where answers cannot be kept.
         """
-        stages = Stages(timeout_s=timeout_s, require_all=True)
+        stages = Stages(timeout_s=timeout_s, require_all=True, explain=query.explain)
         search = self._usage.search(who.tenant, counts=False)
         views, plan = await self._retriever.prepared(query, who, stages, search)
+        stages.handed_over()  # who asks later has that of a call of their own
         return await self._cache.fill(
             asked(query, plan, views, who),
             lambda: self._made(query, plan, views, stages),
@@ -135,3 +142,12 @@ class Answering(Generic[S]):
     async def _made(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Made:
         answer = await self._retriever.run(query, plan, views, stages)
         return Made(self._render(answer), whole=not answer.degraded)
+
+
+def _told(use: CacheUse) -> str:
+    """What the cache did, and so of when the stages after it are."""
+    if use.down:
+        return f"left out: {use.down}"
+    if use.status is Status.HIT:
+        return f"{use.status.name} {use.layer.name}, {use.age_s:.3f} s old: the stages after it are of its making"
+    return use.status.name

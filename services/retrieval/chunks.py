@@ -208,10 +208,12 @@ class Found:
 
     Attributes:
         candidates: Different chunks that the stages handed to the fusion.
+        by_stage: How many each stage handed to it.
     """
 
     hits: Sequence[ScoredChunk]
     candidates: int
+    by_stage: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

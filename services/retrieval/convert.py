@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc.status_pb2 import Status
 
@@ -21,6 +20,7 @@ from services.mesh.interceptors.validation import check
 from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode, Rerank
 from services.retrieval.collection import CollectionView, SearchDefaults
+from services.retrieval.convert_explaining import duration_to, explanation_to
 from services.retrieval.convert_hits import hit_to
 from services.retrieval.convert_refining import boosts_from, facets_from, facets_to, group_by_from, groups_to, mmr_from
 from services.retrieval.filterable import SCHEMA, both
@@ -42,11 +42,9 @@ _CACHE_CONTROLS: Final = {
     pb.SearchRequest.BYPASS: CacheControl.BYPASS,
     pb.SearchRequest.REFRESH: CacheControl.REFRESH,
 }
-_FEATURES: Final = ("explain",)
 
 
 def query_from(request: pb.SearchRequest) -> Query:
-    given = {field.name for field, _ in request.ListFields()}
     return Query(
         text=request.query.strip(),
         vector=request.vector,
@@ -62,7 +60,7 @@ def query_from(request: pb.SearchRequest) -> Query:
         fusion=fusion_from(request.fusion),
         candidates=request.candidates,
         min_score=request.min_score,
-        rerank=rerank_from(request.rerank) if "rerank" in given else None,
+        rerank=rerank_from(request.rerank) if request.HasField("rerank") else None,
         highlight=request.highlight,
         boosts=boosts_from(request.boosts),
         mmr=mmr_from(request.mmr) if request.HasField("mmr") else None,
@@ -70,8 +68,8 @@ def query_from(request: pb.SearchRequest) -> Query:
         facets=facets_from(request.facets),
         neighbors=request.neighbors,
         mask=mask_of(request.read_mask.paths),
-        features=frozenset(given.intersection(_FEATURES)),
         require_all=request.require_all,
+        explain=request.explain,
         consistency_token=request.consistency_token,
         cache_control=_CACHE_CONTROLS[request.cache_control],
     )
@@ -113,6 +111,7 @@ def similar_from(request: pb.FindSimilarRequest) -> Query:
         min_score=request.min_score,
         page_size=request.page_size,
         page_token=request.page_token,
+        explain=request.explain,
         mask=mask_of(request.read_mask.paths),
     )
 
@@ -150,6 +149,7 @@ def lasting_to(answer: Answer) -> pb.SearchResponse:
         next_page_token=answer.next_page_token,
         degraded_stages=[degraded_to(each) for each in answer.degraded],
         usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
+        explanation=explanation_to(answer.explanation) if answer.explanation else None,
     )
 
 
@@ -158,11 +158,6 @@ def timings_to(timings_s: Mapping[str, float]) -> list[pb.SearchResponse.StageTi
         pb.SearchResponse.StageTiming(stage=stage, duration=duration_to(seconds))
         for stage, seconds in timings_s.items()
     ]
-
-
-def duration_to(seconds: float) -> Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 10**9)
-    return Duration(seconds=whole, nanos=nanos)
 
 
 def degraded_to(degraded: Degraded) -> pb.SearchResponse.DegradedStage:

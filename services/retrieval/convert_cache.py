@@ -13,7 +13,8 @@ from services.mesh.lists import ListQuery, Page
 from services.retrieval.answering import Served
 from services.retrieval.cache import Layer, Status, Tally
 from services.retrieval.cache_keeping import ENTRIES, Purged, Stats
-from services.retrieval.convert import degraded_to, duration_to, lasting_to, query_from, timings_to
+from services.retrieval.convert import degraded_to, lasting_to, query_from, timings_to
+from services.retrieval.convert_explaining import duration_to, stage_to
 from services.retrieval.query import Query
 from services.retrieval.results import Entry
 from services.retrieval.retriever import Answer
@@ -69,6 +70,8 @@ def response_from(served: Served[Sent], trace_id: str) -> pb.SearchResponse:
     response.cache.status, response.cache.layer = _STATUSES[use.status], _LAYERS[use.layer]
     if use.status is Status.HIT:
         response.cache.age.CopyFrom(duration_to(use.age_s))
+    for place, each in enumerate(served.ran):
+        response.explanation.stages.insert(place, stage_to(each))
     response.trace_id = trace_id
     return response
 

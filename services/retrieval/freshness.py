@@ -29,6 +29,10 @@ class Freshness:
         self._seen: dict[IndexId, int] = {}
         self._looking: dict[IndexId, asyncio.Task[int]] = {}
 
+    async def current(self, index: IndexId) -> int:
+        """The revision of the last write; see IndexRevisions."""
+        return await self._revisions.current(index)
+
     async def reached(self, index: IndexId, revision: int, timeout_s: float | None = None) -> None:
         """Returns once the index has come to that revision.
 

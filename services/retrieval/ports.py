@@ -144,11 +144,19 @@ class VectorStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PassageScores:
+    """The score of each passage, in order, and the name of the model that gave them; more is better."""
+
+    model: str
+    scores: Sequence[float]
+
+
 class PassageReranker(Protocol):
     """Scores passages by how well they answer a query."""
 
-    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> list[float]:
-        """The score of each passage, in order; more is better.
+    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> PassageScores:
+        """The scores of the passages.
 
         Args:
             model: Name or bare id; "" for the default one.

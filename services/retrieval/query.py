@@ -62,8 +62,8 @@ class Query:
         facets: Fields whose values are counted.
         neighbors: Adjacent chunks to return on each side of a hit.
         mask: Fields of a hit to return.
-        features: Names of request fields that ask for more than ranking: "explain".
         require_all: Fails rather than answering from fewer stages.
+        explain: The answer tells how it came about.
     """
 
     text: str = ""
@@ -90,8 +90,8 @@ class Query:
     facets: Sequence[FacetAsked] = ()
     neighbors: int = 0
     mask: HitMask = ALL
-    features: frozenset[str] = frozenset()
     require_all: bool = False
+    explain: bool = False
     consistency_token: str = ""
     cache_control: CacheControl = CacheControl.DEFAULT
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.mesh.filters import spelled
 from services.retrieval.boosts import boosted
 from services.retrieval.diversity import diversified
 from services.retrieval.grouping import group_count, grouped
@@ -37,7 +38,13 @@ async def refined(hits: Sequence[Hit], plan: Plan, stages: Stages) -> tuple[Sequ
     if plan.boosts:
         with stages.timed("boosts"):
             hits = boosted(hits, plan.boosts)
+        stages.noted("boosts", len(hits))
     if plan.mmr is not None:
         with stages.timed("mmr"):
             hits = await asyncio.to_thread(diversified, hits, plan.mmr)
-    return grouped(hits, plan.group_by, plan.top_k) if plan.group_by else (hits[: plan.top_k], ())
+        stages.noted("mmr", len(hits), detail=f"diversity {plan.mmr.diversity:g}")
+    if plan.group_by is None:
+        return hits[: plan.top_k], ()
+    hits, groups = grouped(hits, plan.group_by, plan.top_k)
+    stages.noted("group_by", len(hits), detail=f"{len(groups)} groups by {spelled(plan.group_by.path)}")
+    return hits, groups

@@ -32,13 +32,14 @@ async def reranked(
         return hits
     work = reranker.rerank(wanted.model, query, [_passage(hit) for hit in head])
     try:
-        scores = await stages.within("rerank", work)
+        given = await stages.within("rerank", work)
     except (*UNABLE, FailedPrecondition) as error:
         if asked and isinstance(error, ModelNotFound):
             raise InvalidArgument.of("rerank.model", error.message) from None
         stages.left_out("rerank", error)
         return hits
-    return _ordered(hits, scores)
+    stages.noted("rerank", len(hits), of=given.model, detail=f"the first {len(head)}")
+    return _ordered(hits, given.scores)
 
 
 def _ordered(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:

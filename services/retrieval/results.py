@@ -61,7 +61,7 @@ class Asked:
 def asked(query: Query, plan: Plan, views: Sequence[CollectionView], who: Caller) -> Asked:
     """What is asked: the plan rather than the request, so that what reads the same is the same; and by whom."""
     of = [(view.uid, view.collection_id, view.embedding_model, view.language) for view in views]
-    more = [_plain(getattr(query, name)) for name in _AS_ASKED]
+    more = [getattr(query, name) for name in _AS_ASKED]
     content = repr((who.tenant, sorted(who.principals), of, plan, more))
     return Asked(
         key=hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=32).digest(),
@@ -71,11 +71,6 @@ def asked(query: Query, plan: Plan, views: Sequence[CollectionView], who: Caller
         text=query.text,
         mode=plan.mode,
     )
-
-
-def _plain(value: object) -> object:
-    """A set has no order that two processes agree on."""
-    return sorted(value) if isinstance(value, frozenset) else value
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ from services.mesh.errors import (
     DomainError,
     IndexFailed,
     InvalidArgument,
-    Violation,
 )
 from services.mesh.filters import Filter, all_of, negate
 from services.mesh.identity import Caller
@@ -23,6 +22,7 @@ from services.retrieval.additions import completed
 from services.retrieval.chunks import Found, Mode, ScoredChunk, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
+from services.retrieval.explaining import Explanation, explanation, fusion_explained
 from services.retrieval.faceting import Facet
 from services.retrieval.freshness import Freshness
 from services.retrieval.grouping import Group, groups_of, valued
@@ -63,6 +63,7 @@ class Answer:
     mask: HitMask = ALL
     groups: Sequence[Group] = ()
     facets: Sequence[Facet] = ()
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class _Ranked:
     groups: Sequence[int]
     candidates: int
     query_tokens: int
+    mode: Mode
 
 
 class Retriever:
@@ -129,7 +131,7 @@ class Retriever:
             DeadlineExceeded: The write that the consistency_token stands for has not been made in time.
             DependencyUnavailable: The index does not answer; or another stage does not, and all were required.
         """
-        stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
+        stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
         # The rough step of an answer in steps is no search of its own.
         with self._usage.search(who.tenant, counts=not query.rough) as search, stages.timed("total"):
             return await self.answer(query, who, stages, search)
@@ -162,12 +164,13 @@ class Retriever:
 
     async def run(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Answer:
         """The answer to a query that is prepared."""
+        revisions = await self._revisions(views, stages) if stages.ran is not None else {}
         if plan.resumed is None:
             ranked = await self._ranked(query, plan, views, stages)
             hits, total = ranked.hits[pages.hits_on(plan.page, ranked.groups)], len(ranked.groups or ranked.hits)
         else:
             stages.degraded.extend(plan.resumed.degraded)
-            ranked = _Ranked([], (), 0, 0)
+            ranked = _Ranked([], (), 0, 0, plan.mode)
             total = len(plan.resumed.groups or plan.resumed.places)
             with stages.timed("store"):
                 hits = await self._resumed(plan, plan.resumed, views, stages)
@@ -186,11 +189,16 @@ class Retriever:
             mask=query.mask,
             groups=groups_of(hits, plan.group_by) if plan.group_by else (),
             facets=facets,
+            explanation=None if stages.ran is None else explanation(query, ranked.mode, views, revisions, stages),
         )
+
+    async def _revisions(self, views: Sequence[CollectionView], stages: Stages) -> dict[str, int]:
+        """The revision of each index, by the collection's id, of those that can be told soon."""
+        works = {view.collection_id: self._freshness.current(view.uid) for view in views}
+        return (await stages.of_all("revisions", works))[0]
 
     async def _ranked(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> _Ranked:
         """The whole ranking, as long as top_k lets it be."""
-        _check_features(query)
         with stages.timed("embed"):
             plan, vectors = await self._embedded(query, plan, views, stages)
         with stages.timed("store"):
@@ -206,7 +214,7 @@ class Retriever:
             with stages.timed("rerank"):
                 asked = query.rerank is not None
                 hits = await reranked(hits, query.text, plan.rerank, self._reranker, stages, asked=asked)
-        return _Ranked(*await refined(hits, plan, stages), candidates, vectors.tokens)
+        return _Ranked(*await refined(hits, plan, stages), candidates, vectors.tokens, plan.mode)
 
     async def _resumed(
         self, plan: Plan, ranking: FrozenRanking, views: Sequence[CollectionView], stages: Stages
@@ -222,6 +230,8 @@ class Retriever:
         }
         # Of several collections a page may hold the hits of one alone, and the next page those of the others.
         chunks = await stages.of_collections("store", works, needed=len(views) == 1)
+        for collection, each in chunks.items():
+            stages.noted("store", len(each), of=collection, detail="as the page token ranks them")
         found = ((place, chunks.get(views[place.view].collection_id, {}).get(place.key)) for place in places)
         hits = [
             Hit(ScoredChunk(chunk, place.score, place.stages, place.measured), views[place.view])
@@ -292,12 +302,15 @@ class Retriever:
             if plan.mode is not Mode.DENSE or view.embedding_model in vectors.by_model
         }
         found = await stages.of_collections("store", works)
-        candidates = sum(each.candidates for each in found.values())
+        hits: Sequence[Hit]
         if len(views) == 1:
-            return [Hit(each, views[0]) for each in found[views[0].collection_id].hits], candidates
-        answering = [view for view in views if view.collection_id in found]
-        hits = together(answering, [found[view.collection_id] for view in answering], plan.mode, plan.fusion)
-        return hits[: plan.pool], candidates
+            hits = [Hit(each, views[0]) for each in found[views[0].collection_id].hits]
+        else:
+            answering = [view for view in views if view.collection_id in found]
+            hits = together(answering, [found[view.collection_id] for view in answering], plan.mode, plan.fusion)
+        if stages.ran is not None:
+            hits = fusion_explained(hits, query, plan, views, found, stages)
+        return hits[: plan.pool], sum(each.candidates for each in found.values())
 
     async def _found(
         self, view: CollectionView, asked: VectorQuery, stages: Stages, views: Sequence[CollectionView]
@@ -351,14 +364,6 @@ def _unembedded(
         if plan.min_similarity is not None and plan.mode is not Mode.DENSE:
             stages.left_out("min_score", error, collection=collection)
     return replace(plan, mode=Mode.SPARSE, min_similarity=None) if none_left else plan
-
-
-def _check_features(query: Query) -> None:
-    """What would change the meaning of the answer, and is not there, is refused."""
-    unknown = sorted(query.features)
-    if unknown:
-        violations = [Violation(field, "is not offered yet") for field in unknown]
-        raise InvalidArgument(f"{unknown[0]}: is not offered yet", violations=violations)
 
 
 def _filter(view: CollectionView, query: Query, plan: Plan) -> Filter:

@@ -84,7 +84,7 @@ class SimilarFinder:
             DocumentNotFound, ChunkNotFound: There is no such example, or the caller may not see it.
         """
         example, named = Example.named(name), query.named_collections
-        stages = Stages(timeout_s=timeout_s, require_all=query.require_all)
+        stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
         with self._usage.search(who.tenant) as search, stages.timed("total"):
             own, *others = await self._retriever.views([example.collection_id, *named], who)
             search.views = others or [own]

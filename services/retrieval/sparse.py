@@ -107,6 +107,10 @@ class SparseEncoder:
             else:
                 yield from self._foreign(word, start)
 
+    def stems(self, text: str) -> list[str]:
+        """The words behind the terms of a text, in order, as they are looked for."""
+        return [self._stem(_normal(text[term.start : term.end])) for term in self.terms(text)]
+
     def counts(self, text: str) -> Counter[int]:
         """How often each term occurs; the total is the text's length for BM25."""
         return Counter(term.index for term in self.terms(text))
@@ -137,9 +141,10 @@ class SparseEncoder:
     def _index_of(self, word: str) -> int | None:
         if word in self._stop_words or not word.strip("_") or (len(word) == 1 and not _CJK.match(word)):
             return None
-        if self._stemmer is not None and word.isalpha():
-            word = self._stemmer.stemWord(word)
-        return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(self._stem(word).encode(), digest_size=4).digest(), "little")
+
+    def _stem(self, word: str) -> str:
+        return self._stemmer.stemWord(word) if self._stemmer is not None and word.isalpha() else word
 
 
 @lru_cache(maxsize=64)

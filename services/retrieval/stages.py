@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
 from services.mesh.calls import bounded
@@ -22,6 +22,7 @@ SHARES: Final[Mapping[str, Share]] = {
     "authorize": Share(0.5, "the collections service"),
     "wait": Share(0.9, "the revision counter (Redis)"),
     "cache": Share(0.1, "the result cache (Redis)"),
+    "revisions": Share(0.1, "the revision counter (Redis)"),
     "embed": Share(0.5, "the embedding service"),
     "store": Share(0.7, "the index"),
     "rerank": Share(0.7, "the reranking model"),
@@ -40,7 +41,6 @@ _ANSWER_S: Final = 0.050
 # For a dependency that does not say when to try again.
 _RETRY_S: Final = 1.0
 
-K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -57,19 +57,42 @@ class Degraded:
     collection: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a stage ran, for whoever asks how an answer came about.
+
+    Attributes:
+        of: The model or the id of the collection that it ran on; empty: all.
+        duration_s: None where it is a part of another stage, and not timed by itself.
+        budget_s: What it might have taken; None without an end.
+        candidates: What came out of it.
+        detail: What it made of the request, or why it was left out.
+    """
+
+    stage: str
+    of: str = ""
+    duration_s: float | None = None
+    budget_s: float | None = None
+    candidates: int = 0
+    detail: str = ""
+
+
 class Stages:
     """The stages of one search.
 
     Args:
         timeout_s: What the caller's time leaves; None where it has no end.
         require_all: A stage that cannot run fails the search.
+        explain: Notes how each stage ran.
 
     Attributes:
         timings_s: Seconds by stage.
+        ran: In the order they ended; None where nobody asks.
     """
 
-    def __init__(self, *, timeout_s: float | None = None, require_all: bool = False) -> None:
+    def __init__(self, *, timeout_s: float | None = None, require_all: bool = False, explain: bool = False) -> None:
         self.timings_s: dict[str, float] = {}
+        self.ran: list[Ran] | None = [] if explain else None
         self.degraded: list[Degraded] = []
         self._require_all = require_all
         self._until_s = (
@@ -85,38 +108,39 @@ class Stages:
         finally:
             self.timings_s[stage] = time.perf_counter() - started_s
 
-    async def within(self, stage: str, work: Awaitable[T]) -> T:
+    async def within(self, stage: str, work: Awaitable[T], *, of: str = "") -> T:
         """The result of the work, which is given up once it has taken the stage's share of what is left.
 
         Calls that it makes to other services carry that bound, so that these stop then too.
 
         Args:
             stage: One of SHARES.
+            of: The model or the id of the collection it works on, where there may be several.
 
         Raises:
             DeadlineExceeded: It took longer.
         """
         budget_s = self.budget_s(stage)
-        if budget_s is None:
-            return await work
+        if self.ran is None:
+            return await _bounded(stage, work, budget_s)
+        started_s = time.perf_counter()
         try:
-            with bounded(budget_s):
-                async with asyncio.timeout(budget_s) as bound:
-                    return await work
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise DeadlineExceeded(
-                f"{SHARES[stage].waits_for} did not answer within {budget_s:.3g} s, which is what the deadline leaves "
-                f"to stage {stage!r}; give the search more time",
-                stage=stage,
-            ) from None
+            return await _bounded(stage, work, budget_s)
+        finally:
+            self.ran.append(Ran(stage, of, time.perf_counter() - started_s, budget_s))
 
-    async def of_all(self, stage: str, works: Mapping[K, Awaitable[T]]) -> tuple[dict[K, T], dict[K, DomainError]]:
-        """The results of works that run at the same time, each within the stage's share, and why some have none."""
-        done = await asyncio.gather(*(self.within(stage, work) for work in works.values()), return_exceptions=True)
-        results: dict[K, T] = {}
-        failures: dict[K, DomainError] = {}
+    async def of_all(
+        self, stage: str, works: Mapping[str, Awaitable[T]]
+    ) -> tuple[dict[str, T], dict[str, DomainError]]:
+        """The results of works that run at the same time, each within the stage's share, and why some have none.
+
+        Args:
+            works: By the model, or the id of the collection, that each is of.
+        """
+        running = (self.within(stage, work, of=of) for of, work in works.items())
+        done = await asyncio.gather(*running, return_exceptions=True)
+        results: dict[str, T] = {}
+        failures: dict[str, DomainError] = {}
         for key, outcome in zip(works, done, strict=True):
             if isinstance(outcome, UNABLE):
                 failures[key] = outcome
@@ -154,6 +178,21 @@ class Stages:
         """Seconds until the answer has to be made, never negative; None without a deadline."""
         return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
 
+    def noted(self, stage: str, candidates: int, *, of: str = "", detail: str = "") -> None:
+        """Notes what came out of a stage that has run, and of what it was if that was not known, where anybody asks."""
+        if self.ran is None:
+            return
+        for place, ran in reversed(list(enumerate(self.ran))):
+            if ran.stage == stage and ran.of in ("", of):
+                self.ran[place] = replace(ran, of=of, candidates=candidates, detail=detail)
+                return
+        self.ran.append(Ran(stage, of, self.timings_s.get(stage), candidates=candidates, detail=detail))
+
+    def handed_over(self) -> Sequence[Ran]:
+        """How the stages so far ran, which is forgotten here; nothing where nobody asks."""
+        ran, self.ran = self.ran, None if self.ran is None else []
+        return ran or ()
+
     def left_out(self, stage: str, error: DomainError, *, collection: str = "") -> None:
         """Notes that the answer goes without a stage.
 
@@ -165,6 +204,23 @@ class Stages:
         degraded = Degraded(stage, error.message, collection)
         if degraded not in self.degraded:  # a search that is deepened asks its stages again
             self.degraded.append(degraded)
+
+
+async def _bounded(stage: str, work: Awaitable[T], budget_s: float | None) -> T:
+    if budget_s is None:
+        return await work
+    try:
+        with bounded(budget_s):
+            async with asyncio.timeout(budget_s) as bound:
+                return await work
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise DeadlineExceeded(
+            f"{SHARES[stage].waits_for} did not answer within {budget_s:.3g} s, which is what the deadline leaves "
+            f"to stage {stage!r}; give the search more time",
+            stage=stage,
+        ) from None
 
 
 def _of_collection(stage: str, collection: str, error: DomainError) -> DomainError:

@@ -224,7 +224,7 @@ async def test_a_search_finds_what_looking_at_every_chunk_finds(store: VectorSto
     await filled(store)
     found, wanted = await store.search(INDEX, query), await expected(query)
     assert found_ids(found) == found_ids(wanted)
-    assert found.candidates == wanted.candidates
+    assert (found.candidates, found.by_stage) == (wanted.candidates, wanted.by_stage)
     for hit, other in zip(found.hits, wanted.hits, strict=True):
         assert hit.chunk == other.chunk
         assert hit.score == pytest.approx(other.score, rel=1e-4)

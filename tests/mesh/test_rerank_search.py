@@ -77,7 +77,8 @@ async def test_hits_are_ordered_by_a_cross_encoder(tmp_path: Path) -> None:
         scores = [hit.score for hit in response.hits]
         assert scores == sorted(scores, reverse=True)
         assert "rerank" in [each.stage for each in response.timings]
-        one = await found(made, rerank=rerank(top_n=1))
+        one = await found(made, rerank=rerank(top_n=1), explain=True)
+        assert [each.model for each in one.explanation.stages if each.stage == "rerank"] == ["models/tiny"]
         assert sum(any(each.stage == "rerank" for each in hit.scores) for hit in one.hits) == 1
         assert [hit.score for hit in one.hits[1:]] == pytest.approx(
             [one.hits[0].score - place for place in range(1, len(one.hits))]

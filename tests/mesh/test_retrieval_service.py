@@ -185,6 +185,11 @@ async def test_what_is_written_is_found_with_all_a_hit_tells(tmp_path: Path) -> 
         assert response.total_size == 2 and response.usage.query_tokens == 3
         assert {each.stage for each in response.timings} == {"authorize", "cache", "embed", "store", "total"}
         assert len(response.trace_id) == 32
+        told = (await made.found(query="jumping foxes", explain=True)).explanation
+        stages = ["authorize", "cache", "embed", "store", "dense", "sparse", "fusion"]
+        assert [each.stage for each in told.stages] == stages
+        assert [(each.candidates, each.detail) for each in told.stages[4:6]] == [(2, ""), (1, "jump fox")]
+        assert [each.index_revision for each in told.collections] == [1]
 
 
 async def test_index_writes_do_what_they_say(tmp_path: Path) -> None:

@@ -111,8 +111,6 @@ def test_every_field_of_a_request_is_known_to_tell_answers_apart_or_not_to() -> 
 
 @pytest.mark.parametrize("path", DIFFERENT)
 def test_requests_that_may_have_different_answers_have_different_keys(path: str) -> None:
-    if path.partition(".")[0] in convert._FEATURES:
-        pytest.skip("is not offered yet")
     one, other = (key_of(**given) for given in DIFFERENT[path])
     assert one != other
 
@@ -134,7 +132,6 @@ def test_what_a_query_holds_beyond_the_request_is_in_the_key() -> None:
 def test_what_reads_the_same_has_one_key() -> None:
     assert key() == key(collection="collections/docs") == key(top_k=10) == key(mode=Mode.HYBRID)
     assert key(filter='title="x"') == key(filter='title  =  "x"') == key(typed_filter=parse('title = "x"', SCHEMA))
-    assert key(features=frozenset({"a", "b", "c"})) == key(features=frozenset({"c", "b", "a"}))
     assert key(collection="", collections=("docs",)) == key()
     assert key(rerank=Rerank()) == key(rerank=Rerank(top_n=50)) != key()
     assert key(rerank=Rerank(), rough=True) == key()

@@ -43,8 +43,8 @@ def created(engine: Engine, folder: Path) -> str:
 def test_a_search_tells_total_candidates_and_stages(engine: Engine, tmp_path: Path) -> None:
     folder = created(engine, tmp_path / "a")
     engine.answer(["upsert", folder, [point(1), point(2, (0.0, 1.0), ()), point(3, (-1.0, 0.0), (8,))]])
-    candidates, hits = search(engine, folder)
-    assert (candidates, len(hits)) == (3, 3)
+    by_stage, candidates, hits = search(engine, folder)
+    assert (by_stage, candidates, len(hits)) == ({"dense": 3, "sparse": 1}, 3, 3)
     score, payload, stages, *_ = hits[0]
     assert score == pytest.approx(2 / 61)
     assert payload == {"document": "d"}

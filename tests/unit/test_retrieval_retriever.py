@@ -87,7 +87,6 @@ async def test_a_vector_takes_the_place_of_the_query() -> None:
         ("collection", {"collection": "collections/"}),
         ("collection", {"collection": "a/b"}),
         ("collections", {"collections": ["docs", "collections/a/b"]}),
-        ("explain", {"features": frozenset({"explain"})}),
         ("facets[0].field", {"facets": [FacetAsked("title")]}),
         ("rerank", {"text": "", "vector": [1.0] * 4, "rerank": Rerank()}),
         ("rerank.top_n", {"rerank": Rerank(top_n=-1)}),

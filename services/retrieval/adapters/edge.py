@@ -231,12 +231,12 @@ class EdgeVectorStore:
             query.with_vectors,
             keys_of(query.left_out),
         )
-        candidates, hits = answer or (0, [])
+        by_stage, candidates, hits = answer or ({}, 0, [])
         found = [
             ScoredChunk(chunk_of(payload), score, tuple(StageScore(*stage) for stage in stages), similarity, vector)
             for score, payload, stages, similarity, vector in hits
         ]
-        return Found(found, candidates)
+        return Found(found, candidates, by_stage)
 
     async def fetch(
         self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()

@@ -34,6 +34,8 @@ _READS: Final = frozenset({"search", "fetch", "vectors", "scroll", "count_values
 
 Point = tuple[int, bytes, bytes, bytes, dict[str, Any]]
 Recipe = dict[str, Any]
+Hit = tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None, bytes | None]
+"""Score, payload, score and rank by stage, similarity, vector."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -191,8 +193,8 @@ class Engine:
         exact: bool,
         with_vectors: bool,
         left_out: list[str],
-    ) -> tuple[int, list[tuple[float, dict[str, Any], list[tuple[str, float, int]], float | None, bytes | None]]]:
-        """How many candidates there were, and the hits."""
+    ) -> tuple[dict[str, int], int, list[Hit]]:
+        """How many candidates each stage gave, how many different ones there were, and the hits."""
         shard, filter_ = self._shard(folder).edge, built(chosen)
         stages: dict[str, Any] = {}
         if dense is not None:
@@ -226,7 +228,7 @@ class Engine:
                 if id_ in places:
                     places[id_].append((stage, score, rank))
         found = [(score, payloads[id_], places[id_], similarities.get(id_), vectors.get(id_)) for id_, score in hits]
-        return candidates, found
+        return {stage: len(ranking) for stage, ranking in rankings.items()}, candidates, found
 
     def do_fetch(self, folder: str, keys: list[int], chosen: Recipe, left_out: list[str]) -> list[tuple[int, Any]]:
         """Payloads of some points, of those that the filter lets through."""

@@ -147,7 +147,7 @@ class QdrantVectorStore:
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
         with _told():
             if not await self._exists(index):
-                return Found([], 0)
+                return Found([], 0, {})
             rankings = await self._rankings(index, query)
             fused = merge(query.fusion, rankings.get(DENSE), rankings.get(SPARSE), settled=query.limit)
             candidates = len(fused)
@@ -186,7 +186,7 @@ class QdrantVectorStore:
             for id_, score in hits
             if id_ in payloads  # deleted since it was ranked
         ]
-        return Found(found, candidates)
+        return Found(found, candidates, {stage: len(ranking) for stage, ranking in rankings.items()})
 
     async def fetch(
         self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()

@@ -15,6 +15,7 @@ from services.mesh.errors import (
     TooManyRequests,
 )
 from services.mesh.status import DETAILS_KEY
+from services.retrieval.ports import PassageScores
 
 _RETRY_S: Final = 1.0
 
@@ -25,14 +26,14 @@ class RerankingClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._service = EmbeddingServiceStub(channel)
 
-    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> list[float]:
+    async def rerank(self, model: str, query: str, passages: Sequence[str]) -> PassageScores:
         request = pb.RerankRequest(model=model, query=query, documents=passages)
         try:
             answer = await self._service.Rerank(request)
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from None
         scores = {each.index: each.score for each in answer.results}
-        return [scores[index] for index in range(len(passages))]
+        return PassageScores(answer.model, [scores[index] for index in range(len(passages))])
 
 
 def _failure(error: grpc.aio.AioRpcError) -> Exception:
