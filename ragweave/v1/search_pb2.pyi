@@ -480,7 +480,9 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest.Boost]:
-        """Raise or lower hits, after fusion and reranking: the best `candidates` of them."""
+        """Raise or lower hits, after fusion and reranking: the best `candidates` of them. All their filters have together at
+        most 64 comparisons.
+        """
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from services.mesh.errors import InvalidArgument
-from services.mesh.filters import Filter, Path, evaluate, instant
+from services.mesh.filters import Filter, Path, evaluate, instant, leaves
 from services.retrieval.chunks import Chunk, StageScore
 from services.retrieval.fields import condition, path_named, resource_of
 from services.retrieval.ranking import Hit
@@ -17,6 +17,9 @@ from services.retrieval.values import values_at
 # A negative score is divided by the factor, so factors that reach 0 must not.
 _LEAST: Final = 1e-6
 _DECAYING: Final = ("create_time", "page_number")
+
+MAX_COMPARISONS: Final = 64
+"""Of the filters of all boosts together: each is made for up to 1,000 hits, at some microseconds."""
 
 
 class Curve(StrEnum):
@@ -107,9 +110,14 @@ def resolved(
     """The boosts, their filters parsed, their fields and origins known.
 
     Raises:
-        InvalidArgument, InvalidFilter: A field of a boost is wrong; named, as `boosts[0].filter`.
+        InvalidArgument, InvalidFilter: A field of a boost is wrong; named, as `boosts[0].filter`. Or there is too much
+            to compare.
     """
-    return tuple(_resolved(each, f"boosts[{place}]", clock) for place, each in enumerate(asked))
+    made = tuple(_resolved(each, f"boosts[{place}]", clock) for place, each in enumerate(asked))
+    comparisons = sum(1 for each in made if isinstance(each, Matching) for _ in leaves(each.filter))
+    if comparisons > MAX_COMPARISONS:
+        raise InvalidArgument.of("boosts", f"have {comparisons} comparisons together, at most {MAX_COMPARISONS}")
+    return made
 
 
 def boosted(hits: Sequence[Hit], boosts: Sequence[Boost]) -> list[Hit]:

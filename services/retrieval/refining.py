@@ -37,7 +37,7 @@ async def refined(hits: Sequence[Hit], plan: Plan, stages: Stages) -> tuple[Sequ
     """
     if plan.boosts:
         with stages.timed("boosts"):
-            hits = boosted(hits, plan.boosts)
+            hits = await asyncio.to_thread(boosted, hits, plan.boosts)
         stages.noted("boosts", len(hits))
     if plan.mmr is not None:
         with stages.timed("mmr"):

@@ -102,11 +102,6 @@ def test_a_path_that_names_nothing_is_refused_with_what_may_be_meant(path: str, 
     assert len(raised.value.message) < 600
 
 
-def test_there_are_only_so_many_paths() -> None:
-    with pytest.raises(InvalidArgument, match="at most 100"):
-        mask_of([f"metadata.{at}" for at in range(101)])
-
-
 BOTH = (Part.TEXT, Part.METADATA)
 ASKED: dict[str, tuple[dict[str, Any], dict[str, tuple[Part, ...]]]] = {
     "plain": ({}, {"score": BOTH, "text": (Part.METADATA,), "metadata.kind": (Part.TEXT,), "*": ()}),
