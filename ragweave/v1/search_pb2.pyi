@@ -435,7 +435,9 @@ class SearchRequest(_message.Message):
     cache_control: Global___SearchRequest.CacheControl.ValueType
     """How the result cache is used."""
     require_all: _builtins.bool
-    """Fails rather than answering from fewer stages or collections than asked for."""
+    """Fails rather than answering from fewer stages or collections than asked for. The cache is one of them, unless it is
+    bypassed.
+    """
     explain: _builtins.bool
     """Adds how the answer came about: `explanation`, and stage "fusion" to the scores of hits."""
     candidates: _builtins.int

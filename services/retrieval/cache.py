@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from services.mesh.errors import DependencyUnavailable
 from services.retrieval.chunks import IndexId
@@ -14,6 +14,9 @@ from services.retrieval.ports import SharedResults
 from services.retrieval.query import CacheControl
 from services.retrieval.results import Asked, Entry, NearResults
 from services.retrieval.revisions import RevisionsMirror
+
+# When to ask again for what needs the cache.
+_RETRY_S: Final = 1.0
 
 
 class Status(Enum):
@@ -128,7 +131,10 @@ class ResultCache:
             make: Makes it anew. Of callers that ask the same at the same time, one's is run.
             timeout_s: What is left of the caller's time.
             lookup_s: What of this the cache may take for itself.
-            require_all: An answer that is not whole is a failure to this caller.
+            require_all: An answer that is not whole is a failure to this caller, and so is a cache that is away.
+
+        Raises:
+            DependencyUnavailable: The cache cannot take part, and all stages are required.
         """
         if control is CacheControl.BYPASS:
             self._count(asked, Tally.BYPASSED)
@@ -136,11 +142,12 @@ class ResultCache:
         revisions = self._revisions.at(asked.indexes) or await self._revisions.told(asked.indexes, lookup_s)
         if revisions is None:
             down = "it is not known what was written meanwhile: the revision counter (Redis) does not answer"
-            return (await make()).body, CacheUse(down=down)
+            use = _allowed(CacheUse(down=down), require_all)
+            return (await make()).body, use
         if control is CacheControl.REFRESH:
             refreshed = await self._made(asked, revisions, make)
             self._count(asked, Tally.REFRESHED)
-            return refreshed.entry.body, replace(refreshed.use, status=Status.REFRESHED)
+            return refreshed.entry.body, replace(_allowed(refreshed.use, require_all), status=Status.REFRESHED)
         self._begin_anew()
         entry = self._near.get(asked.key, revisions)
         if entry is not None:
@@ -155,7 +162,7 @@ class ResultCache:
             self._count(asked, Tally.IN_FLIGHT)
             return served.entry.body, CacheUse(Status.HIT, Layer.IN_FLIGHT, served.entry.age_s)
         self._count(asked, Tally.SHARED if served.use.layer is Layer.SHARED else Tally.MISS)
-        return served.entry.body, served.use
+        return served.entry.body, _allowed(served.use, require_all)
 
     async def fill(self, asked: Asked, make: Make, *, timeout_s: float | None, lookup_s: float | None) -> bool:
         """Has the answer kept; whether it was made for that, rather than there or shared by others. Counted nowhere.
@@ -246,3 +253,10 @@ class ResultCache:
             if tally is None:
                 tally = self._tallies[asked.tenant, of] = Counter()
             tally[what] += 1
+
+
+def _allowed(use: CacheUse, require_all: bool) -> CacheUse:
+    """The use that was made of the cache, unless it is away from a caller who requires all stages."""
+    if use.down and require_all:
+        raise DependencyUnavailable(f"cache: {use.down}", retry_after_s=_RETRY_S, stage="cache")
+    return use

@@ -23,7 +23,7 @@ from services.mesh.consistency import consistency_token
 from tests.e2e.deadlines import search
 from tests.e2e.durability import Corpus, collection_for
 from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
-from tests.e2e.troubles import RERANKER, down, engines, stopped
+from tests.e2e.troubles import GONE_RERANKER, RERANKER, down, engines, stopped
 
 pytestmark = pytest.mark.timeout(600)
 DEADLINE_S = 2.0
@@ -126,11 +126,12 @@ def test_without_embedding_the_words_answer(searching: Searching, killed: bool) 
             assert (told.status, told.body["degradedStages"][0]["stage"]) == (200, "embed")
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
 def test_without_the_registry_known_collections_are_searched_and_others_are_not_called_missing(
-    searching: Searching,
+    searching: Searching, killed: bool
 ) -> None:
     whole = searching.whole("small", "large")
-    with stopped(searching.mesh.pid("collections")):
+    with lost(searching.mesh, "collections", killed):
         answer = searching.search("small", "large", require_all=True)
         assert (left_out(answer), hits(answer)) == ([], whole)
         assert late_or_away(searching.refused("small", "unheard-of"), "collections service")
@@ -141,9 +142,23 @@ def test_without_redis_searches_go_on_but_for_those_that_must_see_a_write(search
     whole = searching.whole("small", "large")
     with lost(searching.mesh, "redis", killed):
         answer = searching.search("small", "large")
-        assert (left_out(answer), hits(answer)) == ([], whole)
+        assert (left_out(answer), hits(answer)) == ([], whole), "past the cache, nothing is missing"
+        until = time.monotonic() + PATIENCE_S
+        while not left_out(answer):  # what was heard of Redis is good for a moment
+            assert time.monotonic() < until
+            answer = searching.search("small", "large", cache_control=pb.SearchRequest.DEFAULT)
+        assert (left_out(answer), hits(answer)) == ([("cache", "")], whole)
         token = consistency_token(searching.uid, 10**6)
-        assert late_or_away(searching.refused(consistency_token=token), "revision counter")
+        for fields in ({"consistency_token": token}, {"cache_control": pb.SearchRequest.DEFAULT, "require_all": True}):
+            assert late_or_away(searching.refused(**fields), "revision counter")
+
+
+@pytest.mark.parametrize("name", ["jobs", "system"])
+def test_nothing_is_missing_without_those_that_no_search_waits_for(searching: Searching, name: str) -> None:
+    whole = searching.whole("small", "large")
+    with stopped(searching.mesh.pid(name)):
+        answer = searching.search("small", "large", require_all=True)
+        assert (left_out(answer), hits(answer)) == ([], whole)
 
 
 def test_without_one_engine_the_other_collections_answer(searching: Searching) -> None:
@@ -160,12 +175,15 @@ def test_without_one_engine_the_other_collections_answer(searching: Searching) -
     assert left_out(searching.search("small", "large")) == []
 
 
-def test_without_the_reranker_the_order_of_before_stays(searching: Searching) -> None:
+@pytest.mark.parametrize("model", [RERANKER, GONE_RERANKER])
+def test_without_the_reranker_the_order_of_before_stays(searching: Searching, model: str) -> None:
     plain = searching.whole()
-    answer = searching.search(rerank=pb.SearchRequest.Rerank(model=RERANKER))
+    rerank = pb.SearchRequest.Rerank(model=model)
+    answer = searching.search(rerank=rerank)
     assert (left_out(answer), hits(answer)) == ([("rerank", "")], plain)
-    reranked = {"rerank": pb.SearchRequest.Rerank(model=RERANKER), "require_all": True}
-    assert late_or_away(searching.refused(**reranked), "rerank")
+    assert late_or_away(
+        searching.refused(rerank=rerank, require_all=True), "rerank" if model == RERANKER else "127.0.0.1"
+    )
 
 
 @pytest.mark.parametrize("stage", ["embed", "rerank"])

@@ -11,8 +11,10 @@ from typing import Final
 
 from ragweave.local.supervisor import read_state, supervisor_pid
 from tests.e2e.stack import Mesh
+from tests.ports import free_port
 
 RERANKER: Final = "hole"
+GONE_RERANKER: Final = "gone"
 
 
 @contextmanager
@@ -46,8 +48,9 @@ def black_hole() -> Iterator[str]:
 
 
 def reranking_into(hole: str) -> dict[str, str]:
-    """Settings of a mesh whose only reranking model is at that address."""
-    return {"RAGWEAVE_EMBEDDING_RERANK_MODELS": f"{RERANKER}=tei+http://{hole}"}
+    """Settings of a mesh whose reranking models are at that address, and where nobody listens."""
+    models = {RERANKER: hole, GONE_RERANKER: f"127.0.0.1:{free_port()}"}
+    return {"RAGWEAVE_EMBEDDING_RERANK_MODELS": ",".join(f"{name}=tei+http://{at}" for name, at in models.items())}
 
 
 @contextmanager

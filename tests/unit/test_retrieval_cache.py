@@ -173,10 +173,14 @@ async def test_without_redis_searches_go_on_and_say_that_the_cache_does_not() ->
     made = Replica(CountingStore(), counter)
     await made.write("d1")
     counter.down = True
-    for require_all in (False, True, True):
-        answer = await made.found(require_all=require_all)
+    for _ in range(3):
+        answer = await made.found()
         assert how(answer) == ("STATUS_UNSPECIFIED", "LAYER_UNSPECIFIED") and len(answer.hits) == 1
         assert [each.stage for each in answer.degraded_stages] == ["cache"]
+        with pytest.raises(DependencyUnavailable, match=r"^cache: .*\(Redis\) does not answer") as refused:
+            await made.found(require_all=True)
+        assert refused.value.metadata == {"stage": "cache"}
+        assert not (await made.found(require_all=True, cache_control=CacheControl.BYPASS)).degraded_stages
     assert counter.asked == 1
 
 
