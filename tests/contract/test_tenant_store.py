@@ -7,14 +7,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from services.mesh.errors import RequestIdReused
 from services.mesh.receipts import Receipt
 from services.system.adapters.memory import MemoryTenantStore
-from services.system.adapters.sql_tenants import SqlTenantStore
+from services.system.adapters.sql_audit import SqlAuditLog
+from services.system.adapters.sql_quotas import SqlQuotaStore
+from services.system.adapters.sql_revocations import SqlRevocationStore
+from services.system.adapters.sql_tables import METADATA
+from services.system.adapters.sql_tenants import SqlTenantRecords, SqlTenantStore
+from services.system.adapters.sql_usage import SqlUsageStore
 from services.system.ports import TenantStore
-from services.system.records import Part, Tenant, TenantState
-from tests.system_records import LONG_AGO, system_database
+from services.system.records import Figures, Granularity, Part, Tenant, TenantState, UsageRow
+from tests.system_records import LONG_AGO, event, revocation, system_database
 
 PARTS = (Part("collections", erased=True, confirmed=True), Part("jobs", code=14, message="jobs is unavailable"))
 GOING = Tenant("acme", TenantState.DELETING, PARTS, "ann", LONG_AGO)
@@ -70,3 +76,31 @@ async def test_of_many_writers_at_once_each_sees_the_one_before(store: TenantSto
     found = await store.find("acme")
     assert found is not None
     assert [part.service for part in found.parts] == [f"s{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_nothing_the_system_keeps_of_an_erased_tenant_is_left(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with system_database(engine, request, tmp_path) as database:
+        log, usage, revocations = SqlAuditLog(database), SqlUsageStore(database), SqlRevocationStore(database)
+        records = SqlTenantRecords(database, SqlQuotaStore(database), revocations, log, usage)
+        for number, tenant in enumerate(("acme", "globex")):
+            await log.record([event(number, tenant=tenant)])
+            await revocations.add(revocation(tenant=tenant))
+            row = UsageRow(tenant, Granularity.HOUR, LONG_AGO, "u", "docs", Figures(1))
+            await usage.add(tenant, [row], LONG_AGO)
+
+        async def rows(tenant: str) -> dict[str, int]:
+            tables = {name: table for name, table in METADATA.tables.items() if "tenant" in table.c}
+            counted = {
+                name: len(await database.read(select(table).where(table.c.tenant == tenant)))
+                for name, table in tables.items()
+            }
+            return {name: count for name, count in counted.items() if count}
+
+        before = await rows("globex")
+        assert before == {"audit_events": 1, "revocations": 1, "usage": 1} == await rows("acme")
+        while not await records.erase("acme"):
+            pass
+        assert (await rows("acme"), await rows("globex")) == ({}, before)
