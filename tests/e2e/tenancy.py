@@ -343,8 +343,11 @@ class Campaign:
             back = _message("UndeleteCollection", {"name": f"collections/{_IDS[0]}"})
             await self._checked(tenant, "grpc", _method("UndeleteCollection"), back)
 
-    async def batch(self, seed: int, calls: int) -> None:
+    async def batch(self, seed: int, calls: int, *, often: Sequence[str] = ()) -> None:
         """Random calls by one tenant; whatever they were, the others are as they were before.
+
+        Args:
+            often: Methods that every other call is one of.
 
         Raises:
             Crossing: They are not, or an answer held something of theirs.
@@ -356,7 +359,7 @@ class Campaign:
         before = {tenant: await self._fingerprint(tenant) for tenant in others}
         asker = Asker(actor, self.pool, made)
         for start in range(0, calls, 4):
-            asked = [(_any_method(made), made.choice(DOORS)) for _ in range(min(4, calls - start))]
+            asked = [(_any_method(made, often), made.choice(DOORS)) for _ in range(min(4, calls - start))]
             await asyncio.gather(*(self._random(actor, door, method, asker) for method, door in asked))
         await self._tidy(actor)
         for tenant in others:
@@ -428,8 +431,10 @@ class Campaign:
         return answer.responses[0]
 
 
-def _any_method(made: random.Random) -> Method:
+def _any_method(made: random.Random, often: Sequence[str]) -> Method:
     """Any; seldom one that leaves nothing to ask for, or that lasts."""
+    if often and made.random() < 0.5:
+        return _method(made.choice(often))
     chosen = made.choice(METHODS)
     seldom = chosen.name in ("DeleteCollection", "WatchEvents") and made.random() < 0.8
     return made.choice(METHODS) if seldom else chosen

@@ -16,6 +16,8 @@ from tests.e2e.test_identity import bearer
 # `make soak-tenancy` sets 100,000.
 CALLS = int(os.environ.get("TENANCY_CALLS", "2000"))
 BATCH = 100
+# Batches for what chance has missed: the more methods there are, the likelier that is.
+MORE = 8
 # Operators only, or of another tenant: no call of these may succeed. A directory is empty, and its root the operator's.
 # Deliveries are called by the numbers of their events: few calls find one, and whether any does is chance. No call here
 # is cut off, so there is no upload to go on with: test_uploads.py has those.
@@ -59,6 +61,9 @@ def test_no_call_of_one_tenant_sees_or_changes_what_is_anothers(campaign: Campai
         loop.run(campaign.batch(seed, BATCH))
 
     batches()
+    for seed in range(MORE):
+        if missed := never_reached(campaign, but=NEVER):
+            loop.run(campaign.batch(seed, BATCH, often=missed))
     print(summary(campaign))
     assert campaign.calls >= CALLS
     assert campaign.own_seen > CALLS / 20, "hardly any answer held content: nothing was proved"
