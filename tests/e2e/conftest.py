@@ -9,7 +9,7 @@ from tests.cross_encoders import write_cross_encoder
 from tests.e2e.kill_points import LEASE
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
-from tests.e2e.troubles import black_hole, reranking_into
+from tests.e2e.troubles import SMALL_GRAPHS, black_hole, reranking_into
 from tests.ports import free_port
 
 
@@ -87,7 +87,7 @@ QUICKLY = {
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly.
 
-    Its one reranking model never answers.
+    Its reranking models do not answer.
     """
     with black_hole() as hole:
         reranking = reranking_into(hole)
@@ -96,10 +96,6 @@ def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             yield made
         finally:
             made.stop()
-
-
-# A collection of more than 100 chunks is served by an engine of its own.
-SMALL_GRAPHS = {"RAGWEAVE_RETRIEVAL_BUILD_THRESHOLD": "100"}
 
 
 def _started(folder: Path, **settings: str) -> Mesh:

@@ -3,8 +3,9 @@
     python -m tests.e2e.deadlines [--calls 2000] [--seed N] [--least 0.999]
 
 A whole mesh behind Envoy. A reranker is asked for whose endpoint takes requests and never answers; then the embedding
-service is stopped (SIGSTOP: it takes calls and never answers). Callers give each search between 100 ms and 2 s, one
-call at a time and 16 at a time. A call counts where its caller had an answer that names the stage that is missing.
+service, the engine of one of two collections and Redis are stopped in turn (SIGSTOP: they take calls and never
+answer). Callers give each search between 100 ms and 2 s, one call at a time and 16 at a time. A call counts where its
+caller had an answer that names the stage that is missing.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ from ragweave.cli.console import edge_credentials
 from ragweave.v1 import search_pb2 as pb
 from ragweave.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from tests.e2e.durability import Corpus
-from tests.e2e.stack import Mesh
-from tests.e2e.troubles import RERANKER, black_hole, reranking_into, stopped
+from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
+from tests.e2e.troubles import RERANKER, SMALL_GRAPHS, black_hole, engines, reranking_into, stopped, wait_indexed
 
-COLLECTION = "deadlines"
+COLLECTION, BESIDE = "deadlines", "beside"
+STAGES = ("rerank", "embed", "store", "cache")
 LEAST_S, MOST_S = 0.1, 2.0
 _DOCUMENTS = 200
+_BESIDE = 6
 _AT_ONCE = (1, 16)
 
 
@@ -54,15 +58,50 @@ class Call:
 
 
 def filled(client: Client, corpus: Corpus) -> None:
-    """Makes the collection that is searched."""
-    client.create_collection(COLLECTION)
-    client.wait(client.import_texts(COLLECTION, corpus.inline()).name)
+    """Makes the collection that is searched, and a small one beside it."""
+    documents = corpus.inline()
+    for collection, some in ((COLLECTION, documents), (BESIDE, documents[:_BESIDE])):
+        client.create_collection(collection)
+        client.wait(client.import_texts(collection, some).name)
+    wait_indexed(client, COLLECTION)
+
+
+@contextmanager
+def hanging(mesh: Mesh, stage: str, answering: str, indexed: str) -> Iterator[dict[str, Any]]:
+    """The stage hangs inside the block, for searches of these fields.
+
+    Args:
+        answering: A collection in the engine of all.
+        indexed: One in an engine of its own, which is the one that hangs.
+    """
+    fields: dict[str, Any] = {"collection": answering, "cache_control": pb.SearchRequest.BYPASS}
+    match stage:
+        case "rerank":
+            yield {**fields, "rerank": pb.SearchRequest.Rerank(model=RERANKER)}
+        case "embed":
+            with stopped(mesh.pid("embedding")):
+                yield fields
+        case "store":
+            _, own = engines(mesh)
+            with stopped(own):
+                yield {**fields, "collection": "", "collections": [answering, indexed]}
+        case "cache":
+            with stopped(mesh.pid("redis")):
+                _wait_without_cache(mesh, answering)
+                yield {**fields, "cache_control": pb.SearchRequest.DEFAULT}
+
+
+def _wait_without_cache(mesh: Mesh, collection: str) -> None:
+    """Until no cache takes part: what was heard of Redis is good for a moment."""
+    asked = {"query": "words", "collection": collection}
+    until = time.monotonic() + PATIENCE_S
+    while mesh.rest("POST", f"{PREFIX}/search", asked).body["cache"]["status"] != "STATUS_UNSPECIFIED":
+        assert time.monotonic() < until
 
 
 async def search(
     mesh: Mesh,
     corpus: Corpus,
-    collection: str,
     *,
     calls: int,
     at_once: int,
@@ -82,15 +121,12 @@ async def search(
 
     async def caller(service: Any) -> None:
         for words, deadline_s in waiting:
-            request = pb.SearchRequest(
-                collection=collection, query=words, cache_control=pb.SearchRequest.BYPASS, **fields
-            )
-            made.append(await _called(service, request, deadline_s, metadata))
+            made.append(await _called(service, pb.SearchRequest(query=words, **fields), deadline_s, metadata))
 
     opened = grpc.aio.secure_channel(mesh.edge, credentials) if credentials else grpc.aio.insecure_channel(mesh.edge)
     async with opened as channel:
         service: Any = RetrievalServiceStub(channel)
-        await service.Search(pb.SearchRequest(collection=collection, query="warm"), metadata=metadata, timeout=5)
+        await service.Search(pb.SearchRequest(query="warm", **fields), metadata=metadata, timeout=5)
         await asyncio.gather(*(caller(service) for _ in range(at_once)))
     return made
 
@@ -105,11 +141,11 @@ async def _called(service: Any, request: pb.SearchRequest, deadline_s: float, me
     return Call(deadline_s, time.perf_counter() - began_s, grpc.StatusCode.OK, missing)
 
 
-def _told(name: str, stage: str, at_once: int, calls: Sequence[Call]) -> int:
+def _told(stage: str, at_once: int, calls: Sequence[Call]) -> int:
     late = [each for each in calls if not each.answered_without(stage)]
     shares = sorted(each.took_s / each.deadline_s for each in calls)
     print(
-        f"{name}, {at_once} at a time: {len(calls) - len(late)} of {len(calls)} answered without {stage!r} before the "
+        f"{stage} hangs, {at_once} at a time: {len(calls) - len(late)} of {len(calls)} answered without it before the "
         f"deadline; of the deadline used: median {shares[len(shares) // 2]:.0%}, "
         f"99th percentile {shares[int(len(shares) * 0.99)]:.0%}, most {shares[-1]:.0%}",
         flush=True,
@@ -125,31 +161,24 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     arguments.add_argument("--least", type=float, default=0.999, help="share of the calls that must be answered")
     given = arguments.parse_args()
-    draw, calls = random.Random(given.seed), given.calls // (2 * len(_AT_ONCE))
+    draw, calls = random.Random(given.seed), given.calls // (len(STAGES) * len(_AT_ONCE))
     corpus = Corpus.made("deadlines", _DOCUMENTS, given.seed)
     late = 0
     print(f"seed {given.seed}", flush=True)
     with black_hole() as hole, tempfile.TemporaryDirectory() as folder:
-        mesh = Mesh(Path(folder), **reranking_into(hole))
+        mesh = Mesh(Path(folder), **reranking_into(hole), **SMALL_GRAPHS)
         mesh.start()
         try:
             with mesh.client() as client:
                 filled(client, corpus)
-            rerank = pb.SearchRequest.Rerank(model=RERANKER)
-            for at_once in _AT_ONCE:
-                made = asyncio.run(
-                    search(mesh, corpus, COLLECTION, calls=calls, at_once=at_once, draw=draw, fields={"rerank": rerank})
-                )
-                late += _told("reranker hangs", "rerank", at_once, made)
-            with stopped(mesh.pid("embedding")):
-                for at_once in _AT_ONCE:
-                    made = asyncio.run(
-                        search(mesh, corpus, COLLECTION, calls=calls, at_once=at_once, draw=draw, fields={})
-                    )
-                    late += _told("embedding hangs", "embed", at_once, made)
+            for stage in STAGES:
+                with hanging(mesh, stage, BESIDE, COLLECTION) as fields:
+                    for at_once in _AT_ONCE:
+                        made = asyncio.run(search(mesh, corpus, calls=calls, at_once=at_once, draw=draw, fields=fields))
+                        late += _told(stage, at_once, made)
         finally:
             mesh.stop()
-    total = 2 * len(_AT_ONCE) * calls
+    total = len(STAGES) * len(_AT_ONCE) * calls
     print(f"{total - late} of {total} ({1 - late / total:.2%}) answered before their deadline")
     sys.exit(0 if total - late >= given.least * total else 1)
 

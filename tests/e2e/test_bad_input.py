@@ -106,7 +106,6 @@ REFUSED = {
     ),
     "no source": ("POST", f"{PREFIX}/collections/{C}/documents:import", {}, 400, "source"),
     "made up consistency token": ("POST", SEARCH, {**GOOD, "consistencyToken": "x"}, 400, "consistency_token"),
-    "not served yet": ("POST", SEARCH, {**GOOD, "mmr": {"diversity": 0.5}}, 400, "mmr"),
 }
 
 

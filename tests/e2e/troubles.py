@@ -3,18 +3,23 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import SHUT_RDWR, create_server, socket
 from typing import Final
 
+from ragweave import Client
 from ragweave.local.supervisor import read_state, supervisor_pid
-from tests.e2e.stack import Mesh
+from ragweave.v1 import collection_service_pb2
+from tests.e2e.stack import PATIENCE_S, Mesh
 from tests.ports import free_port
 
 RERANKER: Final = "hole"
 GONE_RERANKER: Final = "gone"
+SMALL_GRAPHS: Final = {"RAGWEAVE_RETRIEVAL_BUILD_THRESHOLD": "100"}
+"""Settings of a mesh in which a collection of more than 100 chunks is served by an engine of its own."""
 
 
 @contextmanager
@@ -60,6 +65,15 @@ def down(mesh: Mesh, name: str) -> Iterator[None]:
         mesh.kill(name)
         yield
     mesh.wait_ready()
+
+
+def wait_indexed(client: Client, collection: str) -> None:
+    """Until the collection has an index, and with it an engine of its own."""
+    asked = collection_service_pb2.GetCollectionStatsRequest(name=f"collections/{collection}")
+    until = time.monotonic() + PATIENCE_S
+    while not client.collections.GetCollectionStats(asked).indexed_chunks:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def engines(mesh: Mesh) -> list[int]:
