@@ -26,16 +26,20 @@ NUMERIC = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 @schemathesis.hook
 def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
-    """Leaves out what would end the run, and bodies that break their schema only as proto3 JSON allows.
+    """Leaves out what would end the run, and what breaks its schema only as proto3 JSON allows.
 
-    To that, null is no value and "5" is a number. A caller who revokes itself, or deletes its tenant, is refused for
-    ever after, which no check would notice.
+    To that, null is no value, "5" is a number, and a number may stand for a name. A caller who revokes itself, or
+    deletes its tenant, is refused for ever after, which no check would notice.
     """
     ended = {**(case.path_parameters or {}), **(case.body if isinstance(case.body, dict) else {})}
     operation = case.operation.definition.raw["operationId"]
     if operation in ("CreateRevocation", "DeleteTenant") and not SELF.isdisjoint(map(str, ended.values())):
         return False
-    if case.meta is None or not case.meta.generation.mode.is_negative or not isinstance(case.body, dict):
+    if case.meta is None or not case.meta.generation.mode.is_negative:
+        return True
+    if case.meta.is_negative_at(ParameterLocation.QUERY) and _numbers_of_enums(case):
+        return False
+    if not isinstance(case.body, dict):
         return True
     body = case.operation.definition.raw.get("requestBody", {}).get("content", {}).get("application/json")
     if body is None:
@@ -82,6 +86,15 @@ def lines(context: schemathesis.DeserializationContext, response: schemathesis.R
     return next((each for each in read if not fits(each)), read[-1])
 
 
+def _numbers_of_enums(case: schemathesis.Case) -> bool:
+    """Whether a parameter of the query gives a value of an enum by its number."""
+    for each in case.operation.definition.raw["parameters"]:
+        numbers = map(str, range(len(_resolved(each["schema"]).get("enum", []))))
+        if each["in"] == "query" and str((case.query or {}).get(each["name"])) in numbers:
+            return True
+    return False
+
+
 @cache
 def validator(schema: str) -> Draft202012Validator:
     """A validator of a schema of the document, given as JSON."""
@@ -90,8 +103,7 @@ def validator(schema: str) -> Draft202012Validator:
 
 def as_read(value: Any, schema: dict[str, Any]) -> Any:
     """`value` as a proto3 JSON parser understands it (https://protobuf.dev/programming-guides/json/)."""
-    while "$ref" in schema:
-        schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    schema = _resolved(schema)
     match value:
         case dict():
             known = schema.get("properties", {})
@@ -105,3 +117,9 @@ def as_read(value: Any, schema: dict[str, Any]) -> Any:
         case int() if "enum" in schema and not isinstance(value, bool):
             return schema["enum"][value] if 0 <= value < len(schema["enum"]) else value
     return value
+
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema

@@ -223,7 +223,7 @@ GRPC: dict[str, tuple[dict[str, Any], int, str]] = {
     "a token in the query": ({"path": f"{GET}?access_token=a"}, 16, "UNAUTHENTICATED"),
     "another verb": ({"verb": "PUT"}, 12, "UNIMPLEMENTED"),
     "another encoding": ({"headers": {"grpc-encoding": "snappy"}}, 12, "UNIMPLEMENTED"),
-    "a body too large": ({"body": b"\0" * 300_001}, 3, "REQUEST_TOO_LARGE"),
+    "a body too large": ({"body": b"\0" + (300_000).to_bytes(4, "big") + b"x" * 300_000}, 3, "REQUEST_TOO_LARGE"),
 }
 
 
