@@ -74,7 +74,7 @@ def hanging(mesh: Mesh, stage: str, answering: str, indexed: str) -> Iterator[di
         answering: A collection in the engine of all.
         indexed: One in an engine of its own, which is the one that hangs.
     """
-    fields: dict[str, Any] = {"collection": answering, "cache_control": pb.SearchRequest.BYPASS}
+    fields: dict[str, Any] = {"collection": indexed, "cache_control": pb.SearchRequest.BYPASS}
     match stage:
         case "rerank":
             yield {**fields, "rerank": pb.SearchRequest.Rerank(model=RERANKER)}
@@ -87,7 +87,7 @@ def hanging(mesh: Mesh, stage: str, answering: str, indexed: str) -> Iterator[di
                 yield {**fields, "collection": "", "collections": [answering, indexed]}
         case "cache":
             with stopped(mesh.pid("redis")):
-                _wait_without_cache(mesh, answering)
+                _wait_without_cache(mesh, indexed)
                 yield {**fields, "cache_control": pb.SearchRequest.DEFAULT}
 
 
