@@ -4,15 +4,18 @@ from __future__ import annotations  # grpc's classes are generic to type checker
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from ragweave.contract import Method
 from services.mesh.calls import Call, serving
+
+# How long gRPC may take, after the last message of a stream, to tell that its caller gave it up.
+_CANCELLATION_SHOWS_S: Final = 0.025
 
 
 class _Malformed:
@@ -107,7 +110,7 @@ def _innermost(handler: Handler) -> Proceed:
     if not handler.response_streaming:
 
         async def respond(call: Call, request: Any) -> Any:
-            return await behavior(request, call.context)
+            return await behavior(_whole(request) if handler.request_streaming else request, call.context)
 
         return respond
 
@@ -127,6 +130,16 @@ def _innermost(handler: Handler) -> Proceed:
                 await responses.aclose()
 
     return stream
+
+
+async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The messages of a stream that its caller ended; where the caller gave it up, the task is cancelled instead.
+
+    To gRPC both have no more messages, and which it was it tells a moment later: what is cut off would look whole.
+    """
+    async for request in requests:
+        yield request
+    await asyncio.sleep(_CANCELLATION_SHOWS_S)
 
 
 def _as_kind(handler: Handler, run: Callable[..., Awaitable[Any]]) -> Handler:

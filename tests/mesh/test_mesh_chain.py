@@ -18,7 +18,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY
 
 from ragweave import contract
-from ragweave.v1 import embedding_service_pb2, embedding_service_pb2_grpc
+from ragweave.v1 import (
+    document_service_pb2,
+    document_service_pb2_grpc,
+    embedding_service_pb2,
+    embedding_service_pb2_grpc,
+)
 from services.mesh import interceptors
 from services.mesh.calls import current_call
 from services.mesh.errors import CollectionNotFound, InvalidArgument, TooManyRequests
@@ -86,6 +91,33 @@ def raising(error: BaseException) -> Any:
 @each_kind
 async def test_a_call_is_answered_with_all_its_responses(server: Server, kind: Kind) -> None:
     assert len(await responses_of(server.start(kind))) == (2 if "server" in kind.name or kind.name == "bidi" else 1)
+
+
+async def test_a_stream_that_its_caller_gives_up_is_never_taken_for_a_whole_one(world: World) -> None:
+    class Taking(Scripted):
+        begun: asyncio.Event
+        over: asyncio.Event
+
+        async def UploadDocument(self, requests: Any, context: Any) -> document_service_pb2.UploadDocumentResponse:
+            try:
+                async for _ in requests:
+                    self.begun.set()
+                self.calls += 1
+                return document_service_pb2.UploadDocumentResponse()
+            finally:
+                self.over.set()
+
+    servicer = Taking()
+    async with world.serving(add_scripted, servicer, name="scripted") as port, world.channel(port) as channel:
+        stub = document_service_pb2_grpc.DocumentServiceStub(channel)
+        for _ in range(40):
+            servicer.begun, servicer.over = asyncio.Event(), asyncio.Event()
+            call = stub.UploadDocument(metadata=world.bearer(roles=["admin"]))
+            await call.write(document_service_pb2.UploadDocumentRequest(parent="collections/a"))
+            await servicer.begun.wait()
+            call.cancel()
+            await servicer.over.wait()
+        assert servicer.calls == 0
 
 
 @each_kind
