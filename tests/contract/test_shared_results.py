@@ -95,15 +95,18 @@ async def test_a_store_that_is_away_is_a_miss_and_a_purge_says_so(server: Store)
 async def test_a_purge_empties_every_replica_and_the_store_they_share(server: Store) -> None:
     store = CountingStore()
     async with AsyncExitStack() as opened:
-        replicas = []
+        replicas, opened_results = [], []
         for _ in range(2):
             counter = await opened.enter_async_context(RedisRevisions.open(server.url, timeout_s=5))
             shared = await opened.enter_async_context(RedisResults.open(server.url, ttl_s=60, timeout_s=5))
+            opened_results.append(shared)
             replicas.append(await opened.enter_async_context(Replica(store, counter, shared=shared).running()))
         await replicas[0].write("d1")
         for each in replicas:
             while not list(each.cache._near.entries()):
                 await each.found()
+        for one in opened_results:
+            await one.settled()  # what is still on its way would arrive after the purge
         assert (await replicas[0].keeper.purge("acme"))[:2] == (1, 1)
         while list(replicas[1].cache._near.entries()):
             await asyncio.sleep(0.01)

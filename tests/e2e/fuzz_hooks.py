@@ -1,8 +1,10 @@
 """What schemathesis must know of the REST surface that its document cannot say; loaded by fuzz_api.toml."""
 
+import ast
 import json
 import os
 import re
+import threading
 import zlib
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,18 @@ OPAQUE = {"collection", "collections", "consistencyToken", "embeddingModel", "fi
 OPAQUE |= {"facets", "groupBy", "readMask", "typedFilter", "updateMask", "vector"}
 # Lists whose items are answered one by one, each wrong one with an error of its own in an answer with status 200.
 ANSWERED_ALONE = {"BatchSearch": "requests"}
+# Threads that parse source at once may fail at it up to CPython 3.11.7 (python/cpython#106905); hypothesis does parse.
+PARSE, PARSING = ast.parse, threading.Lock()
 NUMERIC = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+def parse_alone(*source: Any, **options: Any) -> Any:
+    """ast.parse, by one thread at a time."""
+    with PARSING:
+        return PARSE(*source, **options)
+
+
+ast.parse = parse_alone
 
 
 @schemathesis.hook

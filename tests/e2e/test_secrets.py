@@ -1,5 +1,6 @@
 """A mesh given known secrets: none of them shows in a log, a process list, a file of its own, or an answer."""
 
+import os
 import re
 import socket
 import subprocess
@@ -137,6 +138,11 @@ def _kept(mesh: Mesh) -> dict[str, bytes]:
 
 def _private_keys(mesh: Mesh) -> list[bytes]:
     """A line of each private key's body."""
-    files = [path for pattern in ("*.pem", "*.key") for path in mesh.layout.data.rglob(pattern)]
+    files = [
+        Path(folder, name)
+        for folder, _, names in os.walk(mesh.layout.data)  # which passes over a folder that goes meanwhile
+        for name in names
+        if name.endswith((".pem", ".key"))
+    ]
     assert files
     return [path.read_bytes().splitlines()[1] for path in files]

@@ -1,6 +1,7 @@
 """Whole tenants behind the edge: what they may keep, what they take with them, and that nothing of one is left."""
 
 import json
+import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -179,10 +180,11 @@ def import_much(mesh: Mesh, tenant: str, word: str) -> str:
 def holding(mesh: Mesh, word: str) -> set[str]:
     """The files of all that the mesh keeps that hold the word."""
     found = set()
-    for path in mesh.layout.data.rglob("*"):
-        with suppress(OSError):  # a socket, or gone meanwhile
-            if path.is_file() and word.encode() in path.read_bytes():
-                found.add(path.relative_to(mesh.layout.data).as_posix())
+    for folder, _, names in os.walk(mesh.layout.data):  # which passes over a folder that goes meanwhile
+        for path in (Path(folder, name) for name in names):
+            with suppress(OSError):  # a socket, or gone meanwhile
+                if path.is_file() and word.encode() in path.read_bytes():
+                    found.add(path.relative_to(mesh.layout.data).as_posix())
     return found
 
 
