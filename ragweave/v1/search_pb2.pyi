@@ -539,7 +539,7 @@ class SearchResponse(_message.Message):
         STAGE_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"authorize", "wait", "cache", "embed", "store", "rerank", "boosts", "mmr", "facets", "neighbors", "total"."""
+        """"authorize", "wait", "cache", "example" (of FindSimilar), "embed", "store", "rerank", "boosts", "mmr", "facets", "neighbors", "total"."""
         @_builtins.property
         def duration(self) -> _duration_pb2.Duration:
             """How long it took."""
@@ -566,7 +566,7 @@ class SearchResponse(_message.Message):
         REASON_FIELD_NUMBER: _builtins.int
         COLLECTION_FIELD_NUMBER: _builtins.int
         stage: _builtins.str
-        """"embed", "dense", "sparse", "store", "min_score", "group_by", "rerank", "mmr", "neighbors", "facets", "cache"."""
+        """"embed", "dense", "sparse", "store", "min_score", "group_by", "rerank", "neighbors", "facets", "cache"."""
         reason: _builtins.str
         """Why it was left out."""
         collection: _builtins.str

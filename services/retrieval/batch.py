@@ -10,6 +10,7 @@ from services.retrieval.chunks import Mode
 from services.retrieval.ports import QueryEmbedder, QueryEmbedding
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
+from services.retrieval.stages import Stages
 
 
 class BatchSearcher:
@@ -27,11 +28,14 @@ class BatchSearcher:
         Args:
             queries: As Retriever.search takes them, or why one is none.
         """
+        asked = [query for query in queries if isinstance(query, Query)]
+        # A collection that nobody can tell of in time delays the others no longer than its own share.
+        stages = Stages(timeout_s=timeout_s)
+        models = await asyncio.gather(*(self._models(query, who, stages) for query in asked))
         texts: defaultdict[str, list[str]] = defaultdict(list)
-        for query in queries:
-            if isinstance(query, Query):
-                for model in await self._models(query, who):
-                    texts[model].append(query.text)
+        for query, each in zip(asked, models, strict=True):
+            for model in each:
+                texts[model].append(query.text)
         embedding = EmbeddingPass(self._embedder, texts)
         retriever = self._retriever.with_embedder(embedding)
         try:
@@ -39,14 +43,15 @@ class BatchSearcher:
         finally:
             await embedding.close()
 
-    async def _models(self, query: Query, who: Caller) -> set[str]:
+    async def _models(self, query: Query, who: Caller, stages: Stages) -> set[str]:
         """The models that the query may have to be embedded by."""
         if query.vector or not query.text.strip() or (query.mode is Mode.SPARSE and not query.min_score):
             return set()
         try:
-            return {view.embedding_model for view in await self._retriever.views(query.collection_ids, who)}
+            views = await stages.within("authorize", self._retriever.views(query.collection_ids, who))
         except DomainError:  # its own search tells of it
             return set()
+        return {view.embedding_model for view in views}
 
 
 async def _outcome(

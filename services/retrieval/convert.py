@@ -20,9 +20,10 @@ from services.mesh.interceptors.validation import check
 from services.mesh.status import status_of
 from services.retrieval.chunks import Chunk, DocumentFields, IndexId, IndexStats, Mode, Rerank
 from services.retrieval.collection import CollectionView, SearchDefaults
-from services.retrieval.convert_explaining import duration_to, explanation_to
+from services.retrieval.convert_explaining import explanation_to
 from services.retrieval.convert_hits import hit_to
 from services.retrieval.convert_refining import boosts_from, facets_from, facets_to, group_by_from, groups_to, mmr_from
+from services.retrieval.convert_times import duration_to
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.masking import mask_of

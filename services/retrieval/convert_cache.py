@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from ragweave.v1 import cache_pb2 as pb_cache
 from ragweave.v1 import cache_service_pb2 as service_pb
 from ragweave.v1 import search_pb2 as pb
@@ -14,9 +12,10 @@ from services.retrieval.answering import Served
 from services.retrieval.cache import Layer, Status, Tally
 from services.retrieval.cache_keeping import ENTRIES, Purged, Stats
 from services.retrieval.convert import degraded_to, lasting_to, query_from, timings_to
-from services.retrieval.convert_explaining import duration_to, stage_to
+from services.retrieval.convert_explaining import stage_to
+from services.retrieval.convert_times import duration_to, time_to
 from services.retrieval.query import Query
-from services.retrieval.results import Entry
+from services.retrieval.results import OF_NO_ANSWER, Entry
 from services.retrieval.retriever import Answer
 from services.retrieval.warming import Warming
 
@@ -80,7 +79,7 @@ def written_from(request: pb.SearchRequest) -> bytes:
     """The request as the query log keeps it: what it asks for, without how to come by the answer."""
     kept = pb.SearchRequest()
     kept.CopyFrom(request)
-    for field in ("consistency_token", "cache_control", "require_all"):
+    for field in OF_NO_ANSWER:
         kept.ClearField(field)
     return kept.SerializeToString(deterministic=True)
 
@@ -113,7 +112,7 @@ def _entry_to(entry: Entry) -> pb_cache.CacheEntry:
         query=entry.asked.text,
         collections=[f"collections/{each}" for each in entry.asked.collection_ids],
         mode=pb.SearchRequest.Mode.Value(entry.asked.mode.name),
-        create_time=_instant(entry.created_s),
+        create_time=time_to(entry.created_s),
         age=duration_to(entry.age_s),
         size_bytes=entry.size,
         hits=entry.hits,
@@ -136,7 +135,7 @@ def stats_to(stats: Stats) -> pb_cache.CacheStats:
             pb_cache.CacheStats.LayerStats(layer=_LAYERS[layer], hits=stats.tally[tally])
             for tally, layer in layers.items()
         ],
-        start_time=_instant(stats.since_s),
+        start_time=time_to(stats.since_s),
     )
 
 
@@ -150,8 +149,3 @@ def warmed_to(outcomes: Mapping[Warming, int]) -> service_pb.WarmCacheResponse:
     return service_pb.WarmCacheResponse(
         warmed=outcomes[Warming.WARMED], kept=outcomes[Warming.KEPT], left_out=outcomes[Warming.LEFT_OUT]
     )
-
-
-def _instant(seconds: float) -> Timestamp:
-    whole, nanos = divmod(round(seconds * 1e9), 10**9)
-    return Timestamp(seconds=whole, nanos=nanos)

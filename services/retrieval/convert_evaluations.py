@@ -1,12 +1,9 @@
 """Between the contract's evaluations and the domain's."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from ragweave.v1 import evaluation_pb2
 from ragweave.v1 import evaluation_service_pb2 as pb
@@ -14,6 +11,7 @@ from ragweave.v1.search_pb2 import SearchRequest
 from services.mesh.errors import InvalidArgument, Violation
 from services.mesh.lists import Page
 from services.retrieval.convert import query_from
+from services.retrieval.convert_times import duration_to, time_to
 from services.retrieval.evaluations import DEFAULT_TOP_K, Wanted
 from services.retrieval.measures import Measures
 from services.retrieval.query import Query
@@ -101,8 +99,8 @@ def set_to(found: QuerySet) -> evaluation_pb2.SampleQuerySet:
             for each in found.queries
         ],
         query_count=found.query_count,
-        create_time=_time_to(found.create_time),
-        update_time=_time_to(found.update_time),
+        create_time=time_to(found.create_time),
+        update_time=time_to(found.update_time),
         etag=found.etag,
     )
 
@@ -146,9 +144,9 @@ def evaluation_to(found: Evaluation) -> evaluation_pb2.Evaluation:
         query_count=found.query_count,
         results=[_result_to(each) for each in conclusion.results] if conclusion else [],
         differences=[_difference_to(each) for each in conclusion.differences] if conclusion else [],
-        create_time=_time_to(found.create_time),
-        end_time=_time_to(conclusion.end_time) if conclusion else None,
-        purge_time=_time_to(found.purge_time),
+        create_time=time_to(found.create_time),
+        end_time=time_to(conclusion.end_time) if conclusion else None,
+        purge_time=time_to(found.purge_time),
     )
 
 
@@ -183,14 +181,14 @@ def _outcome_to(outcome: Outcome) -> evaluation_pb2.EvaluatedQuery.Outcome:
             made.error = message
         case Found() as found:
             made.measures.extend(map(_measures_to, outcome.measures))
-            made.latency.CopyFrom(_duration_to(found.seconds))
+            made.latency.CopyFrom(duration_to(found.seconds))
             made.hit_count = found.hits
             made.lacking.extend(found.lacking)
     return made
 
 
 def _result_to(result: Result) -> evaluation_pb2.Evaluation.Result:
-    p50, p90, p95, p99 = map(_duration_to, result.latencies_s)
+    p50, p90, p95, p99 = map(duration_to, result.latencies_s)
     return evaluation_pb2.Evaluation.Result(
         configuration=result.configuration,
         measures=[_measures_to(each) for each in result.measures],
@@ -212,15 +210,3 @@ def _difference_to(each: Difference) -> evaluation_pb2.Evaluation.Difference:
     return evaluation_pb2.Evaluation.Difference(
         measure=each.measure, k=each.k, mean=each.mean, p_value=each.p_value, better=each.better, worse=each.worse
     )
-
-
-def _duration_to(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    return duration
-
-
-def _time_to(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

@@ -2,19 +2,12 @@
 
 from typing import Final
 
-from google.protobuf.duration_pb2 import Duration
-
 from ragweave.v1 import search_pb2 as pb
 from services.mesh.filters import canonical, unparse
-from services.retrieval.chunks import Mode
+from services.retrieval.convert_times import duration_to
 from services.retrieval.explaining import Explanation
 from services.retrieval.stages import Ran
 
-_MODES: Final = {
-    Mode.HYBRID: pb.SearchRequest.HYBRID,
-    Mode.DENSE: pb.SearchRequest.DENSE,
-    Mode.SPARSE: pb.SearchRequest.SPARSE,
-}
 _BY_MODEL: Final = ("embed", "rerank")
 
 
@@ -29,7 +22,7 @@ def explanation_to(made: Explanation) -> pb.SearchResponse.Explanation:
             )
             for each in made.searched
         ],
-        mode=_MODES[made.mode],
+        mode=pb.SearchRequest.Mode.Value(made.mode.name),
         filter=unparse(canonical(made.filter)),
     )
 
@@ -45,8 +38,3 @@ def stage_to(ran: Ran) -> pb.SearchResponse.Explanation.Stage:
         model=f"models/{ran.of.removeprefix('models/')}" if ran.of and by_model else "",
         detail=ran.detail,
     )
-
-
-def duration_to(seconds: float) -> Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 10**9)
-    return Duration(seconds=whole, nanos=nanos)

@@ -17,7 +17,7 @@ from services.retrieval.ports import VectorStore
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.stages import Stages
-from services.retrieval.usage import Usage
+from services.retrieval.usage import Search, Usage
 
 # Chunks of a document whose mean stands for it.
 MAX_CHUNKS: Final = 1000
@@ -83,25 +83,21 @@ class SimilarFinder:
             InvalidArgument: The name is none, or a collection is of another model than the example's.
             DocumentNotFound, ChunkNotFound: There is no such example, or the caller may not see it.
         """
-        example, named = Example.named(name), query.named_collections
+        example = Example.named(name)
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
         with self._usage.search(who.tenant) as search, stages.timed("total"):
-            own, *others = await self._retriever.views([example.collection_id, *named], who)
-            search.views = others or [own]
-            asked = await self._asked(example, query, own, others, who, same_document=same_document)
+            with stages.timed("example"):
+                asked = await stages.within(
+                    "example", self._asked(example, query, who, search, same_document=same_document)
+                )
             return await self._retriever.answer(asked, who, stages, search)
 
     async def _asked(
-        self,
-        example: Example,
-        query: Query,
-        own: CollectionView,
-        others: Sequence[CollectionView],
-        who: Caller,
-        *,
-        same_document: bool,
+        self, example: Example, query: Query, who: Caller, search: Search, *, same_document: bool
     ) -> Query:
-        """The search for what is like the example, in its `own` collection or in `others`."""
+        """The search for what is like the example; tells `search` of its collections."""
+        own, *others = await self._retriever.views([example.collection_id, *query.named_collections], who)
+        search.views = others or [own]
         for view in others:
             if view.embedding_model != own.embedding_model:
                 wrong = f"{view.collection_id!r} is of model {view.embedding_model}, the example of"

@@ -23,10 +23,10 @@ SHARES: Final[Mapping[str, Share]] = {
     "wait": Share(0.9, "the revision counter (Redis)"),
     "cache": Share(0.1, "the result cache (Redis)"),
     "revisions": Share(0.1, "the revision counter (Redis)"),
+    "example": Share(0.5, "the index"),
     "embed": Share(0.5, "the embedding service"),
     "store": Share(0.7, "the index"),
     "rerank": Share(0.7, "the reranking model"),
-    "mmr": Share(0.5, "the choice of hits that differ"),
     "neighbors": Share(0.7, "the index"),
     "facets": Share(0.9, "the index"),
 }

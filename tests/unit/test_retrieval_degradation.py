@@ -21,6 +21,7 @@ from services.mesh.errors import (
     TextTooLong,
     TooManyRequests,
 )
+from services.retrieval.batch import BatchSearcher
 from services.retrieval.chunks import Found, IndexId, Mode, VectorQuery
 from services.retrieval.collection import CollectionView
 from services.retrieval.collections_mirror import CollectionsMirror
@@ -30,6 +31,7 @@ from services.retrieval.ports import QueryEmbedding
 from services.retrieval.query import Query
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.scaling import SparseScales
+from services.retrieval.similar import SimilarFinder
 from services.retrieval.usage import Usage
 from tests.retrieval_fakes import (
     FakeEmbedder,
@@ -42,7 +44,7 @@ from tests.retrieval_fakes import (
     encoded,
     view,
 )
-from tests.unit.test_retrieval_retriever import ANN, TEXTS, documents
+from tests.retrieval_rig import ANN, TEXTS, documents
 
 Trouble = Callable[[], Awaitable[None]]
 OTHER = view("more", embedding_model="models/other")
@@ -91,6 +93,11 @@ class TroubledStore(MemoryVectorStore):
         if "neighbors" in self.stages:
             await self.stages["neighbors"]()
         return await super().adjacent(*arguments)
+
+    async def vectors(self, *arguments: Any) -> Any:
+        if "vectors" in self.stages:
+            await self.stages["vectors"]()
+        return await super().vectors(*arguments)
 
     async def count_values(self, *arguments: Any) -> Any:
         if "facets" in self.stages:
@@ -375,3 +382,24 @@ async def test_several_stages_that_hang_one_after_the_other_still_leave_time_to_
     answer = await searching.search("docs", "more")
     assert left_out(answer) == [("embed", ""), ("store", "more")]
     assert documents(answer)
+
+
+async def test_a_batch_answers_what_it_can_while_nobody_tells_of_the_other_collections() -> None:
+    searching = await Searching.made()
+    searching.registry.trouble = hanging
+    unheard, known = Query(text="foxes", collection="unheard-of"), Query(text="foxes", collection="docs")
+    batches = BatchSearcher(searching.retriever, searching.embedder)
+    *late, found = await batches.search([unheard, unheard, known], ANN, timeout_s=SHORT_S)
+    assert [type(each) for each in late] == [DeadlineExceeded, DeadlineExceeded]
+    assert isinstance(found, Answer)
+    assert documents(found)
+
+
+@either
+async def test_an_example_that_cannot_be_read_in_time_fails_the_search_for_what_is_like_it(trouble: Trouble) -> None:
+    searching = await Searching.made()
+    searching.store.stages["vectors"] = trouble
+    finder = SimilarFinder(searching.retriever, searching.store, Usage(FakeUsageSink()))
+    with pytest.raises(DomainError) as raised:
+        await finder.find("collections/docs/documents/foxes", Query(), ANN, timeout_s=SHORT_S)
+    assert is_error_of(trouble, raised.value)

@@ -310,5 +310,6 @@ async def test_each_of_a_batch_each_step_and_each_search_by_example_is_explained
     name = "collections/docs/documents/foxes"
     finder = SimilarFinder(searching.retriever, searching.store, searching.counted)
     alike = await finder.find(name, similar_from(request), ANN)
-    assert ran(alike)[1:] == [("store", "docs", 3), ("dense", "docs", 3)]
+    assert [stage for stage, *_ in ran(alike)] == ["example", "authorize", "store", "dense"]
+    assert ran(alike)[2:] == [("store", "docs", 3), ("dense", "docs", 3)]
     assert answer_to(alike, "").explanation.filter == "page_number = 0"

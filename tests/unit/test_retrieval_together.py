@@ -23,7 +23,7 @@ from services.retrieval.retriever import Answer
 from services.retrieval.similar import SimilarFinder
 from services.retrieval.steps import Ended, Step, answered_in_steps
 from tests.retrieval_fakes import FakeEmbedder, chunk, encoded, view
-from tests.unit.test_retrieval_retriever import ANN, ANONYMOUS, Searching, documents
+from tests.retrieval_rig import ANN, ANONYMOUS, Searching, documents
 
 
 async def batch(searching: Searching, *queries: Query | DomainError) -> list[Answer | DomainError]:
