@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -13,6 +14,15 @@ from tests import reaper
 # A run tries what every other run tried, on any machine; `--hypothesis-profile=default` draws anew.
 settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
+
+# Its default draws tracebacks with all their variables: for half a second in which nothing else runs, tokens included.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # Files of tests/e2e that do without the session's usual mesh, by the mesh they use. All others share a worker.
 MESH_OF = {

@@ -465,7 +465,7 @@ async def test_a_server_that_stops_ends_its_streams_with_a_status(jobs: Running)
 
 async def test_a_watch_ends_with_a_status_when_its_time_is_up(jobs: Running) -> None:
     made = await jobs.submit(inline=inline(("a", "x")))
-    call = jobs.stub.WatchJob(pb.WatchJobRequest(name=made.name), metadata=jobs.as_(), timeout=1.5)
+    call = jobs.stub.WatchJob(pb.WatchJobRequest(name=made.name), metadata=jobs.as_(), timeout=3)
     answers = [answer async for answer in call]
     assert answers[-1].final_status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
