@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ragweave import contract
 from services.mesh import interceptors
+from services.mesh.breakers import protecting
 from services.mesh.channels import opening_as
 from services.mesh.guards import Guards, open_guards
 from services.mesh.health import Check, Readiness
@@ -120,7 +121,8 @@ async def serve_worker(
     _refuse_unfit(name, settings.mesh)
     with _stop_signal() as stopped:
         async with AsyncExitStack() as opened:
-            with opening_as(name):
+            protected = opened.enter_context(protecting(settings.mesh))
+            with opening_as(name), protected.wiring():
                 work = await opened.enter_async_context(wire(settings))
             await opened.enter_async_context(exporting_traces(name, settings.mesh))
             opened.enter_context(_metrics(name, settings))
@@ -156,11 +158,13 @@ async def running(
     """
     _refuse_unfit(name, settings.mesh)
     async with AsyncExitStack() as opened:
-        with opening_as(name):
+        protected = opened.enter_context(protecting(settings.mesh))
+        with opening_as(name), protected.wiring():
             wiring = await opened.enter_async_context(wire(settings))
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
-        guards = await opened.enter_async_context(guard(settings.mesh))
+        with protected.wiring():
+            guards = await opened.enter_async_context(guard(settings.mesh))
         chain = interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)
         server = grpc.aio.server(
             interceptors=[chain],

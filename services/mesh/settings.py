@@ -92,6 +92,17 @@ class MeshSettings(BaseSettings):
     drain_s: float = Field(1.0, ge=0, le=60, description="Seconds between NOT_SERVING and refusing new calls.")
     grace_s: float = Field(10.0, ge=0, le=600, description="Seconds calls in flight get to end while stopping.")
 
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="Consecutive failures after which a dependency is left alone."
+    )
+    breaker_open_s: float = Field(30.0, gt=0, le=3600, description="Seconds it is left alone before one call probes.")
+    breaker_slow_s: float = Field(
+        1.0, ge=0, le=600, description="Seconds it had at least where a deadline that passes counts against it."
+    )
+    breaker_look_s: float = Field(
+        1.0, ge=0, le=3600, description="Seconds between looks whether it may be probed early; 0 never looks."
+    )
+
     otlp_endpoint: SecretUrl = Field(
         "", description="OTLP gRPC endpoint for traces, such as http://127.0.0.1:4317; or none."
     )
