@@ -21,6 +21,12 @@ PORTS = {
     "collections": ("RAGWEAVE_COLLECTIONS_PORT", 50053),
     "jobs": ("RAGWEAVE_JOBS_PORT", 50054),
     "system": ("RAGWEAVE_SYSTEM_PORT", 50055),
+    "embedding metrics": ("RAGWEAVE_EMBEDDING_METRICS_PORT", 9461),
+    "retrieval metrics": ("RAGWEAVE_RETRIEVAL_METRICS_PORT", 9462),
+    "collections metrics": ("RAGWEAVE_COLLECTIONS_METRICS_PORT", 9463),
+    "jobs metrics": ("RAGWEAVE_JOBS_METRICS_PORT", 9464),
+    "system metrics": ("RAGWEAVE_SYSTEM_METRICS_PORT", 9465),
+    "worker metrics": ("RAGWEAVE_WORKER_METRICS_PORT", 9466),
 }
 SERVICES = ("embedding", "retrieval", "collections", "jobs", "system")
 

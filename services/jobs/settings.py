@@ -221,5 +221,5 @@ class WorkerSettings(Settings):
         ge=0,
         le=65535,
         validation_alias=AliasChoices("metrics_port", "RAGWEAVE_WORKER_METRICS_PORT"),
-        description="Loopback port of Prometheus metrics; 0 turns them off.",
+        description="Port of Prometheus metrics; 0 turns them off.",
     )

@@ -12,6 +12,7 @@ from grpc.aio import ClientCallDetails, Metadata
 from ragweave import contract
 from services.mesh.calls import bound_s, current_call
 from services.mesh.chain import EXEMPT_SERVICES
+from services.mesh.hops import Hop
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
@@ -131,13 +132,14 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
     ) -> Any:
-        call = await continuation(self._added.to(client_call_details), request)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            _name(error, client_call_details)
-            raise
-        return call
+        with Hop(_path(client_call_details)):
+            call = await continuation(self._added.to(client_call_details), request)
+            try:
+                await call
+            except grpc.aio.AioRpcError as error:
+                _name(error, client_call_details)
+                raise
+            return call
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
@@ -151,11 +153,12 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         answer = call.__await__
 
         def named() -> Generator[Any, None, Any]:
-            try:
-                return (yield from answer())
-            except grpc.aio.AioRpcError as error:
-                _name(error, client_call_details)
-                raise
+            with Hop(_path(client_call_details)):
+                try:
+                    return (yield from answer())
+                except grpc.aio.AioRpcError as error:
+                    _name(error, client_call_details)
+                    raise
 
         # Awaiting the answer in here would block a caller that has yet to `write` its requests.
         call.__await__ = named
@@ -183,9 +186,10 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
 
 
 async def _named(responses: AsyncIterable[Any], details: ClientCallDetails) -> AsyncIterator[Any]:
-    try:
-        async for response in responses:
-            yield response
-    except grpc.aio.AioRpcError as error:
-        _name(error, details)
-        raise
+    with Hop(_path(details)):
+        try:
+            async for response in responses:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            _name(error, details)
+            raise

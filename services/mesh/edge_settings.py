@@ -25,6 +25,10 @@ class EdgeSettings(BaseSettings):
     port: int = Field(8080, ge=1, le=65535, description="Port of REST, gRPC and gRPC-Web.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address of Envoy's admin page: it can stop Envoy.")
     admin_port: int = Field(9901, ge=1, le=65535, description="Port of Envoy's admin page, /ready and /stats.")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of the edge's metrics port.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of /stats/prometheus without the rest of the admin page; 0: none."
+    )
     concurrency: int = Field(2, ge=1, le=256, description="Worker threads.")
 
     collections_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")

@@ -30,6 +30,7 @@ from services.mesh.health import Check, Readiness
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
 from services.mesh.tls import Certificates, CertificatesUnusable, server_credentials
+from services.mesh.vitals import telling_vitals
 from services.mesh.weaknesses import refused
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -126,6 +127,7 @@ async def serve_worker(
                 work = await opened.enter_async_context(wire(settings))
             await opened.enter_async_context(exporting_traces(name, settings.mesh))
             opened.enter_context(_metrics(name, settings))
+            await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
             working, told = asyncio.ensure_future(work()), asyncio.create_task(stopped.wait())
             log.info("working")
             await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,6 +165,7 @@ async def running(
             wiring = await opened.enter_async_context(wire(settings))
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
+        await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
         with protected.wiring():
             guards = await opened.enter_async_context(guard(settings.mesh))
         chain = interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)
@@ -254,10 +257,12 @@ def _listen(server: grpc.aio.Server, name: str, settings: ServiceSettings) -> in
 def _metrics(name: str, settings: ServiceSettings) -> Iterator[None]:
     with ExitStack() as exposed:
         try:
-            exposed.enter_context(exposing_metrics(settings.metrics_port))
+            exposed.enter_context(exposing_metrics(settings.mesh.metrics_host, settings.metrics_port))
         except OSError:
             variable = f"RAGWEAVE_{name.upper()}_METRICS_PORT"
-            raise _cannot_listen("127.0.0.1", settings.metrics_port, f"metrics of {name}", variable) from None
+            raise _cannot_listen(
+                settings.mesh.metrics_host, settings.metrics_port, f"metrics of {name}", variable
+            ) from None
         yield
 
 

@@ -24,6 +24,9 @@ class MeshSettings(BaseSettings):
 
     data_dir: Path = Field(Path(".ragweave"), description="Folder of everything the mesh keeps; made absolute.")
     host: str = Field("127.0.0.1", min_length=1, description="Address servers listen on. Loopback unless meant.")
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of the metrics ports; they ask nobody who they are."
+    )
     profile: Literal["development", "production"] = Field("development", description="Kind of deployment.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
@@ -193,7 +196,7 @@ class ServiceSettings(BaseSettings):
 
     mesh: MeshSettings = Field(default_factory=MeshSettings, description="What all processes share.")
     port: int = Field(0, ge=0, le=65535, description="Port the gRPC server listens on; 0 takes any free one.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Loopback port of Prometheus metrics; 0 turns them off.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics; 0 turns them off.")
 
 
 K = TypeVar("K", bound=BaseSettings)

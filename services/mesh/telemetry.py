@@ -87,12 +87,12 @@ async def exporting_traces(service: str, settings: MeshSettings) -> AsyncIterato
 
 
 @contextmanager
-def exposing_metrics(port: int) -> Iterator[None]:
-    """Serves Prometheus metrics on loopback inside the block; port 0 serves none. Raises OSError for a taken port."""
+def exposing_metrics(host: str, port: int) -> Iterator[None]:
+    """Serves Prometheus metrics inside the block; port 0 serves none. Raises OSError for a taken port."""
     if not port:
         yield
         return
-    server, thread = start_http_server(port, "127.0.0.1")
+    server, thread = start_http_server(port, host)
     try:
         yield
     finally:

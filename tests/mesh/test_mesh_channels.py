@@ -9,11 +9,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
+from prometheus_client import REGISTRY
 
 from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
 from services.mesh.calls import bounded, current_call
 from services.mesh.channels import open_channel
-from services.mesh.errors import DependencyUnavailable, EtagMismatch, Unauthenticated
+from services.mesh.errors import CollectionNotFound, DependencyUnavailable, EtagMismatch, Unauthenticated
 from services.mesh.identity import caller
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
@@ -318,3 +319,23 @@ def _info(error: grpc.aio.AioRpcError) -> details.ErrorInfo:
     info = details.ErrorInfo()
     assert any(each.Unpack(info) for each in status.details)
     return info
+
+
+@each_kind
+async def test_a_hop_counts_once_by_the_method_called_and_how_it_ended(world: World, kind: Kind) -> None:
+    def count(code: str) -> float:
+        return REGISTRY.get_sample_value("ragweave_hop_total", {"method": kind.path, "code": code}) or 0
+
+    async with relaying(world, kind) as relay:
+        ended, failed = count("OK"), count("NOT_FOUND")
+        await responses_of(relay.start(kind))
+        ended += relay.first.calls
+        assert (count("OK"), count("NOT_FOUND")) == (ended, failed)
+
+        async def missing() -> None:
+            raise CollectionNotFound("no such collection")
+
+        relay.second.script = missing
+        await relay.failure(kind)
+        assert (count("OK"), count("NOT_FOUND")) == (ended, failed + 1)
+    assert REGISTRY.get_sample_value("ragweave_hop_in_flight", {"method": kind.path}) == 0

@@ -75,7 +75,9 @@ def test_envoy_accepts_every_optional_part(settings: EdgeSettings, tmp_path: Pat
         jwks="https://login.example.com/keys",
         otlp_endpoint="http://127.0.0.1:4317",
     )
-    full = EdgeSettings(mesh=mesh, retrieval_endpoints=("a.example:1", "b.example:2"), cors_origins=())
+    full = EdgeSettings(
+        mesh=mesh, retrieval_endpoints=("a.example:1", "b.example:2"), cors_origins=(), metrics_port=9902
+    )
     config = rendered(full, tmp_path / "edge")
     validate(tmp_path / "edge")
     clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
@@ -84,6 +86,17 @@ def test_envoy_accepts_every_optional_part(settings: EdgeSettings, tmp_path: Pat
     provider = jwt_of(tmp_path / "edge")["providers"]["users"]
     assert provider["remote_jwks"]["cache_duration"] == "30s"
     assert manager(config)["tracing"]["random_sampling"] == {"value": 100.0}
+
+
+def test_the_metrics_port_shows_the_metrics_and_nothing_else_of_the_admin_page(tmp_path: Path) -> None:
+    mesh = World.in_folder(tmp_path).mesh
+    _, listener = rendered(EdgeSettings(mesh=mesh, metrics_port=9902), tmp_path)["static_resources"]["listeners"]
+    [host] = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    [route] = host["routes"]
+    assert route["match"]["path"] == "/stats/prometheus"
+    assert route["match"]["headers"] == [{"name": ":method", "string_match": {"exact": "GET"}}]
+    assert route["route"]["cluster"] == "admin"
+    assert len(rendered(EdgeSettings(mesh=mesh), tmp_path)["static_resources"]["listeners"]) == 1
 
 
 def test_envoy_accepts_tls_on_every_side(tmp_path: Path) -> None:

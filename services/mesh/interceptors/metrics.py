@@ -10,7 +10,7 @@ from services.mesh.calls import Call
 from services.mesh.chain import Proceed
 
 # Seconds; dense where a search and its parts lie.
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 @cache
@@ -18,7 +18,7 @@ def _families(registry: CollectorRegistry) -> tuple[Counter, Histogram, Gauge]:
     """Rate and errors, duration, and load of all methods; made once for a registry, since a name may be taken once."""
     return (
         Counter("ragweave_rpc", "Calls ended, by method and code.", ["method", "code"], registry=registry),
-        Histogram("ragweave_rpc_seconds", "Time calls took.", ["method"], buckets=_BUCKETS, registry=registry),
+        Histogram("ragweave_rpc_seconds", "Time calls took.", ["method"], buckets=BUCKETS_S, registry=registry),
         Gauge("ragweave_rpc_in_flight", "Calls running now.", ["method"], registry=registry),
     )
 
