@@ -10,8 +10,9 @@ from typing import Any, Final, Self
 import structlog
 
 from services.mesh.audit import AuditEvent, packed
+from services.mesh.breakers import breaker_of
 from services.mesh.errors import DependencyUnavailable
-from services.mesh.redis import UNANSWERED, open_redis
+from services.mesh.redis import REDIS, UNANSWERED, open_redis
 from services.mesh.settings import MeshSettings
 
 STREAM: Final = "rw:audit"
@@ -45,6 +46,7 @@ class AuditTrail:
 
     def __init__(self, client: Any, *, required: bool, buffer: int) -> None:
         self._redis = client
+        self._breaker = breaker_of(REDIS)
         self._required = required
         self._buffer = buffer
         self._waiting: deque[_Waiting] = deque()
@@ -107,9 +109,10 @@ class AuditTrail:
         for each in batch:
             pipeline.xadd(STREAM, {EVENT: packed(each.event)})
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await pipeline.execute()
-        except UNANSWERED as error:
+            with self._breaker.asking(UNANSWERED):
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await pipeline.execute()
+        except (DependencyUnavailable, *UNANSWERED) as error:
             self._answered(False, error)
             return False
         self._answered(True)

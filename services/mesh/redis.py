@@ -1,26 +1,27 @@
 """The one way a process opens the Redis-protocol store, and what it means when the store does not answer."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import redis.asyncio
-import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as TimedOut
 
+from services.mesh.breakers import Breaker, breaker_of
 from services.mesh.errors import DependencyUnavailable
 
 # What a store that is away, starting, failing over or out of memory answers with, and what it is like not to answer.
 UNANSWERED: Final = (RedisError, OSError, TimeoutError)
+# The same less what tells of a defect of ours.
+_AWAY: Final = (Disconnected, TimedOut, ReadOnlyError, MasterDownError, OutOfMemoryError, OSError)
 
-# A store that failed is left alone for this long, so that a dead one costs callers next to nothing.
-_REST_S: Final = 1.0
+# The store of the mesh, as its breaker is known.
+REDIS: Final = "redis"
 _CONNECT_TIMEOUT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
@@ -28,7 +29,9 @@ _SCANNED_AT_ONCE: Final = 2000
 
 
 @asynccontextmanager
-async def open_redis(url: str, *, connections: int, repeats: int = 0) -> AsyncIterator[Any]:
+async def open_redis(
+    url: str, *, connections: int, repeats: int = 0, known_as: Sequence[str] = (REDIS,)
+) -> AsyncIterator[Any]:
     """A client of the store at `url`, which need not be up: RESP2, answers as bytes. Closed on exit.
 
     It waits as long as the store takes: bound each use by `asyncio.timeout`, or by `answering`. redis-py's own bound is
@@ -37,6 +40,7 @@ async def open_redis(url: str, *, connections: int, repeats: int = 0) -> AsyncIt
     Args:
         connections: Most at a time; whoever comes then waits for one.
         repeats: How often a command whose connection broke is sent again; it may then have been run twice.
+        known_as: The dependencies whose breakers look whether this store answers again.
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
@@ -48,56 +52,53 @@ async def open_redis(url: str, *, connections: int, repeats: int = 0) -> AsyncIt
         retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=_FIRST_PAUSE_S), repeats),
     )
     client: Any = redis.asyncio.Redis.from_pool(pool)  # its stubs allow for decoded answers and both protocols
-    try:
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(client.aclose)
+        for dependency in known_as:
+            await opened.enter_async_context(breaker_of(dependency).looking(client.ping))
         yield client
-    finally:
-        await client.aclose()
 
 
 @asynccontextmanager
-async def answering(store: str, *, timeout_s: float) -> AsyncIterator[None]:
+async def answering(store: str, breaker: Breaker, *, timeout_s: float) -> AsyncIterator[None]:
     """Raises DependencyUnavailable ("<store> does not answer") for a store that is away, or silent for too long.
 
-    Answers that tell of a defect of ours, such as a wrong type, stay as they are.
+    So it does, without asking, while the store's breaker is open. Answers that tell of a defect of ours, such as a
+    wrong type, stay as they are.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except (Disconnected, TimedOut, ReadOnlyError, OSError):
-        raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service="redis") from None
+        with breaker.asking(_AWAY):
+            async with asyncio.timeout(timeout_s):
+                yield
+    except _AWAY:
+        raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service=breaker.dependency) from None
 
 
 class Dispensable:
-    """A store that callers can do without: one that fails or is slow has no answer, and is then left alone for a while.
+    """A store that callers can do without: one that fails, is slow or is left alone by its breaker has no answer.
 
     Args:
-        store: What logs call it.
+        dependency: What its breaker calls it, such as "embedding cache".
         timeout_s: How long it may take to answer.
-
-    Attributes:
-        down: Why it does not answer; empty while it does.
     """
 
-    def __init__(self, store: str, *, timeout_s: float) -> None:
-        self.down = ""
-        self._store = store
+    def __init__(self, dependency: str, *, timeout_s: float) -> None:
+        self.breaker = breaker_of(dependency)
         self._timeout_s = timeout_s
-        self._rest_until = 0.0
+
+    @property
+    def down(self) -> str:
+        """Why it does not answer; empty while it does."""
+        return f"the {self.breaker.dependency} does not answer" if self.breaker.failures else ""
 
     async def answers(self, pipeline: Any) -> list[Any] | None:
-        """The answers to a pipeline; None where there are none. The first failure in a row is logged."""
-        if time.monotonic() < self._rest_until:
-            return None
+        """The answers to a pipeline; None where there are none."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answers: list[Any] = await pipeline.execute()
-        except UNANSWERED as error:
-            self._rest_until = time.monotonic() + _REST_S
-            if not self.down:
-                structlog.get_logger("mesh.redis").warning(f"{self._store} unavailable", error=type(error).__name__)
-            self.down = f"{self._store} does not answer"
+            with self.breaker.asking(UNANSWERED):
+                async with asyncio.timeout(self._timeout_s):
+                    answers: list[Any] = await pipeline.execute()
+        except (DependencyUnavailable, *UNANSWERED):
             return None
-        self.down = ""
         return answers
 
 

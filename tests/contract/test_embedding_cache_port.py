@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from services.embedding.adapters.redis import RedisCache
 from services.embedding.ports import EmbeddingCache
+from services.mesh.breakers import Breakers, Limits
 from services.mesh.errors import DependencyUnavailable
 from tests.embedding_fakes import MemoryCache
 from tests.jobs_store import Store, store_in
@@ -76,37 +77,37 @@ async def test_entries_of_the_store_end_by_themselves(store: str) -> None:
         assert 0 < await client.ttl(name) <= 60
 
 
-async def test_a_store_that_is_down_is_a_miss_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.mesh.redis._REST_S", 0.0)
+async def test_a_store_that_is_down_is_a_miss_told_of_once_until_it_answers(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with capture_logs() as logs:
+    with capture_logs() as logs, Breakers(Limits(failures=3, look_s=0.01)).wiring():
         async with RedisCache.open(store.url, ttl_s=60, timeout_s=2) as cache:
-            for _ in range(3):
+            for _ in range(10):
                 await cache.put({b"key": b"1"})
                 assert await cache.get([b"key"]) == [None]
             with store_in(tmp_path):
-                await cache.put({b"key": b"1"})
-                assert await cache.get([b"key"]) == [b"1"]
-            assert await cache.get([b"key"]) == [None]
-    assert [log["event"] for log in logs] == ["embedding cache unavailable"] * 2
+                async with asyncio.timeout(30):
+                    while await cache.get([b"key"]) != [b"1"]:
+                        await cache.put({b"key": b"1"})
+                        await asyncio.sleep(0.01)
+    told = [log["event"] for log in logs]
+    assert (told[0], told.count("breaker closed")) == ("breaker open", 1)
+    assert {log["dependency"] for log in logs} == {"embedding cache"}
 
 
 async def test_a_store_that_hangs_is_a_miss_and_then_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
-    with socket.socket(socket.AF_UNIX) as hanging:
+    with socket.socket(socket.AF_UNIX) as hanging, Breakers(Limits(failures=2, look_s=0)).wiring():
         hanging.bind(str(path))
         hanging.listen()
         async with RedisCache.open(f"unix://{path}", ttl_s=60, timeout_s=0.05) as cache:
-            assert await cache.get([b"a", b"b"]) == [None, None]
+            for _ in range(2):
+                assert await cache.get([b"a", b"b"]) == [None, None]
             async with asyncio.timeout(0):  # would end the block at its first wait
                 assert await cache.get([b"a"]) == [None]
                 await cache.put({b"a": b"1"})
 
 
-async def test_an_answer_that_came_too_late_is_never_taken_for_another(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.mesh.redis._REST_S", 0.0)
+async def test_an_answer_that_came_too_late_is_never_taken_for_another(store: str) -> None:
     async with RedisCache.open(store, ttl_s=60, timeout_s=0.2) as cache, redis.from_url(store) as client:
         await cache.put({b"a": b"1", b"b": b"2"})
         await client.client_pause(500)

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 from services.embedding.cache import TENANT_BYTES
 from services.mesh.redis import Dispensable, answering, open_redis, unlinked
 
+_CACHE: Final = "embedding cache"
 # What one call of erase may take, in seconds.
 _ERASE_S: Final = 15.0
 # Callers above this number wait for a connection, within the time they give the store.
@@ -19,7 +20,7 @@ class RedisCache:
     def __init__(self, client: Any, *, ttl_s: int, timeout_s: float) -> None:
         self._redis = client
         self._ttl_s = ttl_s
-        self._store = Dispensable("embedding cache", timeout_s=timeout_s)
+        self._store = Dispensable(_CACHE, timeout_s=timeout_s)
 
     @classmethod
     @asynccontextmanager
@@ -30,7 +31,7 @@ class RedisCache:
             ttl_s: How long an entry is kept, in seconds.
             timeout_s: How long the store may take to answer, in seconds.
         """
-        async with open_redis(url, connections=_CONNECTIONS) as client:
+        async with open_redis(url, connections=_CONNECTIONS, known_as=(_CACHE,)) as client:
             yield cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -45,7 +46,7 @@ class RedisCache:
         await self._store.answers(pipeline)
 
     async def erase(self, tenant: bytes) -> tuple[int, bool]:
-        async with answering("the embedding cache", timeout_s=2 * _ERASE_S):
+        async with answering("the embedding cache", self._store.breaker, timeout_s=2 * _ERASE_S):
             return await unlinked(self._redis, f"{_name(tenant)}*", within_s=_ERASE_S)
 
 

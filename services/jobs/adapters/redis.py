@@ -32,10 +32,10 @@ from services.jobs.job import (
     RowFormat,
     TableImport,
 )
+from services.mesh.breakers import breaker_of
 from services.mesh.errors import DependencyUnavailable, JobNotFound
 from services.mesh.receipts import Receipt
-from services.mesh.redis import answering as store_answering
-from services.mesh.redis import open_redis, unlinked
+from services.mesh.redis import REDIS, answering, open_redis, unlinked
 from services.mesh.schemas import UnknownSchema
 
 PREFIX = "rw:jobs:"
@@ -79,6 +79,7 @@ class Redis:
         script = _tables(events) + _commands()
         self._script = client.register_script(versioned(script, steps))
         self._assignments: dict[tuple[str, str], Assignment] = {}
+        self._breaker = breaker_of(REDIS)
 
     @classmethod
     @asynccontextmanager
@@ -107,6 +108,10 @@ class Redis:
         except UnknownSchema as newer:
             raise DependencyUnavailable(str(newer)) from None
 
+    def answering(self, *, within_s: float = _TIMEOUT_S) -> AbstractAsyncContextManager[None]:
+        """Raises DependencyUnavailable in place of the driver's errors, and where there is no answer at all."""
+        return answering(_STORE, self._breaker, timeout_s=within_s)
+
     async def ping(self) -> None:
         await self.run("ping")
 
@@ -115,7 +120,7 @@ class Redis:
 
     async def _run(self, command: str, arguments: Mapping[str, Any]) -> Any:
         packed = msgpack.packb(arguments, use_bin_type=False)
-        async with answering():
+        async with self.answering():
             try:
                 return await self._script(args=[self._prefix, command, packed])
             except ResponseError as error:
@@ -144,7 +149,7 @@ class Redis:
         """What a job is to do; remembered, since it never changes. Raises JobNotFound."""
         known = self._assignments.get((tenant, job_id))
         if known is None:
-            async with answering():
+            async with self.answering():
                 packed = await self.client.get(self.key(tenant, "about", job_id))
             if packed is None:
                 raise no_job(job_id)
@@ -156,12 +161,12 @@ class Redis:
 
     async def unlinked(self, tenant: str, *, within_s: float) -> tuple[int, bool]:
         """Drops every key of a tenant: how many, and whether that was all it came to in time."""
-        async with store_answering(_STORE, timeout_s=within_s + _TIMEOUT_S):
+        async with self.answering(within_s=within_s + _TIMEOUT_S):
             return await unlinked(self.client, f"{self._prefix}{named(tenant)}:*", within_s=within_s)
 
     async def delayed(self, cursor: int) -> tuple[int, list[bytes]]:
         """Some of the work that is to be queued later, and where to go on; 0 at the end."""
-        async with answering():
+        async with self.answering():
             following, members = await self.client.zscan(f"{self._prefix}delayed", cursor, count=1000)
         return int(following), [member for member, _ in members]
 
@@ -169,7 +174,7 @@ class Redis:
         """What these items are to import."""
         if not numbers:
             return []
-        async with answering():
+        async with self.answering():
             packed = await self.client.hmget(self.key(job.tenant, "specs", job.job_id), numbers)
         return [unpacked_spec(each).of(job) for each in packed if each is not None]
 
@@ -207,11 +212,6 @@ def check_recalled(answer: Sequence[Any], receipt: Receipt | None) -> None:
 def named(tenant: str) -> str:
     """A tenant as part of a key: `:` ends it, so it holds none."""
     return quote(tenant, safe="")
-
-
-def answering() -> AbstractAsyncContextManager[None]:
-    """Raises DependencyUnavailable in place of the driver's errors, and where there is no answer at all."""
-    return store_answering(_STORE, timeout_s=_TIMEOUT_S)
 
 
 def _tables(events: Kept) -> str:

@@ -10,7 +10,6 @@ import msgpack  # type: ignore[import-untyped]
 
 from services.jobs.adapters.redis import (
     Redis,
-    answering,
     moment,
     named,
     unpacked_item,
@@ -49,7 +48,7 @@ class RedisEventLog:
             if tenants:
                 yield frozenset(unquote(tenant.decode()) for tenant in tenants)
                 await asyncio.sleep(_PACE_S)
-            async with answering():
+            async with self._redis.answering():
                 await self._redis.client.xread({self._redis.rung: rung}, count=1, block=_WAIT_MS)
 
     async def record(self, changes: Sequence[CollectionChange]) -> None:

@@ -9,7 +9,6 @@ import msgpack  # type: ignore[import-untyped]
 
 from services.jobs.adapters.redis import (
     Redis,
-    answering,
     check_recalled,
     moment,
     named,
@@ -292,7 +291,7 @@ class RedisJobStore:
         while True:
             # Asked before reading: nothing is added to what an ended job's events are then, unless it runs again.
             ended = (await self.get(tenant, job_id)).state.ended
-            async with answering():
+            async with self._redis.answering():
                 found = await self._redis.client.xread(
                     {key: f"{after}-0"}, count=_EVENTS_AT_ONCE, block=None if ended else _EVENT_WAIT_MS
                 )
@@ -339,7 +338,7 @@ class RedisJobStore:
         found = await self._redis.run("read", tenant=named(tenant), jobs=list(ids))
         if not found:
             return []
-        async with answering():
+        async with self._redis.answering():
             about = await self._redis.client.mget([self._redis.key(tenant, "about", job.decode()) for job, _ in found])
         return [
             unpacked_job(unpacked_assignment(tenant, job.decode(), packed), snapshot)
@@ -350,7 +349,7 @@ class RedisJobStore:
     async def _items(self, job: Job, numbers: Sequence[int]) -> list[Item]:
         if not numbers:
             return []
-        async with answering():
+        async with self._redis.answering():
             records = await self._redis.client.hmget(self._redis.key(job.assignment.tenant, "items", job.id), numbers)
         specs = await self._redis.specs(job.assignment, numbers)
         return [

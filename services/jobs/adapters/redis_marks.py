@@ -1,6 +1,6 @@
 """The Marks port over Redis: a key a collection, forgotten by itself."""
 
-from services.jobs.adapters.redis import Redis, answering
+from services.jobs.adapters.redis import Redis
 
 
 class RedisMarks:
@@ -10,10 +10,10 @@ class RedisMarks:
         self._redis = redis
 
     async def mark(self, tenant: str, uid: str) -> str:
-        async with answering():
+        async with self._redis.answering():
             stamp = await self._redis.client.get(self._redis.synced(tenant, uid))
         return stamp.decode() if stamp else ""
 
     async def set_mark(self, tenant: str, uid: str, stamp: str, keep_s: float) -> None:
-        async with answering():
+        async with self._redis.answering():
             await self._redis.client.set(self._redis.synced(tenant, uid), stamp, px=int(keep_s * 1000))

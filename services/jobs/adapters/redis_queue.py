@@ -10,7 +10,6 @@ import structlog
 from services.jobs.adapters.redis import (
     TORN,
     Redis,
-    answering,
     named,
     packed_failure,
     packed_spec,
@@ -46,7 +45,7 @@ class RedisQueue:
 
     async def lease(self, slots: int, but_not: Set[str] = frozenset()) -> list[Lease]:
         # Read before the work: what is queued in between rings again.
-        async with answering():
+        async with self._redis.answering():
             rung = await self._redis.client.xrevrange(self._redis.bell, count=1)
         self._rung = rung[0][0].decode() if rung else "0-0"
         found, due_ms, more = await self._redis.run(
@@ -69,7 +68,7 @@ class RedisQueue:
             return
         if self._due_s is not None:
             timeout_s = min(timeout_s, self._due_s)
-        async with answering():
+        async with self._redis.answering():
             await self._redis.client.xread({self._redis.bell: self._rung}, count=1, block=max(1, int(timeout_s * 1000)))
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[str]:

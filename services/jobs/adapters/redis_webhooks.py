@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from services.jobs.adapters.redis import (
     Redis,
-    answering,
     check_recalled,
     moment,
     named,
@@ -135,7 +134,7 @@ class RedisWebhooks:
         page = paginate([int(each) for each in found], query, lambda sequence: {"sequence": sequence})
         deliveries: list[Delivery] = []
         if page.items:
-            async with answering():
+            async with self._redis.answering():
                 records = await self._redis.client.hmget(self._redis.key(tenant, "sends", webhook_id), page.items)
             pairs = zip(page.items, records, strict=True)
             deliveries = [_delivery(webhook_id, each, packed) for each, packed in pairs if packed is not None]

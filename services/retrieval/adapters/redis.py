@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import quote
 
-import structlog
 from redis.exceptions import ConnectionError as Disconnected
 
+from services.mesh.breakers import breaker_of
 from services.mesh.errors import DependencyUnavailable
-from services.mesh.redis import UNANSWERED, open_redis
+from services.mesh.redis import REDIS, UNANSWERED, answering, open_redis
 from services.retrieval.chunks import IndexId
 from services.retrieval.ports import Bumped, Heard
 
@@ -35,6 +35,7 @@ class RedisRevisions:
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._redis = client
         self._timeout_s = timeout_s
+        self._breaker = breaker_of(REDIS)
 
     @classmethod
     @asynccontextmanager
@@ -44,24 +45,29 @@ class RedisRevisions:
             yield cls(client, timeout_s=timeout_s)
 
     async def bump(self, index: IndexId) -> int:
-        return int(await self._answer(self._redis.eval(_BUMP, 1, _key(index), _CHANNEL, index)))
+        async with self._answering():
+            return int(await self._redis.eval(_BUMP, 1, _key(index), _CHANNEL, index))
 
     async def current(self, index: IndexId) -> int:
-        return int(await self._answer(self._redis.get(_key(index))) or 0)
+        async with self._answering():
+            return int(await self._redis.get(_key(index)) or 0)
 
     async def claim(self, tenant: str, index: IndexId) -> None:
-        await self._answer(self._redis.sadd(_owned(tenant), index))
+        async with self._answering():
+            await self._redis.sadd(_owned(tenant), index)
 
     async def of(self, tenant: str) -> Sequence[IndexId]:
-        found = await self._answer(self._redis.smembers(_owned(tenant)))
+        async with self._answering():
+            found = await self._redis.smembers(_owned(tenant))
         return [IndexId(each.decode()) for each in sorted(found)]
 
     async def forget(self, tenant: str, index: IndexId) -> None:
-        pipeline = self._redis.pipeline(transaction=True).delete(_key(index)).srem(_owned(tenant), index)
-        await self._answer(pipeline.execute())
+        async with self._answering():
+            await self._redis.pipeline(transaction=True).delete(_key(index)).srem(_owned(tenant), index).execute()
 
     async def check(self) -> None:
-        await self._answer(self._redis.ping())
+        async with self._answering():
+            await self._redis.ping()
 
     async def follow(self) -> AsyncIterator[Bumped | Heard]:
         """One connection has bumps and the answers to pings in order: what was bumped before a ping comes before."""
@@ -80,13 +86,8 @@ class RedisRevisions:
         except UNANSWERED as error:
             raise DependencyUnavailable(f"the feed of revisions broke ({type(error).__name__})") from None
 
-    async def _answer(self, asked: Awaitable[Any]) -> Any:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asked
-        except UNANSWERED as error:
-            structlog.get_logger("retrieval.redis").warning("revisions unavailable", error=type(error).__name__)
-            raise DependencyUnavailable("the revision counter (Redis) does not answer", retry_after_s=1.0) from None
+    def _answering(self) -> AbstractAsyncContextManager[None]:
+        return answering("the revision counter (Redis)", self._breaker, timeout_s=self._timeout_s)
 
 
 async def _beat(feed: Any) -> None:

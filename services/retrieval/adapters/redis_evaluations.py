@@ -7,9 +7,10 @@ from typing import Any, Final, cast
 
 import msgpack  # type: ignore[import-untyped]
 
+from services.mesh.breakers import breaker_of
 from services.mesh.errors import EvaluationNotFound
 from services.mesh.receipts import Receipt
-from services.mesh.redis import answering, open_redis, unlinked
+from services.mesh.redis import REDIS, answering, open_redis, unlinked
 from services.retrieval.adapters.redis_query_sets import (
     REMEMBER_MS,
     STORE,
@@ -77,6 +78,7 @@ class RedisEvaluations:
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._breaker = breaker_of(REDIS)
         self.sets = RedisQuerySets(client, timeout_s=timeout_s)
         self.evaluations = RedisEvaluationStore(client, timeout_s=timeout_s)
 
@@ -89,7 +91,7 @@ class RedisEvaluations:
 
     async def erase(self, tenant: str) -> int:
         """Drops some of what is kept of the tenant; how many keys these were. None are left once it is 0."""
-        async with answering(STORE, timeout_s=_ERASE_S + self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=_ERASE_S + self._timeout_s):
             dropped, done = await unlinked(self._client, f"{prefix(tenant)}*", within_s=_ERASE_S)
         return dropped or int(not done)
 
@@ -100,11 +102,12 @@ class RedisEvaluationStore:
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._breaker = breaker_of(REDIS)
         self._add_script = client.register_script(_ADD)
         self._set_script = client.register_script(_SET)
 
     async def recall(self, receipt: Receipt) -> str | None:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             digest, answer = await self._client.hmget(receipt_key(receipt), "digest", "answer")
         if digest is None:
             return None
@@ -117,7 +120,7 @@ class RedisEvaluationStore:
         purge, now = milliseconds(made.purge_time), milliseconds(made.create_time)
         arguments = [_evaluation(made.tenant), made.id, _evaluation_packed(made), queries_packed(queries), purge, now]
         noted = [most, receipt.digest if receipt else "", REMEMBER_MS]
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             answer = await self._add_script([_purges(made.tenant), receipt_key(receipt)], [*arguments, *noted])
         if answer[0] == b"SAME" and receipt is not None:
             receipt.check(answer[1].decode())
@@ -133,12 +136,12 @@ class RedisEvaluationStore:
         raise _no_evaluation(evaluation_id)
 
     async def all(self, tenant: str) -> list[Evaluation]:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             ids = await self._client.zrange(_purges(tenant), 0, -1)
         return await self._read(tenant, [each.decode() for each in ids])
 
     async def queries(self, tenant: str, evaluation_id: str) -> list[SampleQuery]:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             packed = await self._client.get(f"{_evaluation(tenant)}{evaluation_id}:queries")
         if packed is None:
             raise _no_evaluation(evaluation_id)
@@ -150,7 +153,7 @@ class RedisEvaluationStore:
             raise _no_evaluation(evaluation_id)
 
     async def found(self, tenant: str, evaluation_id: str) -> Mapping[str, FoundByEach]:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             kept = await self._client.hgetall(f"{_evaluation(tenant)}{evaluation_id}:found")
         return {query_id.decode(): _found(packed) for query_id, packed in kept.items()}
 
@@ -167,12 +170,12 @@ class RedisEvaluationStore:
 
     async def _set(self, tenant: str, evaluation_id: str, part: str, field: str, value: str | bytes) -> bool:
         key = f"{_evaluation(tenant)}{evaluation_id}"
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             return bool(await self._set_script([key, f"{key}{part}"], [field, value]))
 
     async def _read(self, tenant: str, ids: Sequence[str]) -> list[Evaluation]:
         """Those of the evaluations that there are."""
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             pipeline = self._client.pipeline(transaction=False)
             for evaluation_id in ids:
                 pipeline.hmget(f"{_evaluation(tenant)}{evaluation_id}", "about", "job", "conclusion")

@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import msgpack  # type: ignore[import-untyped]
 
+from services.mesh.breakers import breaker_of
 from services.mesh.receipts import REQUEST_TTL, Receipt
-from services.mesh.redis import answering
+from services.mesh.redis import REDIS, answering
 from services.retrieval.query_sets import no_set, taken, too_many
 from services.retrieval.samples import QuerySet, SampleQuery
 
@@ -53,10 +54,11 @@ class RedisQuerySets:
     def __init__(self, client: Any, *, timeout_s: float) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._breaker = breaker_of(REDIS)
         self._put_script = client.register_script(_PUT)
 
     async def recall(self, receipt: Receipt) -> QuerySet | None:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             digest, answer = await self._client.hmget(receipt_key(receipt), "digest", "answer")
         return _answered(receipt, digest, answer) if digest is not None else None
 
@@ -91,7 +93,7 @@ class RedisQuerySets:
                 return _recalled(answer, receipt) or current
 
     async def get(self, tenant: str, set_id: str) -> QuerySet:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             pipeline = self._client.pipeline(transaction=True)
             about, queries = await pipeline.hget(_sets(tenant), set_id).hget(_set_queries(tenant), set_id).execute()
         if about is None:
@@ -99,7 +101,7 @@ class RedisQuerySets:
         return _query_set(tenant, set_id, about, queries_unpacked(queries))
 
     async def all(self, tenant: str) -> list[QuerySet]:
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             found = await self._client.hgetall(_sets(tenant))
         return [_query_set(tenant, set_id.decode(), about) for set_id, about in found.items()]
 
@@ -116,7 +118,7 @@ class RedisQuerySets:
         keys = [_sets(made.tenant), _set_queries(made.tenant), receipt_key(receipt)]
         answer = msgpack.packb([made.id, _about(made)])
         noted = [receipt.digest if receipt else "", answer, REMEMBER_MS]
-        async with answering(STORE, timeout_s=self._timeout_s):
+        async with answering(STORE, self._breaker, timeout_s=self._timeout_s):
             return cast(Sequence[Any], await self._put_script(keys, [made.id, was, about, queries, most, *noted]))
 
 

@@ -14,7 +14,7 @@ from services.retrieval.chunks import IndexId
 from services.retrieval.ports import Question
 
 _PREFIX: Final = "ragweave:questions"
-_STORE: Final = "the query log"
+_LOG: Final = "query log"
 _CONNECTIONS: Final = 4
 # Different questions a tenant in one set; the rarest make room.
 _KEPT: Final = 1000
@@ -32,7 +32,7 @@ class RedisQuestions:
     def __init__(self, client: Any, *, keep_s: float) -> None:
         self._redis = client
         self._keep_s = keep_s
-        self._writing = Dispensable(_STORE, timeout_s=_WRITE_TIMEOUT_S)
+        self._writing = Dispensable(_LOG, timeout_s=_WRITE_TIMEOUT_S)
 
     @classmethod
     @asynccontextmanager
@@ -42,7 +42,7 @@ class RedisQuestions:
         Args:
             keep_s: How long a question is kept at most after it was asked.
         """
-        async with open_redis(url, connections=_CONNECTIONS) as client:
+        async with open_redis(url, connections=_CONNECTIONS, known_as=(_LOG,)) as client:
             yield cls(client, keep_s=keep_s)
 
     async def add(self, counts: Mapping[str, Mapping[Question, int]]) -> None:
@@ -59,7 +59,7 @@ class RedisQuestions:
 
     async def most_asked(self, tenant: str, index: IndexId | None, limit: int) -> list[Question]:
         asked: Counter[Question] = Counter()
-        async with answering(_STORE, timeout_s=_LOOK_S):
+        async with answering("the query log", self._writing.breaker, timeout_s=_LOOK_S):
             async for name in self._names(tenant):
                 for member, count in await self._redis.zrange(name, 0, -1, withscores=True):
                     question = _question(member)
@@ -69,7 +69,7 @@ class RedisQuestions:
 
     async def drop(self, tenant: str, index: IndexId | None) -> int:
         gone: set[bytes] = set()
-        async with answering(_STORE, timeout_s=_LOOK_S):
+        async with answering("the query log", self._writing.breaker, timeout_s=_LOOK_S):
             async for name in self._names(tenant):
                 members = await self._redis.zrange(name, 0, -1)
                 own = [each for each in members if index is None or index in _question(each).indexes]

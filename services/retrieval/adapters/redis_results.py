@@ -14,6 +14,9 @@ from services.retrieval.chunks import IndexId
 from services.retrieval.results import Asked, Entry
 
 _PREFIX: Final = "ragweave:results"
+# Apart: a search waits much less for an answer than one is given to be written.
+_READS: Final = "shared result cache"
+_WRITES: Final = "shared result cache (writing)"
 # Answers of another release may be made in another way.
 _RELEASE: Final = version("ragweave")
 _CONNECTIONS: Final = 8
@@ -33,8 +36,8 @@ class RedisResults:
     def __init__(self, client: Any, *, ttl_s: float, timeout_s: float) -> None:
         self._redis = client
         self._ttl_s = ttl_s
-        self._reading = Dispensable("the shared result cache", timeout_s=timeout_s)
-        self._writing = Dispensable("the shared result cache (writing)", timeout_s=_WRITE_TIMEOUT_S)
+        self._reading = Dispensable(_READS, timeout_s=timeout_s)
+        self._writing = Dispensable(_WRITES, timeout_s=_WRITE_TIMEOUT_S)
         self._unwritten: dict[str, bytes] = {}
         self._waiting = 0
         self._writer: asyncio.Task[None] | None = None
@@ -47,7 +50,7 @@ class RedisResults:
         Args:
             timeout_s: How long a search waits for one.
         """
-        async with open_redis(url, connections=_CONNECTIONS) as client:
+        async with open_redis(url, connections=_CONNECTIONS, known_as=(_READS, _WRITES)) as client:
             made = cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
             try:
                 yield made
@@ -75,7 +78,7 @@ class RedisResults:
         """Looks through all keys of the store: names tell which tenant's and which indexes' answers they are."""
         await self.settled()
         pattern = f"{_PREFIX}:*:t{mark(tenant)}:{'' if index is None else f'*{mark(index)}'}*"
-        async with answering("the shared result cache", timeout_s=2 * _DROP_S):
+        async with answering("the shared result cache", self._writing.breaker, timeout_s=2 * _DROP_S):
             dropped, whole = await unlinked(self._redis, pattern, within_s=_DROP_S)
         if not whole:
             raise DependencyUnavailable("the shared result cache holds more than could be looked through at once")

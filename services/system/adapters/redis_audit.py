@@ -8,7 +8,8 @@ from redis.exceptions import ResponseError
 
 from services.mesh.audit import unpacked
 from services.mesh.audit_trail import EVENT, STREAM
-from services.mesh.redis import answering
+from services.mesh.breakers import breaker_of
+from services.mesh.redis import REDIS, answering
 from services.system.ports import Taken
 
 _GROUP: Final = "system"
@@ -28,12 +29,13 @@ class RedisAuditStream:
 
     def __init__(self, client: Any, *, claim_s: float) -> None:
         self._redis = client
+        self._breaker = breaker_of(REDIS)
         self._claim_s = claim_s
         self._grouped = False
         self._claimed_at = float("-inf")
 
     async def take(self) -> Sequence[Taken]:
-        async with answering("the audit stream", timeout_s=_TIMEOUT_S):
+        async with answering("the audit stream", self._breaker, timeout_s=_TIMEOUT_S):
             try:
                 return await self._take()
             except ResponseError as error:
@@ -43,7 +45,7 @@ class RedisAuditStream:
                 return await self._take()
 
     async def settle(self, entry_ids: Sequence[str]) -> None:
-        async with answering("the audit stream", timeout_s=_TIMEOUT_S):
+        async with answering("the audit stream", self._breaker, timeout_s=_TIMEOUT_S):
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.xack(STREAM, _GROUP, *entry_ids)
             pipeline.xdel(STREAM, *entry_ids)

@@ -6,8 +6,9 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import ResponseError
 
+from services.mesh.breakers import breaker_of
 from services.mesh.errors import DependencyUnavailable
-from services.mesh.redis import answering
+from services.mesh.redis import REDIS, answering
 
 _STORE: Final = "the store"
 _TIMEOUT_S: Final = 10.0
@@ -24,10 +25,11 @@ class RedisCompaction:
 
     def __init__(self, client: Any) -> None:
         self._redis = client
+        self._breaker = breaker_of(REDIS)
         self._log = structlog.get_logger("system.compaction")
 
     async def compact(self) -> None:
-        async with answering(_STORE, timeout_s=_LONGEST_S + _TIMEOUT_S):
+        async with answering(_STORE, self._breaker, timeout_s=_LONGEST_S + _TIMEOUT_S):
             try:
                 if not (await self._redis.info("persistence"))["aof_enabled"]:
                     return
