@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -250,7 +250,7 @@ class FakeRegistry:
         self.asked.append(collection_id)
         return self.views.get((self.tenant, collection_id))
 
-    async def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+    async def watch(self, after_sequence: int) -> AsyncGenerator[Changes, None]:
         self.watched.append(after_sequence)
         if not self.up:
             raise DependencyUnavailable("down")

@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ragweave.certificates import OPERATOR
-from ragweave.local.layout import PORTS, Layout
+from ragweave.local.layout import Layout, port_variable
 from ragweave.local.processes import Process
 from ragweave.local.supervisor import read_state, start_ticks, supervisor_pid
 
@@ -84,7 +84,7 @@ def taken_ports(layout: Layout) -> dict[str, str]:
             try:
                 probe.bind((layout.host, port))
             except OSError as error:
-                taken[part] = f"port {port} ({part}) on {layout.host}: {error.strerror}; set {PORTS[part][0]}"
+                taken[part] = f"port {port} ({part}) on {layout.host}: {error.strerror}; set {port_variable(part)}"
     return taken
 
 

@@ -1,10 +1,11 @@
 """Where the local mesh keeps its files and listens, from RAGWEAVE_* and defaults."""
 
 import hashlib
+import ipaddress
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ragweave.certificates import CertificateFiles, name_of
@@ -29,6 +30,10 @@ PORTS = {
     "worker metrics": ("RAGWEAVE_WORKER_METRICS_PORT", 9466),
 }
 SERVICES = ("embedding", "retrieval", "collections", "jobs", "system")
+WORKER = "worker"
+MOST_REPLICAS = 9
+# How far apart the ports of a service's replicas are where none is set for the later ones.
+_PORTS_APART = 10
 
 
 # As pydantic reads a bool.
@@ -47,7 +52,7 @@ class Layout:
         root: Folder the processes run in: the checkout or the installed project.
         data: Folder of everything the mesh keeps, absolute.
         host: Address everything listens on.
-        ports: Port by part, as in PORTS.
+        ports: Port by part: those of PORTS, and `jobs-2` and so on where a service has replicas.
         redis_url: The store; empty where the mesh runs its own.
         production: Whether weak settings are refused.
         tls: Whether the processes speak mutual TLS, and the edge HTTPS.
@@ -57,6 +62,8 @@ class Layout:
         edge_authority: CA that tools trust at the edge; where None the local one, or the system's for a certificate of
             the edge's own.
         tls_server_name: Name that mounted certificates of services carry; their addresses where empty.
+        replicas: How many processes of a service, or workers, there are; one of those not named.
+        metrics_ports: Port of Prometheus metrics of each process that has one, later replicas included.
     """
 
     root: Path
@@ -71,22 +78,21 @@ class Layout:
     hosts: tuple[str, ...] = ()
     edge_authority: Path | None = None
     tls_server_name: str = ""
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    metrics_ports: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, root: Path | None = None) -> "Layout":
-        """Reads the environment. Raises BadSetting for a port that is none, or half of a certificate."""
+        """Reads the environment.
+
+        Raises:
+            BadSetting: A port that is none, half of a certificate, or replicas of what can have but one.
+        """
         given = os.environ if environment is None else environment
         root = (root or Path.cwd()).absolute()
-        ports = {}
-        for part, (variable, default) in PORTS.items():
-            text = given.get(variable) or str(default)
-            if not text.isdecimal() or not 1 <= int(text) <= 65535:
-                raise BadSetting(f"{variable}: {text!r} is not a port (1 to 65535)")
-            ports[part] = int(text)
-        twice = {port for port in ports.values() if list(ports.values()).count(port) > 1}
-        if twice:
-            clash = ", ".join(f"{PORTS[part][0]}={port}" for part, port in ports.items() if port in twice)
-            raise BadSetting(f"two parts have the same port: {clash}")
+        host = given.get("RAGWEAVE_HOST") or "127.0.0.1"
+        replicas = _replicas(given, host)
+        ports = _ports(given, replicas)
         tls = _is_on(given, "RAGWEAVE_TLS")
         own = given.get("RAGWEAVE_EDGE_TLS_CERT") or ""
         data = (root / (given.get("RAGWEAVE_DATA_DIR") or ".ragweave")).absolute()
@@ -98,7 +104,7 @@ class Layout:
         return cls(
             root=root,
             data=data,
-            host=given.get("RAGWEAVE_HOST") or "127.0.0.1",
+            host=host,
             ports=ports,
             redis_url=given.get("RAGWEAVE_REDIS_URL") or "",
             production=given.get("RAGWEAVE_PROFILE") == "production",
@@ -108,6 +114,8 @@ class Layout:
             hosts=_hosts(given),
             edge_authority=trusted,
             tls_server_name=given.get("RAGWEAVE_TLS_SERVER_NAME") or "",
+            replicas=replicas,
+            metrics_ports=_metrics_ports(given, replicas),
         )
 
     @property
@@ -169,6 +177,15 @@ class Layout:
         """`host:port` of a part, for clients on this machine."""
         return f"{'127.0.0.1' if self.host in EVERYWHERE else self.host}:{self.ports[part]}"
 
+    def parts(self, service: str) -> tuple[str, ...]:
+        """The processes of a service, or the workers: "jobs", then "jobs-2" and so on."""
+        return (service, *(f"{service}-{n}" for n in range(2, self.replicas.get(service, 1) + 1)))
+
+    def target(self, service: str) -> str:
+        """Where the mesh's channels and the edge find all replicas of a service, as a gRPC target."""
+        addresses = [self.address(part) for part in self.parts(service)]
+        return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
+
     def environment(self) -> dict[str, str]:
         """What every process of this mesh gets beside the caller's own environment."""
         return {
@@ -176,9 +193,94 @@ class Layout:
             "RAGWEAVE_HOST": self.host,
             "PYTHONUTF8": "1",  # file names are UTF-8, whatever the locale
             "RAGWEAVE_REDIS_URL": self.redis_url or f"unix://{self.redis_socket}",
-            **{PORTS[part][0]: str(port) for part, port in self.ports.items()},
-            **{f"RAGWEAVE_{name.upper()}_TARGET": self.address(name) for name in SERVICES},
+            **{variable: str(self.ports[part]) for part, (variable, _) in PORTS.items()},
+            **{f"RAGWEAVE_{name.upper()}_TARGET": self.target(name) for name in SERVICES},
         }
+
+    def replica_environment(self, part: str) -> dict[str, str]:
+        """What a later replica of a service or worker gets besides: the ports that are its own."""
+        service = service_of(part)
+        if part == service:
+            return {}
+        own = {port_variable(service): str(self.ports[part])} if service in SERVICES else {}
+        if metrics_port := self.metrics_ports.get(part):
+            own[_metrics_variable(service)] = str(metrics_port)
+        return own
+
+
+def service_of(part: str) -> str:
+    """What a process is a replica of: "jobs" for "jobs-2"."""
+    name, _, number = part.rpartition("-")
+    return name if number.isdecimal() else part
+
+
+def port_variable(part: str) -> str:
+    """The setting of a part's port: RAGWEAVE_JOBS_2_PORT for "jobs-2"."""
+    return PORTS[part][0] if part in PORTS else f"RAGWEAVE_{part.upper().replace('-', '_')}_PORT"
+
+
+def _metrics_variable(part: str) -> str:
+    return f"RAGWEAVE_{part.upper().replace('-', '_')}_METRICS_PORT"
+
+
+def _replicas(given: Mapping[str, str], host: str) -> dict[str, int]:
+    found = {}
+    for name in (*SERVICES, WORKER):
+        variable = f"RAGWEAVE_{name.upper()}_REPLICAS"
+        text = given.get(variable) or "1"
+        if not text.isdecimal() or not 1 <= int(text) <= MOST_REPLICAS:
+            raise BadSetting(f"{variable}: {text!r} is not a number of processes (1 to {MOST_REPLICAS})")
+        if text != "1":
+            found[name] = int(text)
+    if "retrieval" in found and (given.get("RAGWEAVE_RETRIEVAL_STORE") or "edge") == "edge":
+        raise BadSetting(
+            "RAGWEAVE_RETRIEVAL_REPLICAS: the embedded index belongs to one process; set "
+            "RAGWEAVE_RETRIEVAL_STORE=qdrant and RAGWEAVE_RETRIEVAL_QDRANT_URL, or leave it at 1"
+        )
+    if found.keys() - {WORKER} and not _is_ipv4(host):
+        raise BadSetting(f"RAGWEAVE_HOST: replicas on this machine are found by an IPv4 address, and {host!r} is none")
+    return found
+
+
+def _ports(given: Mapping[str, str], replicas: Mapping[str, int]) -> dict[str, int]:
+    ports = {}
+    for part, (variable, default) in PORTS.items():
+        ports[part] = _port(given, variable, default)
+        for n in range(2, replicas.get(part, 1) + 1):
+            name = f"{part}-{n}"
+            ports[name] = _port(given, port_variable(name), ports[part] + (n - 1) * _PORTS_APART)
+    twice = {port for port in ports.values() if list(ports.values()).count(port) > 1}
+    if twice:
+        clash = ", ".join(f"{port_variable(part)}={port}" for part, port in ports.items() if port in twice)
+        raise BadSetting(f"two parts have the same port: {clash}")
+    return ports
+
+
+def _metrics_ports(given: Mapping[str, str], replicas: Mapping[str, int]) -> dict[str, int]:
+    """Those that are set, and of replicas of what has one."""
+    found = {}
+    for name in (*SERVICES, WORKER):
+        first = given.get(_metrics_variable(name)) or "0"
+        if first.isdecimal() and int(first):
+            found[name] = int(first)
+            for n in range(2, replicas.get(name, 1) + 1):
+                part = f"{name}-{n}"
+                found[part] = _port(given, _metrics_variable(part), int(first) + (n - 1) * _PORTS_APART)
+    return found
+
+
+def _port(given: Mapping[str, str], variable: str, default: int) -> int:
+    text = given.get(variable) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise BadSetting(f"{variable}: {text!r} is not a port (1 to 65535)")
+    return int(text)
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 4
+    except ValueError:
+        return False
 
 
 def _is_on(given: Mapping[str, str], variable: str) -> bool:

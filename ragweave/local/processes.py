@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ragweave.certificates import EDGE
 from ragweave.local.authority import ensure_certificates
-from ragweave.local.layout import BadSetting, Layout
+from ragweave.local.layout import WORKER, BadSetting, Layout
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,27 @@ def processes(layout: Layout) -> list[Process]:
     if store:
         made.append(Process("redis", _redis_command(layout, store)))
     for name in ("collections", "retrieval", "embedding", "jobs", "system"):
-        made.append(
-            Process(name, [python, "-m", f"services.{name}"], after=store, address=layout.address(name), role=name)
-        )
-    made.append(
+        made += [
+            Process(
+                part,
+                [python, "-m", f"services.{name}"],
+                after=store,
+                address=layout.address(part),
+                environment=layout.replica_environment(part),
+                role=name,
+            )
+            for part in layout.parts(name)
+        ]
+    made += [
         Process(
-            "worker",
+            part,
             [python, "-m", "services.jobs.worker"],
             after=store,
-            environment={"RAGWEAVE_JOBS_WORKER_NAME": "worker-1"},
-            role="worker",
+            environment={**layout.replica_environment(part), "RAGWEAVE_JOBS_WORKER_NAME": f"worker-{number}"},
+            role=WORKER,
         )
-    )
+        for number, part in enumerate(layout.parts(WORKER), 1)
+    ]
     made.append(
         Process(
             "envoy",

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ragweave.local.layout import Layout
+from ragweave.local.layout import Layout, service_of
 from ragweave.local.processes import Process, ensure_mesh_certificates, processes
 
 # Seconds between a death and the next start: short at first, doubled while it keeps dying within _STEADY_S.
@@ -170,11 +170,11 @@ class Supervisor:
         """The edge first, so that nothing new comes in; then who is handed the others' last figures, and the store,
         so that everything can still be written.
         """
-        first, *last = ["envoy"], ["system"], ["redis"]
-        between = [name for name in keepers if [name] not in (first, *last)]
+        turns = {"envoy": 0, "system": 2, "redis": 3}
         await asyncio.to_thread(self._drain_edge)
-        for names in (first, between, *last):
-            await asyncio.gather(*(self._stop(name, keepers[name]) for name in names if name in keepers))
+        for turn in range(4):
+            names = [name for name in keepers if turns.get(service_of(name), 1) == turn]
+            await asyncio.gather(*(self._stop(name, keepers[name]) for name in names))
 
     def _drain_edge(self) -> None:
         url = f"http://{self._layout.address('edge admin')}/drain_listeners?graceful"

@@ -1,6 +1,7 @@
 """The registry's collections as this process knows them: fed by its stream, asked for on a miss, told first."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -86,15 +87,27 @@ class CollectionsMirror:
             CollectionNotFound: There is none.
             DependencyUnavailable: The registry has not told yet what there is.
         """
-        if uid not in self._by_uid and not self._complete.is_set():
-            try:
-                await asyncio.wait_for(self._complete.wait(), self._patience_s)
-            except TimeoutError:
-                await self.check()
+        if uid not in self._by_uid:
+            if self._complete.is_set():
+                await self._catch_up()
+            else:
+                try:
+                    await asyncio.wait_for(self._complete.wait(), self._patience_s)
+                except TimeoutError:
+                    await self.check()
         view = self._by_uid.get(uid)
         if view is None or view.deleted:
             raise CollectionNotFound(f"no collection with uid {uid!r}", collection_uid=uid)
         return view
+
+    async def _catch_up(self) -> None:
+        """Takes what is recorded by now: of what another replica of the registry recorded, its stream tells later."""
+        async with aclosing(self._registry.watch(self._sequence)) as told:
+            async for changes in told:
+                for view in changes.collections:
+                    self.apply(view)
+                if changes.complete:
+                    return
 
     def of_tenant(self, tenant: str) -> list[IndexId]:
         """The uids of the tenant's collections, deleted ones included."""

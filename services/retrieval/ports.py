@@ -1,6 +1,6 @@
 """What retrieval needs of others: an index of chunks, vectors for queries, the registry, a counter of writes."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -203,7 +203,7 @@ class Registry(Protocol):
         """The collection of the caller's tenant as it now is; None where there is none."""
         ...
 
-    def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+    def watch(self, after_sequence: int) -> AsyncGenerator[Changes, None]:
         """Every collection once (from 0) or what changed after a sequence, then each change.
 
         Raises:

@@ -5,23 +5,20 @@ Sizes are small in the suite; `make filter-test` takes those that are promised.
 
 import os
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pytest
-from qdrant_client import AsyncQdrantClient
 
 from services.mesh.filters import parse
 from services.retrieval.adapters.edge import EdgeVectorStore
-from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.chunks import EncodedChunk, Found, IndexId, Mode, VectorQuery
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.ports import VectorStore
 from services.retrieval.sparse import encoder_for
+from tests.qdrant_stores import qdrant_store
 from tests.retrieval_fakes import chunk, encoded, vector
 
 pytestmark = [
@@ -94,19 +91,6 @@ class Passages:
         return " AND ".join(f"({each})" for each in chance.sample(part, k=chance.choice([1, 1, 2])))
 
 
-@asynccontextmanager
-async def qdrant_store() -> AsyncIterator[QdrantVectorStore]:
-    """The server that RAGWEAVE_QDRANT_URL names, or Qdrant's own stand-in for one."""
-    if url := os.environ.get("RAGWEAVE_QDRANT_URL"):
-        async with QdrantVectorStore.open(url, prefix=f"test-{uuid4().hex}-") as server:
-            yield server
-            await server.drop(INDEX)
-    else:
-        client = AsyncQdrantClient(":memory:")
-        yield QdrantVectorStore(client)
-        await client.close()
-
-
 async def fill(store: VectorStore, chunks: Sequence[EncodedChunk]) -> None:
     await store.ensure_index(INDEX, len(chunks[0].vector) // 4)
     for start in range(0, len(chunks), 1000):
@@ -119,7 +103,7 @@ def ids(found: Found) -> list[str]:
 
 async def test_both_stores_give_the_same_ten_best_of_what_a_filter_lets_through(tmp_path: Path) -> None:
     passages = Passages(min(CHUNKS, 3000), 32)
-    async with EdgeVectorStore.open(tmp_path) as edge, qdrant_store() as qdrant:
+    async with EdgeVectorStore.open(tmp_path) as edge, qdrant_store(INDEX) as qdrant:
         for store in (edge, qdrant):
             await fill(store, passages.chunks)
         full = 0
@@ -176,7 +160,7 @@ async def test_five_chunks_far_from_the_query_come_back_when_the_filter_keeps_th
     chunks = farthest(CHUNKS)
     wanted = {each.chunk.chunk_id for each in chunks if each.chunk.document.metadata["kept"]}
     assert len(wanted) == 5
-    async with EdgeVectorStore.open(tmp_path, build_threshold=10**9) as edge, qdrant_store() as qdrant:
+    async with EdgeVectorStore.open(tmp_path, build_threshold=10**9) as edge, qdrant_store(INDEX) as qdrant:
         store: VectorStore = edge if kind == "edge" else qdrant
         await fill(store, chunks)
         for built in (False, True):

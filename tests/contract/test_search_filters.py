@@ -2,14 +2,11 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import pytest
-from qdrant_client import AsyncQdrantClient
 from sqlalchemy import JSON, Column, Engine, Integer, MetaData, Table, Text, create_engine, insert, select
 
 from ragweave.internal.v1 import index_service_pb2 as index_pb
@@ -19,12 +16,12 @@ from services.mesh.sql.columns import Instant
 from services.mesh.sql.filters import Columns, add_functions
 from services.retrieval import convert
 from services.retrieval.adapters.edge import EdgeVectorStore
-from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import EncodedChunk, IndexId, VectorQuery
 from services.retrieval.filterable import SCHEMA
 from services.retrieval.ports import VectorStore
 from tests.filter_meanings import Asker, documents, holds
+from tests.qdrant_stores import qdrant_store
 from tests.retrieval_fakes import MemoryVectorStore, chunk, direction, encoded, vector
 
 pytestmark = [
@@ -115,7 +112,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
                     await edge.build(INDEX)
                 yield filled
         case "qdrant":
-            async with qdrant_stores() as qdrant:
+            async with qdrant_store(INDEX) as qdrant:
                 yield await Index(qdrant).fill()
         case "sqlite" | "postgresql":
             engine = create_engine(
@@ -126,19 +123,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield Lists(engine)
             TABLE.metadata.drop_all(engine)
             engine.dispose()
-
-
-@asynccontextmanager
-async def qdrant_stores() -> AsyncIterator[QdrantVectorStore]:
-    """The server that RAGWEAVE_QDRANT_URL names, or Qdrant's own stand-in for one."""
-    if url := os.environ.get("RAGWEAVE_QDRANT_URL"):
-        async with QdrantVectorStore.open(url, prefix=f"test-{uuid4().hex}-") as server:
-            yield server
-            await server.drop(INDEX)
-    else:
-        client = AsyncQdrantClient(":memory:")
-        yield QdrantVectorStore(client)
-        await client.close()
 
 
 async def test_a_random_filter_finds_what_it_means(request: pytest.FixtureRequest, store: Store) -> None:

@@ -1,12 +1,10 @@
 """What every vector store does alike: the embedded one, Qdrant's, and the fake that the domain is tested with."""
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from services.mesh.errors import FailedPrecondition
 from services.mesh.filters import EVERYTHING, AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, evaluate, parse
 from services.retrieval.adapters import edge, qdrant
 from services.retrieval.adapters.edge import EdgeVectorStore
-from services.retrieval.adapters.qdrant import QdrantVectorStore
 from services.retrieval.adapters.qdrant_payload import payload_of
 from services.retrieval.chunks import Chunk, Distance, Found, IndexId, IndexStats, Part, SparseVector, VectorQuery
 from services.retrieval.filterable import SCHEMA
@@ -23,6 +20,7 @@ from services.retrieval.fusion import Dbsf, Rrf
 from services.retrieval.ports import VectorStore
 from services.retrieval.sparse import document_vector, encoder_for, scale_of
 from services.retrieval.values import ValueCounter
+from tests.qdrant_stores import qdrant_store
 from tests.retrieval_fakes import MemoryVectorStore, chunk, direction, encoded, vector
 
 # What qdrant-client's local mode says of itself, once a process.
@@ -52,18 +50,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             async with EdgeVectorStore.open(tmp_path / "index") as edge:
                 yield edge
         case "qdrant":
-            url = os.environ.get("RAGWEAVE_QDRANT_URL")
-            if url:
-                async with QdrantVectorStore.open(url, prefix=f"test-{uuid4().hex}-") as server:
-                    yield server
-                    await server.drop(INDEX)
-                    await server.drop(OTHER)
-            else:
-                from qdrant_client import AsyncQdrantClient
-
-                client = AsyncQdrantClient(":memory:")
-                yield QdrantVectorStore(client)
-                await client.close()
+            async with qdrant_store(INDEX, OTHER) as server:
+                yield server
 
 
 INDEX = IndexId("uid-1")

@@ -63,3 +63,56 @@ def test_every_process_but_the_store_gets_a_certificate_of_its_own(tmp_path: Pat
     assert "" not in roles and EDGE in roles
     assert set(ensure_mesh_certificates(layout, processes(layout))) == {*roles, OPERATOR}
     assert ensure_mesh_certificates(layout, processes(layout)) == []
+
+
+REMOTE = {"RAGWEAVE_RETRIEVAL_STORE": "qdrant", "RAGWEAVE_RETRIEVAL_QDRANT_URL": "http://127.0.0.1:6333"}
+TWO = {"RAGWEAVE_RETRIEVAL_REPLICAS": "2", "RAGWEAVE_WORKER_REPLICAS": "2", **REMOTE}
+
+
+def test_replicas_are_processes_of_their_own_with_ports_ten_apart(tmp_path: Path) -> None:
+    layout = read(tmp_path, RAGWEAVE_RETRIEVAL_PORT="51000", **TWO)
+    by_name = {process.name: process for process in processes(layout)}
+    assert [name for name in by_name if name.startswith(("retrieval", "worker"))] == [
+        *("retrieval", "retrieval-2", "worker", "worker-2")
+    ]
+    assert by_name["retrieval-2"].address == "127.0.0.1:51010"
+    assert by_name["retrieval-2"].environment == {"RAGWEAVE_RETRIEVAL_PORT": "51010"}
+    assert by_name["retrieval-2"].role == by_name["retrieval"].role == "retrieval"
+    assert by_name["worker-2"].environment == {"RAGWEAVE_JOBS_WORKER_NAME": "worker-2"}
+
+
+def test_everybody_is_told_of_all_replicas_of_a_service(tmp_path: Path) -> None:
+    environment = read(tmp_path, RAGWEAVE_RETRIEVAL_2_PORT="51999", RAGWEAVE_HOST="0.0.0.0", **TWO).environment()
+    assert environment["RAGWEAVE_RETRIEVAL_TARGET"] == "ipv4:127.0.0.1:50052,127.0.0.1:51999"
+    assert environment["RAGWEAVE_JOBS_TARGET"] == "127.0.0.1:50054"
+    assert environment["RAGWEAVE_RETRIEVAL_PORT"] == "50052"
+
+
+def test_replicas_have_metrics_where_the_first_of_them_has(tmp_path: Path) -> None:
+    metrics = {"RAGWEAVE_RETRIEVAL_METRICS_PORT": "9100", "RAGWEAVE_WORKER_2_METRICS_PORT": "9200"}
+    layout = read(tmp_path, **metrics, RAGWEAVE_WORKER_METRICS_PORT="9101", **TWO)
+    by_name = {process.name: process.environment for process in processes(layout)}
+    assert by_name["retrieval-2"]["RAGWEAVE_RETRIEVAL_METRICS_PORT"] == "9110"
+    assert by_name["worker-2"]["RAGWEAVE_WORKER_METRICS_PORT"] == "9200"
+
+
+@pytest.mark.parametrize("number", ["0", "10", "two", "-1"])
+def test_a_number_of_replicas_that_cannot_be_is_refused_by_name(tmp_path: Path, number: str) -> None:
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_JOBS_REPLICAS: .* \(1 to 9\)"):
+        read(tmp_path, RAGWEAVE_JOBS_REPLICAS=number)
+
+
+def test_two_processes_on_the_embedded_index_are_refused_with_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_RETRIEVAL_REPLICAS: .*set RAGWEAVE_RETRIEVAL_STORE=qdrant"):
+        read(tmp_path, RAGWEAVE_RETRIEVAL_REPLICAS="2")
+
+
+def test_replicas_of_a_service_need_an_address_to_be_found_by(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_HOST: .*'localhost' is none"):
+        read(tmp_path, RAGWEAVE_HOST="localhost", RAGWEAVE_JOBS_REPLICAS="2")
+    assert read(tmp_path, RAGWEAVE_HOST="localhost", RAGWEAVE_WORKER_REPLICAS="2").parts("worker")[1] == "worker-2"
+
+
+def test_a_replica_on_a_port_of_another_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_RETRIEVAL_2_PORT=50054.*RAGWEAVE_JOBS_PORT=50054"):
+        read(tmp_path, RAGWEAVE_RETRIEVAL_2_PORT="50054", **TWO)

@@ -55,6 +55,24 @@ async def test_a_collection_not_told_of_is_asked_for() -> None:
     assert registry.asked == ["new"]
 
 
+async def test_one_that_another_replica_recorded_is_found_by_uid_before_the_stream_tells() -> None:
+    registry = FakeRegistry(view(sequence=7))
+    async with following(registry) as mirror:
+        registry.views["acme", "new"] = view("new", sequence=8)
+        assert (await mirror.by_uid(IndexId("uid-new"))).sequence == 8
+        assert registry.watched == [0, 7]
+        with pytest.raises(CollectionNotFound):
+            await mirror.by_uid(IndexId("uid-never-was"))
+
+
+async def test_a_uid_the_registry_cannot_be_asked_about_is_not_called_gone() -> None:
+    registry = FakeRegistry(view(sequence=7))
+    async with following(registry) as mirror:
+        registry.up = False
+        with pytest.raises(DependencyUnavailable):
+            await mirror.by_uid(IndexId("uid-new"))
+
+
 async def test_another_tenants_collection_is_not_found() -> None:
     registry = FakeRegistry()
     mirror = CollectionsMirror(registry)

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias, cast
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -47,6 +48,7 @@ from services.retrieval.fusion import Ranking, merge, ranked
 from services.retrieval.ports import UnscaledChunk
 from services.retrieval.values import Counts, ValueCounter
 
+_REST_PORT: Final = 6333
 _POINTS_A_WRITE: Final = 256
 _MOST_VALUES: Final = 100_000
 _COUNTED_AT_A_TIME: Final = 1000
@@ -93,9 +95,14 @@ class QdrantVectorStore:
     async def open(
         cls, url: str, *, api_key: str = "", prefix: str = "ragweave-", replicas: int = 1, timeout_s: int = 30
     ) -> AsyncIterator["QdrantVectorStore"]:
-        """A store on the server at `url`, such as http://127.0.0.1:6333; gRPC is looked for on port 6334."""
+        """A store on the server at `url`, such as http://127.0.0.1:6333; gRPC is looked for one port above."""
         client = AsyncQdrantClient(
-            url=url, api_key=api_key or None, prefer_grpc=True, timeout=timeout_s, check_compatibility=False
+            url=url,
+            grpc_port=(urlsplit(url).port or _REST_PORT) + 1,
+            api_key=api_key or None,
+            prefer_grpc=True,
+            timeout=timeout_s,
+            check_compatibility=False,
         )
         try:
             yield cls(client, prefix=prefix, replicas=replicas)

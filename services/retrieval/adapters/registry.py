@@ -1,6 +1,6 @@
 """The registry of collections, from the collections service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
@@ -39,7 +39,7 @@ class RegistryClient:
                     ) from None
             raise
 
-    async def watch(self, after_sequence: int) -> AsyncIterator[Changes]:
+    async def watch(self, after_sequence: int) -> AsyncGenerator[Changes, None]:
         with acting_for(self._self_caller):
             stream = self._service.WatchCollections(pb.WatchCollectionsRequest(after_sequence=after_sequence))
         try:
