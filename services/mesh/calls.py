@@ -25,11 +25,13 @@ class Call:
         context: gRPC's own view of it.
         metadata: What the caller sent; of a repeated key, the last.
         request_id: The caller's x-request-id where valid, else made here.
-        trace_id: 32 hex digits, shared by all hops of a call.
-        traceparent: W3C header outgoing calls carry.
+        trace_id: 32 hex digits, shared by all hops of a call; `traces.current()` has the rest.
         caller: Who it acts for, once authenticated.
         deadline: time.monotonic() by which it must end, once known.
         status: How it ended.
+        reason: Why it failed, for programs; "" where it did not.
+        dependency: What did not answer, where that is why, and it has a name for programs.
+        why: The same as a sentence.
         headers: Initial metadata, sent with the first message; part of the trailers where an error comes first.
     """
 
@@ -38,10 +40,12 @@ class Call:
     metadata: Mapping[str, str | bytes]
     request_id: str = ""
     trace_id: str = ""
-    traceparent: str = ""
     caller: Caller | None = None
     deadline: float | None = None
     status: grpc.StatusCode = grpc.StatusCode.OK
+    reason: str = ""
+    dependency: str = ""
+    why: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
     headers_sent: bool = False
 

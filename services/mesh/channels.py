@@ -4,12 +4,20 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, G
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from math import inf
+from types import TracebackType
 from typing import Any
 
 import grpc
 from grpc.aio import ClientCallDetails, Metadata
+from opentelemetry.semconv._incubating.attributes.rpc_attributes import (
+    RPC_METHOD,
+    RPC_RESPONSE_STATUS_CODE,
+    RPC_SYSTEM_NAME,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from ragweave import contract
+from services.mesh import traces
 from services.mesh.calls import bound_s, current_call
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.hops import Hop
@@ -18,6 +26,7 @@ from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
 from services.mesh.tls import Certificates, renewing_channel
 from services.mesh.tokens import ServiceTokens
+from services.mesh.traces import UNRECORDED, Part
 
 # What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
 DEADLINE_MARGIN_S = 0.010
@@ -51,7 +60,7 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     Raises:
         CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
     """
-    added = _Added(ServiceTokens(settings, _service.get()))
+    added = _Added(ServiceTokens(settings, _service.get()), target)
     options = [
         ("grpc.service_config", contract.service_config()),
         ("grpc.enable_retries", 1),
@@ -83,26 +92,68 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
         yield channel
 
 
+class _Sending:
+    """A call on its way, as a context manager around waiting for its answer.
+
+    It is counted and its span ended, and its error notes which service failed: gRPC only knows an address.
+    """
+
+    __slots__ = ("_hop", "_part", "_path", "details")
+
+    def __init__(self, details: ClientCallDetails, path: str, part: Part) -> None:
+        self.details = details
+        self._path = path
+        self._part = part
+        self._hop = Hop(path)
+
+    def __enter__(self) -> None:
+        self._hop.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._hop.__exit__(kind, error, traceback)
+        if isinstance(error, grpc.aio.AioRpcError):
+            error.service = _service_of(self._path).rpartition(".")[2]  # type: ignore[attr-defined]
+        if self._part.recorded:
+            failure = "" if error is None else traces.failure_of(error)
+            self._part.note(RPC_RESPONSE_STATUS_CODE, failure or "OK")
+            self._part.end(failure)
+
+
 class _Added:
     """What every outgoing call gets: a timeout, a service token, the request id, the trace."""
 
-    def __init__(self, tokens: ServiceTokens) -> None:
+    def __init__(self, tokens: ServiceTokens, target: str) -> None:
         self._tokens = tokens
+        address, _, port = target.rpartition(":")
+        self._peer = {RPC_SYSTEM_NAME: "grpc", SERVER_ADDRESS: address, SERVER_PORT: port}
 
-    def to(self, details: ClientCallDetails) -> ClientCallDetails:
+    def to(self, details: ClientCallDetails) -> _Sending:
         path = _path(details)
-        call = current_call()
         metadata = Metadata(*(details.metadata or ()))
-        metadata["x-request-id"] = call.request_id if call else request_id_from(None)
-        if call and call.traceparent:
-            metadata["traceparent"] = call.traceparent
+        part = self._trace(path, metadata)
         if _service_of(path) in EXEMPT_SERVICES:
             longest_s = _EXEMPT_TIMEOUT_S
         else:
             longest_s = contract.method(path).timeout_s
             metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
+        call = current_call()
         timeout_s = outgoing_timeout_s(min(longest_s, bound_s()), details.timeout, call.remaining_s() if call else None)
-        return ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+        changed = ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+        return _Sending(changed, path, part)
+
+    def _trace(self, path: str, metadata: Metadata) -> Part:
+        """Adds what the call belongs to; its own span is the parent of the callee's."""
+        here = traces.current()
+        metadata["x-request-id"] = here.request_id if here else request_id_from(None)
+        if here is None:
+            return UNRECORDED
+        part = traces.part(path[1:], {**self._peer, RPC_METHOD: path[1:]})
+        metadata["traceparent"] = part.traceparent or here.traceparent
+        if here.tracestate:
+            metadata["tracestate"] = here.tracestate
+        return part
 
 
 def outgoing_timeout_s(bound_s: float, asked_s: float | None, remaining_s: float | None) -> float:
@@ -120,11 +171,6 @@ def _service_of(path: str) -> str:
     return path.split("/")[1]
 
 
-def _name(error: grpc.aio.AioRpcError, details: ClientCallDetails) -> None:
-    """Notes on the error which service failed, "EmbeddingService": gRPC only knows an address."""
-    error.service = _service_of(_path(details)).rpartition(".")[2]  # type: ignore[attr-defined]
-
-
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, added: _Added) -> None:
         self._added = added
@@ -132,14 +178,11 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
     ) -> Any:
-        with Hop(_path(client_call_details)):
-            call = await continuation(self._added.to(client_call_details), request)
-            try:
-                await call
-            except grpc.aio.AioRpcError as error:
-                _name(error, client_call_details)
-                raise
-            return call
+        sending = self._added.to(client_call_details)
+        with sending:
+            call = await continuation(sending.details, request)
+            await call
+        return call
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
@@ -149,19 +192,16 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
-        call = await continuation(self._added.to(client_call_details), request_iterator)
+        sending = self._added.to(client_call_details)
+        call = await continuation(sending.details, request_iterator)
         answer = call.__await__
 
-        def named() -> Generator[Any, None, Any]:
-            with Hop(_path(client_call_details)):
-                try:
-                    return (yield from answer())
-                except grpc.aio.AioRpcError as error:
-                    _name(error, client_call_details)
-                    raise
+        def watched() -> Generator[Any, None, Any]:
+            with sending:
+                return (yield from answer())
 
         # Awaiting the answer in here would block a caller that has yet to `write` its requests.
-        call.__await__ = named
+        call.__await__ = watched
         return call
 
 
@@ -172,7 +212,8 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
     ) -> Any:
-        return _named(await continuation(self._added.to(client_call_details), request), client_call_details)
+        sending = self._added.to(client_call_details)
+        return _watched(await continuation(sending.details, request), sending)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
@@ -182,14 +223,11 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
-        return _named(await continuation(self._added.to(client_call_details), request_iterator), client_call_details)
+        sending = self._added.to(client_call_details)
+        return _watched(await continuation(sending.details, request_iterator), sending)
 
 
-async def _named(responses: AsyncIterable[Any], details: ClientCallDetails) -> AsyncIterator[Any]:
-    with Hop(_path(details)):
-        try:
-            async for response in responses:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            _name(error, details)
-            raise
+async def _watched(responses: AsyncIterable[Any], sending: _Sending) -> AsyncIterator[Any]:
+    with sending:
+        async for response in responses:
+            yield response

@@ -110,6 +110,9 @@ class MeshSettings(BaseSettings):
         "", description="OTLP gRPC endpoint for traces, such as http://127.0.0.1:4317; or none."
     )
     trace_sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of new traces that are recorded.")
+    trace_callers: bool = Field(
+        False, description="Whether a caller's `traceparent` decides at the edge whether its trace is recorded."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,16 @@ from services.mesh.errors import STATUS, DomainError, QuotaExceeded, TokenRevoke
 DOMAIN = "ragweave"
 DETAILS_KEY = "grpc-status-details-bin"
 
+# Codes that are the server's fault, by OpenTelemetry's conventions for gRPC spans.
+SERVER_FAULTS = {
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+
 # What a service relays as it is: the caller of the outer call can act on it.
 _PASSED_ON = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -63,11 +73,14 @@ def code_of(status: Status) -> grpc.StatusCode:
 
 def reason_of(status: Status) -> str:
     """The reason of its ErrorInfo, for programs; "UNKNOWN" without one."""
-    for detail in status.details:
-        info = details.ErrorInfo()
-        if detail.Unpack(info):
-            return info.reason
-    return "UNKNOWN"
+    info = _info_of(status)
+    return info.reason if info else "UNKNOWN"
+
+
+def dependency_of(status: Status) -> str:
+    """What did not answer, as its ErrorInfo names it; "" where it names nothing."""
+    info = _info_of(status)
+    return (info.metadata.get("dependency") or info.metadata.get("service", "")) if info else ""
 
 
 def retry_after_s(status: Status) -> float | None:
@@ -100,7 +113,7 @@ def _of_domain(error: DomainError) -> Status:
 
 def _of_downstream(error: grpc.aio.AioRpcError) -> Status:
     code = error.code()
-    if code is grpc.StatusCode.UNAUTHENTICATED and (relayed := _relayed(error)) and _reason(relayed) == _REVOKED:
+    if code is grpc.StatusCode.UNAUTHENTICATED and (relayed := _relayed(error)) and reason_of(relayed) == _REVOKED:
         return relayed  # the caller's token, not ours
     if code in _PASSED_ON:
         return _relayed(error) or _status(code, error.details() or code.name.lower(), [_info(code.name)])
@@ -125,12 +138,12 @@ def _relayed(error: grpc.aio.AioRpcError) -> Status | None:
     return None
 
 
-def _reason(status: Status) -> str:
+def _info_of(status: Status) -> details.ErrorInfo | None:
     for detail in status.details:
         info = details.ErrorInfo()
         if detail.Unpack(info):
-            return info.reason
-    return ""
+            return info
+    return None
 
 
 def _code_for(kind: type[DomainError]) -> grpc.StatusCode:

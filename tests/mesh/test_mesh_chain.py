@@ -11,10 +11,6 @@ import pytest
 import structlog
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 
 from ragweave import contract
@@ -28,6 +24,7 @@ from services.mesh import interceptors
 from services.mesh.calls import current_call
 from services.mesh.errors import CollectionNotFound, InvalidArgument, TooManyRequests
 from services.mesh.identity import caller
+from services.mesh.telemetry import correlated
 from tests.audit_fakes import FakeTrail, NobodyDenied
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import KINDS, Kind, Scripted, add_scripted, responses_of
@@ -61,7 +58,7 @@ async def server(world: World) -> AsyncIterator[Server]:
 
 @pytest.fixture
 def lines() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as captured:
+    with structlog.testing.capture_logs(processors=[correlated]) as captured:
         yield captured
 
 
@@ -256,25 +253,6 @@ async def test_calls_are_counted_and_timed_by_method_and_code(server: Server, ki
     await until(lambda: value("ragweave_rpc_total", code="UNAUTHENTICATED") == before[1] + 1)
     assert value("ragweave_rpc_seconds_count") == timed + 2
     assert value("ragweave_rpc_in_flight") == 0
-
-
-@each_kind
-async def test_a_server_span_continues_the_callers_trace(
-    world: World, kind: Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spans = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    sampled = TRACEPARENT.removesuffix("00") + "01"
-    async with world.serving(add_scripted, Scripted()) as port, world.channel(port) as channel:
-        metadata = (*world.bearer(roles=["admin"]), ("traceparent", sampled))
-        await responses_of(kind.start(channel, metadata=metadata))
-        await until(lambda: bool(spans.get_finished_spans()))
-    (span,) = spans.get_finished_spans()
-    assert span.name == kind.path[1:]
-    assert trace.format_trace_id(span.context.trace_id) == sampled.split("-")[1]
-    assert span.parent is not None and trace.format_span_id(span.parent.span_id) == sampled.split("-")[2]
 
 
 @each_kind

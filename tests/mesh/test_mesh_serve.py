@@ -15,11 +15,11 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from ragweave import contract
 from tests.mesh.harness import World
 from tests.mesh.kinds import KINDS, Scripted, add_scripted, responses_of
+from tests.spans import collecting
 
 ROOT = Path(__file__).parents[2]
 GRPCURL = Path(sys.executable).parent / "grpcurl"
@@ -148,38 +148,18 @@ async def test_metrics_are_exposed_where_a_port_is_set(world: World, free_port: 
     assert f'ragweave_rpc_total{{code="OK",method="{GET.path}"}} 1.0' in text
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes traces as an OTLP collector does."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-
-    async def Export(self, request: Any, context: Any) -> trace_service_pb2.ExportTraceServiceResponse:
-        self.spans += [
-            (resource.resource.attributes, span)
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 async def test_spans_reach_the_collector_before_the_process_ends(world: World) -> None:
-    collector = Collector()
-    server = grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
-    otlp_port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with process(world, "scripted", RAGWEAVE_OTLP_ENDPOINT=f"http://127.0.0.1:{otlp_port}") as served:
-        port = (await served.logged("serving"))["port"]
-        async with world.channel(port) as channel:
-            await responses_of(GET.start(channel, metadata=world.bearer(roles=["reader"])))
-        served.signal(signal.SIGTERM)
-        assert (await served.ended())[0] == 0
-    await server.stop(0)
-    ((attributes, span),) = collector.spans
-    assert span.name == GET.path[1:]
-    assert "ragweave-scripted" in str(attributes)
+    with collecting() as (collector, endpoint):
+        async with process(world, "scripted", RAGWEAVE_OTLP_ENDPOINT=endpoint) as served:
+            port = (await served.logged("serving"))["port"]
+            async with world.channel(port) as channel:
+                await responses_of(GET.start(channel, metadata=world.bearer(roles=["reader"])))
+            served.signal(signal.SIGTERM)
+            assert (await served.ended())[0] == 0
+    (span,) = collector.spans
+    assert (span.service, span.name, span.kind) == ("ragweave-scripted", GET.path[1:], "SERVER")
+    assert span.attributes["rpc.response.status_code"] == "OK"
+    assert span.attributes["ragweave.tenant"] == "acme"
 
 
 async def test_a_worker_puts_its_work_down_when_told_to_stop(world: World) -> None:

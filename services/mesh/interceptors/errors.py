@@ -12,11 +12,13 @@ from services.mesh.calls import Call
 from services.mesh.chain import Proceed
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.spelling import for_rest
-from services.mesh.status import DETAILS_KEY, code_of, is_expected, retry_after_s, status_of
+from services.mesh.status import DETAILS_KEY, code_of, dependency_of, is_expected, reason_of, retry_after_s, status_of
 
 # How long a client may go on sending after its call has failed, and the pause that says it waits for an answer.
 _DRAIN_S = 1.0
 _IDLE_S = 0.02
+# What failed for want of something the service needs: the message names that, and nothing of the request.
+_NOBODYS_FAULT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # Has clients that would retry by the contract's policy leave it (gRFC A6).
 _NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
@@ -47,14 +49,11 @@ class Errors:
         if call.transcoded:
             status = for_rest(status, call.method)
         call.status = code_of(status)
+        call.reason = reason_of(status)
+        if call.status in _NOBODYS_FAULT:
+            call.dependency, call.why = dependency_of(status), status.message
         if not is_expected(error):
-            self._log.error(
-                "unexpected error",
-                request_id=call.request_id,
-                trace_id=call.trace_id,
-                method=call.method.path,
-                exc_info=error,
-            )
+            self._log.error("unexpected error", exc_info=error)
         if (seconds := retry_after_s(status)) is not None:
             call.headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
         if call.method.client_streaming:

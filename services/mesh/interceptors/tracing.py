@@ -1,72 +1,62 @@
 """Continues the caller's W3C trace."""
 
-import re
-import secrets
-from typing import Any
+from typing import Any, Final
 
-import grpc
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.semconv._incubating.attributes.rpc_attributes import (
+    RPC_METHOD,
+    RPC_RESPONSE_STATUS_CODE,
+    RPC_SYSTEM_NAME,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
+from services.mesh import traces
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
+from services.mesh.status import SERVER_FAULTS
+from services.mesh.traces import Part, Trace
 
-# version, trace id, parent id, flags (https://www.w3.org/TR/trace-context/#traceparent-header)
-_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
-_W3C = TraceContextTextMapPropagator()
-# Codes that are the server's fault, by OpenTelemetry's conventions for gRPC spans.
-_SERVER_FAULTS = {
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
-}
+# What a W3C tracestate is passed on up to (https://www.w3.org/TR/trace-context/#tracestate-limits).
+_LONGEST_STATE: Final = 512
 
 
 class Tracing:
-    """Records a server span where a span exporter is installed; passes the trace id on either way."""
+    """Has all that a call leads to belong to its caller's trace, and records a span of it where that is sampled."""
 
     def __init__(self) -> None:
-        provider = trace.get_tracer_provider()
-        self._tracer = provider.get_tracer("ragweave") if isinstance(provider, TracerProvider) else None
+        self._tracer = traces.tracer()
 
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
-        if self._tracer is None:
-            call.trace_id, call.traceparent = _continued(call.metadata.get("traceparent"))
-            return await proceed(call, request)
-        carrier = {key: value for key, value in call.metadata.items() if isinstance(value, str)}
-        with self._tracer.start_as_current_span(
+        sent = call.metadata.get("traceparent")
+        caller = traces.context_of(sent)
+        state = call.metadata.get("tracestate", "") if caller else ""
+        state = state if isinstance(state, str) and len(state) <= _LONGEST_STATE else ""
+        if self._tracer is None or (caller is not None and not caller.trace_flags.sampled):
+            belonging = Trace(call.request_id, str(sent) if caller else traces.new_traceparent(), state)
+            call.trace_id = belonging.trace_id
+            with traces.belonging_to(belonging):
+                return await proceed(call, request)
+        span = self._tracer.start_span(
             call.method.path[1:],
-            context=_W3C.extract(carrier),
-            kind=SpanKind.SERVER,
-            attributes={
-                "rpc.system": "grpc",
-                "rpc.service": call.method.service,
-                "rpc.method": call.method.name,
+            trace.set_span_in_context(NonRecordingSpan(caller or trace.INVALID_SPAN_CONTEXT)),
+            SpanKind.SERVER,
+            {
+                RPC_SYSTEM_NAME: "grpc",
+                RPC_METHOD: call.method.path[1:],
                 "ragweave.request_id": call.request_id,
             },
             record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
-            outgoing: dict[str, str] = {}
-            _W3C.inject(outgoing)
-            call.traceparent = outgoing.get("traceparent", "")
-            try:
+        )
+        own: SpanContext = span.get_span_context()
+        recorded = (self._tracer, span) if span.is_recording() else (None, None)
+        belonging = Trace(call.request_id, traces.traceparent_of(own), state, {}, *recorded)
+        call.trace_id = belonging.trace_id
+        try:
+            with traces.belonging_to(belonging):
                 return await proceed(call, request)
-            finally:
-                span.set_attribute("rpc.grpc.status_code", call.status.value[0])
-                if call.status in _SERVER_FAULTS:
-                    span.set_status(Status(StatusCode.ERROR, call.status.name))
-
-
-def _continued(sent: str | bytes | None) -> tuple[str, str]:
-    """Trace id and traceparent as sent; without a valid one, those of a new trace nobody records."""
-    if isinstance(sent, str) and (match := _TRACEPARENT.fullmatch(sent)):
-        return match[1], sent
-    trace_id = secrets.token_hex(16)
-    return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-00"
+        finally:
+            code = call.status.name
+            span.set_attribute(RPC_RESPONSE_STATUS_CODE, code)
+            if call.caller is not None:
+                span.set_attribute("ragweave.tenant", call.caller.tenant)
+            Part(span).end(code if call.status in SERVER_FAULTS else "")
