@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Layout:
         root: Folder the processes run in: the checkout or the installed project.
         data: Folder of everything the mesh keeps, absolute.
         host: Address everything listens on.
-        ports: Port by part: those of PORTS, and `jobs-2` and so on where a service has replicas.
+        ports: Port by part: those of PORTS, and `jobs-2`, `jobs-2 metrics` and so on where a service has replicas.
         redis_url: The store; empty where the mesh runs its own.
         production: Whether weak settings are refused.
         tls: Whether the processes speak mutual TLS, and the edge HTTPS.
@@ -63,7 +64,6 @@ class Layout:
             the edge's own.
         tls_server_name: Name that mounted certificates of services carry; their addresses where empty.
         replicas: How many processes of a service, or workers, there are; one of those not named.
-        metrics_ports: Port of Prometheus metrics of each process that has one, later replicas included.
     """
 
     root: Path
@@ -79,7 +79,6 @@ class Layout:
     edge_authority: Path | None = None
     tls_server_name: str = ""
     replicas: Mapping[str, int] = field(default_factory=dict)
-    metrics_ports: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, root: Path | None = None) -> "Layout":
@@ -115,7 +114,6 @@ class Layout:
             edge_authority=trusted,
             tls_server_name=given.get("RAGWEAVE_TLS_SERVER_NAME") or "",
             replicas=replicas,
-            metrics_ports=_metrics_ports(given, replicas),
         )
 
     @property
@@ -200,12 +198,8 @@ class Layout:
     def replica_environment(self, part: str) -> dict[str, str]:
         """What a later replica of a service or worker gets besides: the ports that are its own."""
         service = service_of(part)
-        if part == service:
-            return {}
-        own = {port_variable(service): str(self.ports[part])} if service in SERVICES else {}
-        if metrics_port := self.metrics_ports.get(part):
-            own[_metrics_variable(service)] = str(metrics_port)
-        return own
+        own = {kind: f"{part}{kind.removeprefix(service)}" for kind in _kinds(service)} if part != service else {}
+        return {port_variable(kind): str(self.ports[name]) for kind, name in own.items()}
 
 
 def service_of(part: str) -> str:
@@ -215,12 +209,19 @@ def service_of(part: str) -> str:
 
 
 def port_variable(part: str) -> str:
-    """The setting of a part's port: RAGWEAVE_JOBS_2_PORT for "jobs-2"."""
-    return PORTS[part][0] if part in PORTS else f"RAGWEAVE_{part.upper().replace('-', '_')}_PORT"
+    """The setting of a part's port: RAGWEAVE_JOBS_2_METRICS_PORT for "jobs-2 metrics"."""
+    return PORTS[part][0] if part in PORTS else f"RAGWEAVE_{re.sub('[- ]', '_', part).upper()}_PORT"
 
 
-def _metrics_variable(part: str) -> str:
-    return f"RAGWEAVE_{part.upper().replace('-', '_')}_METRICS_PORT"
+def replica_ports(service: str, replicas: int) -> list[str]:
+    """The parts that a service's later replicas, or workers, have ports as: "jobs-2", "jobs-2 metrics"."""
+    numbers = range(2, replicas + 1)
+    return [f"{service}-{n}{kind.removeprefix(service)}" for n in numbers for kind in _kinds(service)]
+
+
+def _kinds(service: str) -> list[str]:
+    """The parts of PORTS that are a service's."""
+    return [part for part in PORTS if part in (service, f"{service} metrics")]
 
 
 def _replicas(given: Mapping[str, str], host: str) -> dict[str, int]:
@@ -243,30 +244,18 @@ def _replicas(given: Mapping[str, str], host: str) -> dict[str, int]:
 
 
 def _ports(given: Mapping[str, str], replicas: Mapping[str, int]) -> dict[str, int]:
-    ports = {}
-    for part, (variable, default) in PORTS.items():
-        ports[part] = _port(given, variable, default)
-        for n in range(2, replicas.get(part, 1) + 1):
-            name = f"{part}-{n}"
-            ports[name] = _port(given, port_variable(name), ports[part] + (n - 1) * _PORTS_APART)
+    ports = {part: _port(given, variable, default) for part, (variable, default) in PORTS.items()}
+    for service, number in replicas.items():
+        for part in replica_ports(service, number):
+            name, _, kind = part.partition(" ")
+            first = ports[f"{service} {kind}".strip()]
+            apart = (int(name.rpartition("-")[2]) - 1) * _PORTS_APART
+            ports[part] = _port(given, port_variable(part), first + apart)
     twice = {port for port in ports.values() if list(ports.values()).count(port) > 1}
     if twice:
         clash = ", ".join(f"{port_variable(part)}={port}" for part, port in ports.items() if port in twice)
         raise BadSetting(f"two parts have the same port: {clash}")
     return ports
-
-
-def _metrics_ports(given: Mapping[str, str], replicas: Mapping[str, int]) -> dict[str, int]:
-    """Those that are set, and of replicas of what has one."""
-    found = {}
-    for name in (*SERVICES, WORKER):
-        first = given.get(_metrics_variable(name)) or "0"
-        if first.isdecimal() and int(first):
-            found[name] = int(first)
-            for n in range(2, replicas.get(name, 1) + 1):
-                part = f"{name}-{n}"
-                found[part] = _port(given, _metrics_variable(part), int(first) + (n - 1) * _PORTS_APART)
-    return found
 
 
 def _port(given: Mapping[str, str], variable: str, default: int) -> int:

@@ -18,7 +18,7 @@ from ragweave.certificates import OPERATOR
 from ragweave.cli.console import edge_credentials
 from ragweave.local.health import standings
 from ragweave.local.keys import sign_token
-from ragweave.local.layout import PORTS, SERVICES, Layout, port_variable
+from ragweave.local.layout import PORTS, SERVICES, WORKER, Layout, port_variable, replica_ports
 from ragweave.local.processes import processes
 from ragweave.local.supervisor import read_state, supervisor_pid
 from tests.ports import free_port
@@ -62,9 +62,9 @@ class Mesh:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         ports = {variable: str(free_port()) for variable, _ in PORTS.values()}
-        for name in SERVICES:
-            for n in range(2, int(settings.get(f"RAGWEAVE_{name.upper()}_REPLICAS", "1")) + 1):
-                ports[port_variable(f"{name}-{n}")] = str(free_port())
+        for name in (*SERVICES, WORKER):
+            for part in replica_ports(name, int(settings.get(f"RAGWEAVE_{name.upper()}_REPLICAS", "1"))):
+                ports[port_variable(part)] = str(free_port())
         limits = json.dumps({name: {TIER: 10_000_000} for name in ("SEARCH", "READ", "WRITE", "INGEST", "ADMIN")})
         self.settings = {
             **ports,

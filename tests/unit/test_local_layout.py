@@ -76,9 +76,12 @@ def test_replicas_are_processes_of_their_own_with_ports_ten_apart(tmp_path: Path
         *("retrieval", "retrieval-2", "worker", "worker-2")
     ]
     assert by_name["retrieval-2"].address == "127.0.0.1:51010"
-    assert by_name["retrieval-2"].environment == {"RAGWEAVE_RETRIEVAL_PORT": "51010"}
+    assert by_name["retrieval-2"].environment == {
+        "RAGWEAVE_RETRIEVAL_PORT": "51010",
+        "RAGWEAVE_RETRIEVAL_METRICS_PORT": "9472",
+    }
     assert by_name["retrieval-2"].role == by_name["retrieval"].role == "retrieval"
-    assert by_name["worker-2"].environment == {"RAGWEAVE_JOBS_WORKER_NAME": "worker-2"}
+    assert by_name["worker-2"].environment["RAGWEAVE_JOBS_WORKER_NAME"] == "worker-2"
 
 
 def test_everybody_is_told_of_all_replicas_of_a_service(tmp_path: Path) -> None:
@@ -88,10 +91,11 @@ def test_everybody_is_told_of_all_replicas_of_a_service(tmp_path: Path) -> None:
     assert environment["RAGWEAVE_RETRIEVAL_PORT"] == "50052"
 
 
-def test_replicas_have_metrics_where_the_first_of_them_has(tmp_path: Path) -> None:
-    metrics = {"RAGWEAVE_RETRIEVAL_METRICS_PORT": "9100", "RAGWEAVE_WORKER_2_METRICS_PORT": "9200"}
-    layout = read(tmp_path, **metrics, RAGWEAVE_WORKER_METRICS_PORT="9101", **TWO)
+def test_replicas_have_ports_of_their_own_for_metrics(tmp_path: Path) -> None:
+    given = {"RAGWEAVE_RETRIEVAL_METRICS_PORT": "9100", "RAGWEAVE_WORKER_2_METRICS_PORT": "9200"}
+    layout = read(tmp_path, **given, **TWO)
     by_name = {process.name: process.environment for process in processes(layout)}
+    assert by_name["retrieval"] == {}
     assert by_name["retrieval-2"]["RAGWEAVE_RETRIEVAL_METRICS_PORT"] == "9110"
     assert by_name["worker-2"]["RAGWEAVE_WORKER_METRICS_PORT"] == "9200"
 
@@ -114,5 +118,5 @@ def test_replicas_of_a_service_need_an_address_to_be_found_by(tmp_path: Path) ->
 
 
 def test_a_replica_on_a_port_of_another_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match=r"RAGWEAVE_RETRIEVAL_2_PORT=50054.*RAGWEAVE_JOBS_PORT=50054"):
+    with pytest.raises(BadSetting, match=r"RAGWEAVE_JOBS_PORT=50054.*RAGWEAVE_RETRIEVAL_2_PORT=50054"):
         read(tmp_path, RAGWEAVE_RETRIEVAL_2_PORT="50054", **TWO)
