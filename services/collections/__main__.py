@@ -35,6 +35,7 @@ from services.collections.servicer import (
     TenantServicer,
 )
 from services.collections.settings import Settings
+from services.collections.sizes import Sizes
 from services.collections.upkeep import Upkeep
 from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
@@ -76,8 +77,9 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_TenantServiceServicer_to_server(TenantServicer(erasure), server)
             add_RegistryServiceServicer_to_server(RegistryServicer(registry, documents, deletions, quotas), server)
 
-        upkeep = Upkeep(store, whole, writer, imports, trail)
-        async with Maintenance("collections", upkeep.steps, interval_s=settings.upkeep_interval_s).running():
+        upkeep, sizes = Upkeep(store, whole, writer, imports, trail), Sizes(store, most=settings.measured)
+        steps = (*upkeep.steps, sizes.step)
+        async with Maintenance("collections", steps, interval_s=settings.upkeep_interval_s).running():
             yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
 
 

@@ -190,6 +190,10 @@ class RegistryStore(Protocol):
         """What the tenant's collections add up to."""
         ...
 
+    async def sizes(self, largest: int) -> tuple[Amounts, dict[str, Amounts]]:
+        """What all live collections of all tenants add up to, and the largest so many of them by uid: most chunks."""
+        ...
+
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         """What an earlier request with the receipt was answered; None where there was none.
 

@@ -28,6 +28,9 @@ class Settings(ServiceSettings):
     follow_poll_s: float = Field(
         1.0, gt=0, le=60, description="Seconds between looks for changes that another process recorded."
     )
+    measured: int = Field(
+        20, ge=0, le=1000, description="Largest collections whose sizes metrics show one by one; the rest as one."
+    )
     upkeep_interval_s: float = Field(
         15.0, gt=0, le=3600, description="Seconds between sweeps for expired collections and interrupted work."
     )

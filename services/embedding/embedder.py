@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from services.embedding.cache import TieredCache, cache_key
+from services.embedding.figures import CacheFigures
 from services.embedding.lanes import Lane, Work
 from services.embedding.models import ModelSpec
 from services.embedding.ports import Model, Tokens
@@ -69,6 +70,7 @@ class Embedder:
             batch_tokens=batch_tokens,
             finished=self._keep,
         )
+        self._figures = CacheFigures()
         self._turns = Turns()
         self._proven_at = -_PROVEN_S
 
@@ -155,9 +157,11 @@ class Embedder:
         return await self._turns.tokenized(texts, self._model.tokenize)
 
     async def _cached(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
-        found = self._cache.near(keys)
-        left = (key for key in keys if key not in found)
-        return found | await self._cache.far(left, length=_COUNT.size + 4 * self.spec.dimension)
+        near = self._cache.near(keys)
+        left = [key for key in keys if key not in near]
+        far = await self._cache.far(left, length=_COUNT.size + 4 * self.spec.dimension)
+        self._figures.looked_up(len(near), len(far), len(left) - len(far))
+        return near | far
 
     async def _computed(
         self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType, *, recompute: bool

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from services.embedding.figures import ModelFigures
 from services.embedding.lanes import Lane, Work
 from services.embedding.ports import Tokens
 from services.mesh.errors import TooManyRequests
@@ -42,12 +45,14 @@ class Scheduler(Generic[R]):
         workers: int,
         batch_tokens: int,
         finished: Callable[[Work[R]], None] = lambda work: None,
+        registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._made = run
         self._urgent, self._patient = lanes[0], lanes[-1]
         self._model = model
         self._batch_tokens = batch_tokens
         self._finished = finished
+        self._figures = ModelFigures(model, lanes, registry)
         self._in_flight: dict[bytes, Work[R]] = {}
         self._idle = workers
         self._running: set[asyncio.Task[None]] = set()
@@ -119,7 +124,8 @@ class Scheduler(Generic[R]):
 
     async def _done(self, batch: Sequence[Work[R]]) -> None:
         try:
-            outcomes = await self._made([work.tokens for work in batch])
+            with self._figures.batch(batch):
+                outcomes = await self._made([work.tokens for work in batch])
         except Exception as error:
             for work in batch:
                 del self._in_flight[work.key]

@@ -18,6 +18,7 @@ from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.adapters.folders import Folders
 from services.jobs.adapters.outbox import OutboxClient
 from services.jobs.adapters.redis import Redis
+from services.jobs.adapters.redis_backlog import RedisBacklog
 from services.jobs.adapters.redis_event_log import RedisEventLog
 from services.jobs.adapters.redis_job_store import RedisJobStore
 from services.jobs.adapters.redis_marks import RedisMarks
@@ -26,6 +27,7 @@ from services.jobs.adapters.watchfiles import WatchedDirectories
 from services.jobs.adapters.xberg import XbergExtractor
 from services.jobs.auto_sync import AutoSync
 from services.jobs.background import kept_going
+from services.jobs.backlog import BacklogFigures
 from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
 from services.jobs.evaluating import EvaluationJobs
@@ -89,6 +91,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         events = Events(log, streams)
         itself = Caller.of_service("jobs", settings.mesh.public_tenant)
         outbox = OutboxClient(collections, itself)
+        backlog = BacklogFigures(RedisBacklog(redis, lease_s=settings.lease_s), look_s=settings.backlog_look_s)
         webhooks = Webhooks(settings.webhook_store(redis), webhooks_web, most=settings.webhooks)
 
         def register(server: grpc.aio.Server) -> None:
@@ -116,6 +119,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
                 kept_going("collections", Follower(outbox, log).run),
                 kept_going("bindings", auto_sync.learn),
                 kept_going("auto_sync", auto_sync.follow),
+                kept_going("backlog", backlog.run),
             ):
                 yield Wiring(register, checks={"redis": redis.ping}, stopping=streams.stop)
 

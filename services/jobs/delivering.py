@@ -4,7 +4,9 @@ import asyncio
 from contextlib import suppress
 
 import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
 
+from services.jobs.figures import DeliveryFigures
 from services.jobs.ports_web import Web
 from services.jobs.ports_webhooks import Outbox
 from services.jobs.webhook import Schedule, Turn
@@ -23,11 +25,14 @@ class Deliverer:
         slots: Deliveries it has under way at a time.
     """
 
-    def __init__(self, outbox: Outbox, web: Web, schedule: Schedule, *, slots: int) -> None:
+    def __init__(
+        self, outbox: Outbox, web: Web, schedule: Schedule, *, slots: int, registry: CollectorRegistry = REGISTRY
+    ) -> None:
         self._outbox = outbox
         self._web = web
         self._schedule = schedule
         self._slots = slots
+        self._figures = DeliveryFigures(registry)
         self._sending: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._log = structlog.get_logger("jobs.webhooks")
@@ -99,6 +104,7 @@ class Deliverer:
         while True:
             try:
                 await self._outbox.finish(turn, sent)
+                self._figures.sent(sent)
                 return
             except DependencyUnavailable:
                 await asyncio.sleep(_STORE_PAUSE_S)

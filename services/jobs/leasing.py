@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field, replace
@@ -38,9 +39,10 @@ class _Stop(StrEnum):
 
 @dataclass(eq=False)
 class _Active:
-    """A lease and the task that works on it."""
+    """A lease, since when it is held (time.monotonic()), and the task that works on it."""
 
     lease: Lease
+    since_s: float = field(default_factory=time.monotonic)
     task: "asyncio.Task[None]" = field(init=False)
     work: Work | None = None
     why: _Stop | None = None
@@ -88,6 +90,10 @@ class Worker:
         self._bell: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
         self._log = structlog.get_logger("jobs.worker")
+
+    def held_since(self) -> list[float]:
+        """Since when each lease is held, by time.monotonic(); from any thread."""
+        return [active.since_s for active in list(self._active)]
 
     async def run(self) -> None:
         """Until cancelled; then what may have written is ended, and the rest is put back."""

@@ -35,6 +35,9 @@ class Settings(ServiceSettings):
     )
     retention_s: float = Field(24 * 3600, gt=0, le=10**8, description="Seconds an ended job is kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
+    backlog_look_s: float = Field(
+        5.0, ge=0.05, le=600, description="Seconds between two looks at how much work is left, for metrics."
+    )
     content_rest_s: float = Field(
         24 * 3600,
         ge=3600,

@@ -38,6 +38,7 @@ from services.retrieval.erasure import Erasure
 from services.retrieval.evaluations import Evaluations
 from services.retrieval.freshness import Freshness
 from services.retrieval.indexer import Indexer
+from services.retrieval.measured_store import MeasuredVectorStore
 from services.retrieval.ports import Questions, SharedResults, VectorStore
 from services.retrieval.query_log import QueryLog
 from services.retrieval.query_sets import QuerySets
@@ -94,7 +95,7 @@ def open_questions(settings: Settings) -> AbstractAsyncContextManager[Questions 
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     mesh = settings.mesh
     async with (
-        open_store(settings) as store,
+        open_store(settings) as opened,
         RedisRevisions.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as counter,
         open_channel(mesh, mesh.embedding_target) as embedding,
         RedisEvaluations.open(mesh.redis_url, timeout_s=settings.redis_timeout_s) as kept,
@@ -109,6 +110,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         usage = Usage(
             SystemUsage(system, self_caller), interval_s=settings.usage_interval_s, most=settings.usage_waiting
         )
+        store = MeasuredVectorStore(opened)
         collections = CollectionsMirror(RegistryClient(registry, self_caller))
         revisions = RevisionsMirror(counter, counter)
         scales = SparseScales(store, collections.language_of, revisions)

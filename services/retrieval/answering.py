@@ -87,7 +87,7 @@ class Answering(Generic[S]):
             written: Gives the request as the query log keeps it.
         """
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
-        with self._usage.search(who.tenant) as search, stages.timed("total"):
+        with self._usage.search(who.tenant) as search, stages.whole():
             views, plan = await self._retriever.prepared(query, who, stages, search)
             ran = [*stages.handed_over()]
             making_s = 0.0

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, TypeAlias
 
+from prometheus_client import REGISTRY, CollectorRegistry
+
 from services.mesh.errors import DependencyUnavailable
 from services.retrieval.chunks import IndexId
+from services.retrieval.figures import cache_families
 from services.retrieval.flights import Flights
 from services.retrieval.ports import SharedResults
 from services.retrieval.query import CacheControl
@@ -103,7 +106,13 @@ class ResultCache:
     """
 
     def __init__(
-        self, revisions: RevisionsMirror, shared: SharedResults | None = None, *, max_bytes: int, ttl_s: float
+        self,
+        revisions: RevisionsMirror,
+        shared: SharedResults | None = None,
+        *,
+        max_bytes: int,
+        ttl_s: float,
+        registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self.since_s = time.time()
         self._revisions = revisions
@@ -111,6 +120,9 @@ class ResultCache:
         self._ttl_s = ttl_s
         self._near = NearResults(max_bytes, ttl_s, lambda asked: self._count(asked, Tally.EVICTED))
         revisions.on_bump(self._near.outdate)
+        events, size = cache_families(registry)
+        self._events = {what: events.labels(what.name.lower()) for what in Tally}
+        size.set_function(lambda: self._near.size)
         self._flights: Flights[_Served] = Flights()
         self._era = revisions.era
         self._tallies: dict[tuple[str, IndexId | None], Counter[Tally]] = {}
@@ -248,6 +260,7 @@ class ResultCache:
             self._near.clear()
 
     def _count(self, asked: Asked, what: Tally) -> None:
+        self._events[what].inc()
         for of in (None, *asked.indexes):
             tally = self._tallies.get((asked.tenant, of))
             if tally is None:

@@ -120,6 +120,11 @@ class NearResults:
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._of: dict[IndexId, set[bytes]] = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of all entries."""
+        return self._bytes
+
     def get(self, key: bytes, revisions: Sequence[int]) -> Entry | None:
         """The entry, unless it is too old, or of other revisions; one that is has no use any more."""
         entry = self._entries.get(key)

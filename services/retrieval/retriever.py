@@ -133,7 +133,7 @@ class Retriever:
         """
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
         # The rough step of an answer in steps is no search of its own.
-        with self._usage.search(who.tenant, counts=not query.rough) as search, stages.timed("total"):
+        with self._usage.search(who.tenant, counts=not query.rough) as search, stages.whole():
             return await self.answer(query, who, stages, search)
 
     async def answer(self, query: Query, who: Caller, stages: Stages, search: Search) -> Answer:

@@ -85,7 +85,7 @@ class SimilarFinder:
         """
         example = Example.named(name)
         stages = Stages(timeout_s=timeout_s, require_all=query.require_all, explain=query.explain)
-        with self._usage.search(who.tenant) as search, stages.timed("total"):
+        with self._usage.search(who.tenant) as search, stages.whole():
             with stages.timed("example"):
                 asked = await stages.within(
                     "example", self._asked(example, query, who, search, same_document=same_document)

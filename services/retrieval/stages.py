@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from services.mesh.calls import bounded
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable, DomainError, ModelNotFound, TooManyRequests
+from services.retrieval.figures import tell_left_out, tell_stages
 
 
 class Share(NamedTuple):
@@ -108,6 +109,15 @@ class Stages:
         finally:
             self.timings_s[stage] = time.perf_counter() - started_s
 
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Notes what the whole search takes, and tells metrics of its stages."""
+        try:
+            with self.timed("total"):
+                yield
+        finally:
+            tell_stages(self.timings_s)
+
     async def within(self, stage: str, work: Awaitable[T], *, of: str = "") -> T:
         """The result of the work, which is given up once it has taken the stage's share of what is left.
 
@@ -204,6 +214,7 @@ class Stages:
         degraded = Degraded(stage, error.message, collection)
         if degraded not in self.degraded:  # a search that is deepened asks its stages again
             self.degraded.append(degraded)
+            tell_left_out(stage)
 
 
 async def _bounded(stage: str, work: Awaitable[T], budget_s: float | None) -> T:

@@ -554,6 +554,21 @@ def _counts(found: Collection) -> tuple[int, int, int, int]:
     return found.document_count, found.chunk_count, found.size_bytes, found.revision
 
 
+async def test_sizes_are_of_all_tenants_and_the_largest_live_collections_come_one_by_one(store: RegistryStore) -> None:
+    assert await store.sizes(5) == (Amounts(), {})
+    small, large = await put(store, collection("small")), await put(store, collection("large", tenant="globex"))
+    gone = await put(store, collection("gone"))
+    active = {"state": "ACTIVE", "size_bytes": 10}
+    await add(store, small, document("a", of=small, chunk_count=1, **active))
+    await add(store, large, document("a", of=large, chunk_count=5, **active))
+    await add(store, gone, document("a", of=gone, chunk_count=9, **active))
+    await put(store, replace(await current(store, gone), delete_time=now()))
+    whole, largest = await store.sizes(1)
+    assert (whole, largest) == (Amounts(2, 2, 6, 20), {large.uid: Amounts(1, 1, 5, 10)})
+    assert list((await store.sizes(5))[1]) == [large.uid, small.uid]
+    assert await store.sizes(0) == (whole, {})
+
+
 async def test_usage_is_what_the_tenants_live_collections_hold(store: RegistryStore) -> None:
     docs, more = await put(store, collection()), await put(store, collection("more"))
     await put(store, collection(tenant="globex"))

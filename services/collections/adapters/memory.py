@@ -241,6 +241,11 @@ class MemoryStore:
         live = (amounts_of(each) for each in self._all_live() if each.tenant == tenant)
         return sum(live, start=Amounts())
 
+    async def sizes(self, largest: int) -> tuple[Amounts, dict[str, Amounts]]:
+        live = sorted(self._all_live(), key=lambda each: (-each.chunk_count, each.uid))
+        whole = sum(map(amounts_of, live), start=Amounts())
+        return whole, {each.uid: amounts_of(each) for each in live[:largest]}
+
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         digest, result, expire_time = self._receipts.get(_key(receipt), ("", b"", now()))
         if expire_time <= now():

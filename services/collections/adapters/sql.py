@@ -347,6 +347,9 @@ class SqlStore:
     async def usage(self, tenant: str) -> Amounts:
         return await self._database.run(lambda connection: _usage(connection, tenant), Mode.ONE_READ)
 
+    async def sizes(self, largest: int) -> tuple[Amounts, dict[str, Amounts]]:
+        return await self._database.run(lambda connection: _sizes(connection, largest), Mode.READ)
+
     async def recall(self, receipt: Receipt, kind: type[T]) -> T | None:
         answered = await self._database.run(lambda connection: RECEIPTS.recall(connection, receipt), Mode.ONE_READ)
         return None if answered is None else decode(kind, answered)
@@ -396,13 +399,17 @@ _BY_NAME: Final = _live_collections().where(
 )
 
 
-_USAGE: Final = select(
-    func.count(),
-    *(
-        func.coalesce(func.sum(column), 0)
-        for column in (COLLECTIONS.c.document_count, COLLECTIONS.c.chunk_count, COLLECTIONS.c.size_bytes)
-    ),
-).where(COLLECTIONS.c.tenant == bindparam("tenant"), COLLECTIONS.c.delete_time.is_(None))
+_AMOUNTS: Final = (COLLECTIONS.c.document_count, COLLECTIONS.c.chunk_count, COLLECTIONS.c.size_bytes)
+_WHOLE: Final = select(func.count(), *(func.coalesce(func.sum(column), 0) for column in _AMOUNTS)).where(
+    COLLECTIONS.c.delete_time.is_(None)
+)
+_USAGE: Final = _WHOLE.where(COLLECTIONS.c.tenant == bindparam("tenant"))
+_LARGEST: Final = (
+    select(COLLECTIONS.c.uid, *_AMOUNTS)
+    .where(COLLECTIONS.c.delete_time.is_(None))
+    .order_by(COLLECTIONS.c.chunk_count.desc(), COLLECTIONS.c.uid)
+    .limit(bindparam("largest"))
+)
 
 
 def _named(tenant: str, collection_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -517,3 +524,9 @@ def _usage(connection: Connection, tenant: str) -> Amounts:
     """Added up from the counts that each collection keeps of itself: a row a collection, not one a document."""
     row = connection.execute(_USAGE, {"tenant": tenant}).one()
     return Amounts(*map(int, row))
+
+
+def _sizes(connection: Connection, largest: int) -> tuple[Amounts, dict[str, Amounts]]:
+    whole = connection.execute(_WHOLE).one()
+    rows = connection.execute(_LARGEST, {"largest": largest}).all()
+    return Amounts(*map(int, whole)), {row[0]: Amounts(1, *map(int, row[1:])) for row in rows}

@@ -923,6 +923,48 @@ function C.put_back(a)
   return 'OK'
 end
 
+-- What is left to do, looked up among at most `most` tenants, jobs and webhooks: entries that nobody has and entries under
+-- a lease, how much is delayed, the age of the oldest entry, leases that ran out and the longest silence over one, dead
+-- letters, deliveries that wait and how late the first is.
+function C.backlog(a)
+  local waiting, leased, oldest, late, silence = 0, 0, NOW, 0, 0
+  local tenants, seen = call('ZRANGE', P .. 'tenants', 0, a.most - 1), {}
+  for _, tenant in ipairs(tenants) do
+    local queue = key(tenant, 'queue')
+    local first = call('XRANGE', queue, '-', '+', 'COUNT', 1)[1]
+    if first then
+      local held = call('XPENDING', queue, GROUP)[1]
+      leased, waiting = leased + held, waiting + call('XLEN', queue) - held
+      oldest = math.min(oldest, tonumber(string.match(first[1], '%d+')))
+      for _, pending in ipairs(call('XPENDING', queue, GROUP, 'IDLE', a.lease_ms, '-', '+', 100)) do
+        -- Of what a worker lost by being killed nobody knows since when: see adopt.
+        late, silence = late + 1, math.max(silence, math.min(pending[3], NOW - tonumber(string.match(pending[1], '%d+'))))
+      end
+    end
+  end
+  local dead, looked = 0, 0
+  for _, some in ipairs({tenants, call('ZRANGE', P .. 'purging', 0, a.most - 1)}) do
+    for _, tenant in ipairs(some) do
+      if not seen[tenant] and looked < a.most then
+        seen[tenant] = true
+        for _, id in ipairs(call('SRANDMEMBER', key(tenant, 'dead'), a.most - looked)) do
+          looked, dead = looked + 1, dead + call('ZCARD', key(tenant, 'failed', id))
+        end
+      end
+    end
+  end
+  local deliveries, due, hooks = 0, NOW, 0
+  for _, tenant in ipairs(call('ZRANGE', P .. 'hooktenants', 0, a.most - 1)) do
+    local first = call('ZRANGE', key(tenant, 'hookdue'), 0, a.most - hooks - 1, 'WITHSCORES')
+    for i = 1, #first, 2 do
+      hooks, due = hooks + 1, math.min(due, tonumber(first[i + 1]))
+      deliveries = deliveries + tonumber(call('HGET', key(tenant, 'hook', first[i]), 'pending') or 0)
+    end
+    if hooks >= a.most then break end
+  end
+  return {waiting, leased, call('ZCARD', P .. 'delayed'), NOW - oldest, late, silence, dead, deliveries, NOW - due}
+end
+
 -- Forgets ended jobs whose time has come, whoever they are of, at most so many: how many.
 function C.forget(a)
   local count = 0

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.jobs.adapters.redis import (
     TORN,
@@ -16,6 +17,7 @@ from services.jobs.adapters.redis import (
     packed_timings,
     unpacked_spec,
 )
+from services.jobs.figures import WorkFigures
 from services.jobs.job import Assignment, DocumentSpec, Failure, Lease, Outcome
 from services.jobs.visibility import told
 from services.mesh.errors import JobNotFound, LeaseLost
@@ -29,7 +31,7 @@ class RedisQueue:
         lease_s: A worker silent for so long loses its leases.
     """
 
-    def __init__(self, redis: Redis, worker: str, *, lease_s: float) -> None:
+    def __init__(self, redis: Redis, worker: str, *, lease_s: float, registry: CollectorRegistry = REGISTRY) -> None:
         self._redis = redis
         self._worker = worker
         self._lease_ms = int(lease_s * 1000)
@@ -37,6 +39,7 @@ class RedisQueue:
         self._rung = "0-0"
         self._due_s: float | None = None
         self._more = False
+        self._figures = WorkFigures(registry)
         self._log = structlog.get_logger("jobs.queue")
 
     async def adopt(self, known: Sequence[Lease]) -> int:
@@ -144,6 +147,7 @@ class RedisQueue:
             **self._locked(lease),
         )
         self._locks.pop(_of(lease), None)
+        self._figures.ended(lease, outcome)
 
     async def put_back(self, lease: Lease, delay_s: float = 0.0, failure: Failure | None = None) -> None:
         await self._ask(
@@ -155,12 +159,15 @@ class RedisQueue:
             **self._locked(lease),
         )
         self._locks.pop(_of(lease), None)
+        if failure is not None:
+            self._figures.to_be_tried_again(lease)
 
     async def _ask(self, command: str, lease: Lease, **arguments: Any) -> bytes:
         """Raises LeaseLost where the lease is no longer ours; says so in the log, since somebody slept too long."""
         answer: bytes = await self._redis.run(command, **_named(lease), **arguments)
         if answer == b"LOST":
             self._locks.pop(_of(lease), None)
+            self._figures.lost()
             self._log.warning("lease lost", command=command, worker=self._worker, job=lease.job_id, item=lease.number)
             raise LeaseLost(f"jobs/{lease.job_id}/items/{lease.number} is no longer leased to {self._worker}")
         return answer

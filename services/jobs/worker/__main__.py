@@ -21,6 +21,7 @@ from services.jobs.background import kept_going
 from services.jobs.convert_webhooks import body_of
 from services.jobs.delivering import Deliverer
 from services.jobs.fairness import Turns
+from services.jobs.figures import WorkFigures
 from services.jobs.leasing import Worker
 from services.jobs.patience import Patience
 from services.jobs.pipeline import Tools
@@ -101,8 +102,10 @@ async def wire(settings: WorkerSettings) -> AsyncIterator[Callable[[], Awaitable
     ):
         store = RedisJobStore(redis, retention_s=settings.retention_s)
         upkeep = Upkeep(store, tools.blobs, tools.registry, rest_s=settings.content_rest_s)
+        working = worker(settings, tools)
+        WorkFigures().holds(working.held_since)
         async with Maintenance("jobs", upkeep.steps, interval_s=settings.maintenance_interval_s).running():
-            yield worker(settings, tools).run
+            yield working.run
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from services.retrieval.chunks import (
     StageScore,
     VectorQuery,
 )
+from services.retrieval.figures import BuildFigures
 from services.retrieval.fusion import Rrf
 from services.retrieval.ports import UnscaledChunk
 from services.retrieval.values import Counts, ValueCounter
@@ -118,6 +119,7 @@ class EdgeVectorStore:
         self._indexes: dict[IndexId, _Index] = {}
         self._creating = asyncio.Lock()
         self._building = asyncio.Lock()
+        self._figures = BuildFigures()
         self._log = structlog.get_logger("retrieval.edge")
 
     @classmethod
@@ -437,7 +439,8 @@ class EdgeVectorStore:
         live = index.manifest
         try:
             async with self._building:
-                await self._build_next(index)
+                with self._figures.build():
+                    await self._build_next(index)
         except (EngineDied, EngineFailed, ShardMissing, _BuilderFailed, OSError) as error:
             index.no_build_before_s = asyncio.get_running_loop().time() + _RETRY_BUILD_S
             self._log.warning("build of the index failed", folder=str(index.shard), error=repr(error))
