@@ -17,6 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.mesh import traces
+from services.mesh.traces import Trace
+
 PATIENCE_S = 60.0
 
 
@@ -34,6 +37,14 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]
 def new_traceparent(number: int) -> str:
     """The header of a caller whose trace is recorded, and is told from others by its number."""
     return f"00-{number:032x}-{number:016x}-01"
+
+
+def recorded_call(number: int = 1) -> Trace:
+    """A call whose parts are recorded, inside `recording`."""
+    makes, parent = traces.tracer(), traces.context_of(new_traceparent(number))
+    assert makes is not None and parent is not None
+    span = makes.start_span("call", trace.set_span_in_context(trace.NonRecordingSpan(parent)))
+    return Trace(f"r-{number}", traces.traceparent_of(span.get_span_context()), tracer=makes, span=span)
 
 
 @dataclass(frozen=True)

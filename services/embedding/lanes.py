@@ -5,6 +5,7 @@ from bisect import bisect_left, insort
 from typing import Final, Generic, TypeVar
 
 from services.embedding.ports import Tokens
+from services.mesh.traces import Origin
 
 # Tokens a text may be padded by to share a batch. Sharing saves a short text about 1.8 ms of fixed cost, and a token of
 # padding costs about 0.3 ms (MiniLM int8, one thread).
@@ -23,9 +24,10 @@ class Work(Generic[R]):
         outcome: Becomes what the model makes of it, such as a vector, or the error that kept it from that.
         waiters: Calls that still want it.
         lane: Where it waits; None once it runs.
+        origins: The recorded ones of these calls.
     """
 
-    __slots__ = ("_turn", "key", "lane", "outcome", "tenant", "tokens", "waiters")
+    __slots__ = ("_turn", "key", "lane", "origins", "outcome", "tenant", "tokens", "waiters")
 
     def __init__(self, key: bytes, tokens: Tokens, tenant: str = "") -> None:
         self.key = key
@@ -34,6 +36,7 @@ class Work(Generic[R]):
         self.outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.waiters = 0
         self.lane: Lane[R] | None = None
+        self.origins: list[Origin] = []
         self._turn = 0
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -9,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from services.embedding.figures import ModelFigures
 from services.embedding.lanes import Lane, Work
 from services.embedding.ports import Tokens
+from services.mesh import traces
 from services.mesh.errors import TooManyRequests
 
 # Batches of urgent works in a row after which one of patient ones runs, so that no load of queries stops an import for
@@ -88,8 +90,11 @@ class Scheduler(Generic[R]):
             self._in_flight[key] = Work(key, tokens[key], tenant)
             lane.push(self._in_flight[key])
         works = [self._in_flight[key] for key in tokens]
+        origin = traces.origin()
         for work in works:
             work.waiters += 1
+            if origin is not None:
+                work.origins.append(origin)
         self._dispatch()
         return works
 
@@ -102,7 +107,8 @@ class Scheduler(Generic[R]):
     def _dispatch(self) -> None:
         while self._idle and (batch := self._next()):
             self._idle -= 1
-            task = asyncio.create_task(self._run(batch))
+            # It goes on with the works of other calls, and is a part of none.
+            task = asyncio.create_task(self._run(batch), context=Context())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
@@ -123,8 +129,10 @@ class Scheduler(Generic[R]):
             self._idle += 1
 
     async def _done(self, batch: Sequence[Work[R]]) -> None:
+        origins = [origin for work in batch for origin in work.origins]
         try:
-            with self._figures.batch(batch):
+            part = traces.shared_part(f"batch {self._model}", origins, {"ragweave.batch.texts": len(batch)})
+            with part, self._figures.batch(batch):
                 outcomes = await self._made([work.tokens for work in batch])
         except Exception as error:
             for work in batch:

@@ -26,7 +26,7 @@ from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
 from services.mesh.tls import Certificates, renewing_channel
 from services.mesh.tokens import ServiceTokens
-from services.mesh.traces import UNRECORDED, Part
+from services.mesh.traces import Part
 
 # What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
 DEADLINE_MARGIN_S = 0.010
@@ -147,12 +147,9 @@ class _Added:
         """Adds what the call belongs to; its own span is the parent of the callee's."""
         here = traces.current()
         metadata["x-request-id"] = here.request_id if here else request_id_from(None)
-        if here is None:
-            return UNRECORDED
         part = traces.part(path[1:], {**self._peer, RPC_METHOD: path[1:]})
-        metadata["traceparent"] = part.traceparent or here.traceparent
-        if here.tracestate:
-            metadata["tracestate"] = here.tracestate
+        for name, value in traces.headers(part).items():
+            metadata[name] = value
         return part
 
 

@@ -6,12 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import redis.asyncio
+from opentelemetry.semconv.attributes.db_attributes import DB_SYSTEM_NAME
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as TimedOut
 
+from services.mesh import traces
 from services.mesh.breakers import Breaker, breaker_of
 from services.mesh.errors import DependencyUnavailable
 
@@ -26,6 +28,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _SCANNED_AT_ONCE: Final = 2000
+_REDIS: Final = {DB_SYSTEM_NAME: "redis"}
 
 
 @asynccontextmanager
@@ -67,7 +70,7 @@ async def answering(store: str, breaker: Breaker, *, timeout_s: float) -> AsyncI
     wrong type, stay as they are.
     """
     try:
-        with breaker.asking(_AWAY):
+        with traces.part(store, _REDIS), breaker.asking(_AWAY):
             async with asyncio.timeout(timeout_s):
                 yield
     except _AWAY:
@@ -94,7 +97,7 @@ class Dispensable:
     async def answers(self, pipeline: Any) -> list[Any] | None:
         """The answers to a pipeline; None where there are none."""
         try:
-            with self.breaker.asking(UNANSWERED):
+            with traces.part(self.breaker.dependency, _REDIS), self.breaker.asking(UNANSWERED):
                 async with asyncio.timeout(self._timeout_s):
                     answers: list[Any] = await pipeline.execute()
         except (DependencyUnavailable, *UNANSWERED):

@@ -156,6 +156,15 @@ def part(name: str, attributes: Attributes | None = None, *, kind: SpanKind = Sp
     return Part(here.tracer.start_span(name, parent, kind, attributes, record_exception=False))
 
 
+def headers(part: Part) -> dict[str, str]:
+    """What carries the trace on to whoever is asked as that part; nothing where there is none."""
+    here = _current.get()
+    if here is None:
+        return {}
+    found = {"traceparent": part.traceparent or here.traceparent}
+    return {**found, "tracestate": here.tracestate} if here.tracestate else found
+
+
 def note(attributes: Callable[[], Attributes]) -> None:
     """Adds attributes to the span of the call or the piece of work; they are only asked for where it is recorded."""
     here = _current.get()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from services.mesh import traces
 from services.mesh.identity import Caller
 from services.retrieval.cache import CacheUse, Made, ResultCache, Status
 from services.retrieval.collection import CollectionView
@@ -121,6 +122,7 @@ class Answering(Generic[S]):
             answer = self._read(body)
             search.total, search.cached = answer.total, use.status is Status.HIT
             search.degraded = answer.degraded or bool(use.down)
+            traces.note(lambda: _noted(stages, use, search.total))
         return Served(answer, use, stages.timings_s, Degraded("cache", use.down) if use.down else None, ran)
 
     async def warm(self, query: Query, who: Caller, *, timeout_s: float | None) -> bool:
@@ -142,6 +144,16 @@ class Answering(Generic[S]):
     async def _made(self, query: Query, plan: Plan, views: Sequence[CollectionView], stages: Stages) -> Made:
         answer = await self._retriever.run(query, plan, views, stages)
         return Made(self._render(answer), whole=not answer.degraded)
+
+
+def _noted(stages: Stages, use: CacheUse, total: int) -> traces.Attributes:
+    """What the span of a search says of it: a span for each stage would cost as much as some stages."""
+    return {
+        **{f"ragweave.search.{stage}_ms": round(took_s * 1e3, 3) for stage, took_s in stages.timings_s.items()},
+        "ragweave.search.cache": use.status.name,
+        "ragweave.search.hits": total,
+        "ragweave.search.left_out": [each.stage for each in stages.degraded],
+    }
 
 
 def _told(use: CacheUse) -> str:

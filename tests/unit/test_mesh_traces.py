@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.mesh import traces
 from services.mesh.telemetry import correlated, sampler
 from services.mesh.traces import Trace, belonging_to
-from tests.spans import new_traceparent, recording
+from tests.spans import new_traceparent, recorded_call, recording
 
 CALLER = new_traceparent(7)
 
@@ -21,16 +21,6 @@ CALLER = new_traceparent(7)
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     with recording(monkeypatch) as made:
         yield made
-
-
-def call(number: int) -> Trace:
-    """A recorded call."""
-    makes = traces.tracer()
-    assert makes is not None
-    parent = traces.context_of(new_traceparent(number))
-    assert parent is not None
-    span = makes.start_span("call", trace.set_span_in_context(trace.NonRecordingSpan(parent)))
-    return Trace(f"r-{number}", traces.traceparent_of(span.get_span_context()), tracer=makes, span=span)
 
 
 def context(span: ReadableSpan) -> str:
@@ -64,7 +54,7 @@ def test_a_part_of_what_is_not_recorded_is_nothing(spans: InMemorySpanExporter) 
 
 
 def test_a_part_that_fails_is_told_by_its_kind_of_error_alone(spans: InMemorySpanExporter) -> None:
-    with belonging_to(call(1)), pytest.raises(ValueError), traces.part("search"):
+    with belonging_to(recorded_call(1)), pytest.raises(ValueError), traces.part("search"):
         raise ValueError("words of a document")
     (span,) = spans.get_finished_spans()
     assert span.attributes == {"error.type": "ValueError"}
@@ -107,7 +97,7 @@ def test_the_share_recorded_is_of_new_traces_and_not_of_what_they_lead_to(
 
 
 def test_work_for_one_caller_is_a_part_of_what_it_does(spans: InMemorySpanExporter) -> None:
-    with belonging_to(call(1)) as _:
+    with belonging_to(recorded_call(1)):
         asked = traces.origin()
     assert asked is not None
     traces.shared_part("batch", [asked, asked]).end()
@@ -119,7 +109,7 @@ def test_work_for_one_caller_is_a_part_of_what_it_does(spans: InMemorySpanExport
 def test_work_for_several_callers_is_a_trace_of_its_own_linked_to_each(spans: InMemorySpanExporter) -> None:
     asked = []
     for number in (1, 2):
-        with belonging_to(call(number)):
+        with belonging_to(recorded_call(number)):
             asked.append(traces.origin())
     origins = [each for each in asked if each is not None]
     traces.shared_part("batch", origins).end()

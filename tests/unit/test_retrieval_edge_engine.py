@@ -1,5 +1,6 @@
 """An engine's operations, in this process, and the order in which it answers."""
 
+import asyncio
 import socket
 import threading
 from array import array
@@ -11,8 +12,9 @@ import pytest
 from services.mesh.filters import EVERYTHING, Comparison, Operator
 from services.retrieval.adapters.edge_build import copy_tree
 from services.retrieval.adapters.edge_child import Engine, serve
+from services.retrieval.adapters.edge_engine import EdgeEngine
 from services.retrieval.adapters.edge_filter import recipe
-from services.retrieval.adapters.edge_frames import Unframer, packed
+from services.retrieval.adapters.edge_frames import FORGET, Unframer, packed
 
 ALL = recipe(EVERYTHING)
 
@@ -120,6 +122,61 @@ def test_reads_go_before_writes_and_failures_are_told(tmp_path: Path) -> None:
     assert by_id[2] == [True, 0]
     assert by_id[3][:2] == [False, "missing"]
     assert by_id[4][:2] == [False, "failed"] and "dim" in by_id[4][2]
+
+
+def test_a_read_that_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    engine = Engine(max_open=2)
+    folder = created(engine, tmp_path / "a")
+    serving = threading.Thread(target=serve, args=(theirs, engine))
+    asked: list[list[Any]] = [
+        [0, "upsert", folder, [point(1)]],
+        [1, "search", folder, "which would fail"],
+        [2, "barrier", folder],
+        [1, FORGET],
+        [0, FORGET],  # a write goes on
+        [9, FORGET],  # answered long ago
+    ]
+    ours.sendall(b"".join(map(packed, asked)))
+    serving.start()
+    answers: list[Any] = []
+    unframer = Unframer()
+    while len(answers) < 3:
+        answers += unframer.feed(ours.recv(2**16))
+    ours.close()
+    serving.join()
+    theirs.close()
+    assert engine.answer(["count", folder, ALL]) == 1
+    engine.close()
+    assert answers == [[1, False, "forgotten", ""], [0, True, None], [2, True, None]]
+
+
+async def test_an_engine_is_told_what_nobody_waits_for_any_more() -> None:
+    class Process:
+        def wait(self) -> int:
+            return 0
+
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    told, telling = await asyncio.open_connection(sock=theirs)
+    engine = EdgeEngine(Process(), reader, writer)  # type: ignore[arg-type]
+    asking = asyncio.create_task(engine.request("count", "folder"))
+    unframer, messages = Unframer(), []
+
+    async def until(count: int) -> None:
+        while len(messages) < count:
+            messages.extend(unframer.feed(await told.read(2**16)))
+
+    await until(1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    await until(2)
+    assert messages == [[0, "count", "folder"], [0, FORGET]]
+    telling.write(packed([0, False, "forgotten", ""]))
+    await engine.idle()
+    telling.close()
+    await engine.stop()
 
 
 def test_frames_may_come_in_any_pieces() -> None:

@@ -9,8 +9,12 @@ from typing import Any, Final, Self
 
 import httpx
 import stamina
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS
 
+from services.mesh import traces
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable
+from services.mesh.traces import Part
 
 # What a call leaves unused, so that it tells of a late endpoint before its own caller gives up.
 _MARGIN_S: Final = 0.020
@@ -110,10 +114,18 @@ class Endpoint:
             raise DependencyUnavailable(str(failures[-1]), retry_after_s=after_s, retried=True) from None
 
     async def _answer(self, question: dict[str, Any], until: float) -> Any:
+        with traces.part("POST", {HTTP_REQUEST_METHOD: "POST", SERVER_ADDRESS: self.host}) as part:
+            return await self._posted(question, until, part)
+
+    async def _posted(self, question: dict[str, Any], until: float, part: Part) -> Any:
         left_s = max(0.001, until - time.monotonic())
         timeout = httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
+        headers = traces.headers(part)
         try:
-            async with self._client.stream("POST", self._url, json=question, timeout=timeout) as response:
+            async with self._client.stream(
+                "POST", self._url, json=question, timeout=timeout, headers=headers
+            ) as response:
+                part.note(HTTP_RESPONSE_STATUS_CODE, response.status_code)
                 if response.status_code in _AGAIN:
                     raise _Passing(f"{self.host} answered {response.status_code}", _retry_after_s(response))
                 if response.status_code in (401, 403):

@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
 import structlog
+from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_SYSTEM_NAME
 from sqlalchemy import Connection, Dialect, Select
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import URL
 
+from services.mesh import traces
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.sql.databases import Database, Mode, database
 from services.mesh.sql.schema import Schema
@@ -68,7 +70,9 @@ class OpenDatabase:
 
     async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
         """What `work` returns, in a transaction of that kind."""
-        return await self._told(self._database.run(work, mode))
+        kind = {DB_SYSTEM_NAME: self._database.dialect.name, DB_OPERATION_NAME: mode.name}
+        with traces.part(self._name, kind):
+            return await self._told(self._database.run(work, mode))
 
     async def compact(self) -> bool:
         """See `Database.compact`."""

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import qdrant_edge as edge
 
-from services.retrieval.adapters.edge_frames import Unframer, packed
+from services.retrieval.adapters.edge_frames import FORGET, Unframer, packed
 from services.retrieval.adapters.qdrant_keys import DENSE, INTEGERS, KEYWORDS, SPARSE
 from services.retrieval.fusion import Dbsf, Rrf, merge, ranked
 from services.retrieval.values import Counts, ValueCounter
@@ -326,7 +326,10 @@ def _index(shard: edge.EdgeShard, keywords: Sequence[str], integers: Sequence[st
 
 
 def serve(connection: socket.socket, engine: Engine) -> None:
-    """Answers `[id, operation, folder, ...]` with `[id, true, result]` or `[id, false, kind, message]` to the end."""
+    """Answers `[id, operation, folder, ...]` with `[id, true, result]` or `[id, false, kind, message]` to the end.
+
+    `[id, FORGET]` takes back a read; one that has begun is answered all the same.
+    """
     reads: deque[list[Any]] = deque()
     writes: deque[list[Any]] = deque()
     unframer = Unframer()
@@ -340,13 +343,25 @@ def serve(connection: socket.socket, engine: Engine) -> None:
                 if not data:
                     return
                 for message in unframer.feed(data):
-                    (reads if message[1] in _READS else writes).append(message)
+                    if message[1] == FORGET:
+                        _forget(message[0], reads, connection)
+                    else:
+                        (reads if message[1] in _READS else writes).append(message)
                 continue
             if writes and (not reads or waited >= _READS_BEFORE_A_WRITE):
                 message, waited = writes.popleft(), 0
             else:
                 message, waited = reads.popleft(), waited + 1
             connection.sendall(_answer(engine, message))
+
+
+def _forget(id_: int, reads: deque[list[Any]], connection: socket.socket) -> None:
+    """Drops a read that waits; what has been answered already, or writes, is not concerned."""
+    for message in reads:
+        if message[0] == id_:
+            reads.remove(message)
+            connection.sendall(packed([id_, False, "forgotten", ""]))
+            return
 
 
 def _answer(engine: Engine, message: list[Any]) -> bytes:

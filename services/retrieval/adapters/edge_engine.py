@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import services
-from services.retrieval.adapters.edge_frames import Unframer, packed
+from services.retrieval.adapters.edge_frames import FORGET, Unframer, packed
 
 _STOP_S: Final = 10.0
 _READ_BYTES: Final = 2**18
@@ -67,7 +67,7 @@ class EdgeEngine:
         return self._process.pid
 
     async def request(self, operation: str, folder: Path | str = "", *arguments: Any) -> Any:
-        """The engine's answer.
+        """The engine's answer. Given up, a read that has not begun is not done at all.
 
         Raises:
             EngineDied: The process ended first; a write may have been applied.
@@ -82,9 +82,15 @@ class EdgeEngine:
         self._waiting[id_] = answer
         self._idle.clear()
         self._writer.write(packed([id_, operation, str(folder), *arguments]))
-        with contextlib.suppress(ConnectionError):  # the reading task tells
-            await self._writer.drain()
-        return await answer
+        try:
+            with contextlib.suppress(ConnectionError):  # the reading task tells
+                await self._writer.drain()
+            return await answer
+        except asyncio.CancelledError:
+            if id_ in self._waiting:
+                answer.cancel()
+                self._writer.write(packed([id_, FORGET]))
+            raise
 
     async def idle(self) -> None:
         """Returns when every request has been answered."""

@@ -9,6 +9,9 @@ import msgpack  # type: ignore[import-untyped]
 _LENGTH: Final = Struct("<I")
 _MAX_FRAME: Final = 256 * 2**20
 
+FORGET: Final = "forget"
+"""`[id, FORGET]`: nobody waits for the answer to a request any more."""
+
 
 def packed(message: object) -> bytes:
     """One frame: its length in 4 bytes, then msgpack."""
