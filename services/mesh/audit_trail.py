@@ -12,7 +12,7 @@ import structlog
 from services.mesh.audit import AuditEvent, packed
 from services.mesh.breakers import breaker_of
 from services.mesh.errors import DependencyUnavailable
-from services.mesh.redis import REDIS, UNANSWERED, open_redis
+from services.mesh.redis import JUDGED, REDIS, UNANSWERED, open_redis
 from services.mesh.settings import MeshSettings
 
 STREAM: Final = "rw:audit"
@@ -109,7 +109,7 @@ class AuditTrail:
         for each in batch:
             pipeline.xadd(STREAM, {EVENT: packed(each.event)})
         try:
-            with self._breaker.asking(UNANSWERED):
+            with self._breaker.asking(JUDGED):
                 async with asyncio.timeout(_TIMEOUT_S):
                     await pipeline.execute()
         except (DependencyUnavailable, *UNANSWERED) as error:

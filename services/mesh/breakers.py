@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from functools import cache
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -22,11 +22,29 @@ from services.mesh.settings import MeshSettings
 
 # The cheapest question to a dependency; raises where it is not answered.
 Look: TypeAlias = Callable[[], Awaitable[object]]
-Errors: TypeAlias = tuple[type[BaseException], ...]
-
-# What most dependencies that cannot be reached, or do not answer, are met with.
-UNREACHED: Final[Errors] = (OSError, TimeoutError)
 _LOOK_TIMEOUT_S: Final = 1.0
+# A probe that is silent for so long, such as a stream with nothing to tell, keeps others no longer from probing.
+_PROBE_S: Final = 5.0
+
+
+class Verdict(Enum):
+    """What an error tells of a dependency."""
+
+    ANSWER = auto()
+    FAILURE = auto()
+    LATE = auto()  # its caller's deadline passed: a failure where it had its time
+
+
+Judge: TypeAlias = Callable[[Exception], Verdict]
+
+
+def failing(*kinds: type[Exception]) -> Judge:
+    """Errors of these kinds are failures, others answers."""
+    return lambda error: Verdict.FAILURE if isinstance(error, kinds) else Verdict.ANSWER
+
+
+# What most dependencies that cannot be reached, or do not answer in the time set for them, are met with.
+_UNREACHED: Final = failing(OSError, TimeoutError)
 
 
 class State(StrEnum):
@@ -51,7 +69,7 @@ class Limits:
 
     failures: int = 5
     open_s: float = 30.0
-    slow_s: float = 1.0
+    slow_s: float = 0.25
     look_s: float = 1.0
 
     @classmethod
@@ -77,8 +95,8 @@ class Breaker:
     After `open_s`, or as soon as it answers a look, it is half-open: one question is let through, and its answer closes
     the breaker, its failure opens it again. A probe that is given up leaves the next question to probe.
 
-    Only failures of the dependency count: the errors named with each question, and deadlines that passed after it had
-    `slow_s` to answer. Other errors are answers; a cancelled question is neither.
+    Only failures of the dependency count: what the judge of a question says is one, and deadlines that passed after it
+    had `slow_s` to answer. Other errors are answers; a cancelled question is neither.
 
     Attributes:
         dependency: What logs, metrics and callers know it by.
@@ -123,20 +141,25 @@ class Breaker:
         """Seconds until a question may be let through; 0 while one is."""
         return 0.0 if self.opened_at is None else max(0.0, self._due_s - self._clock())
 
-    def asking(self, fails: Errors = UNREACHED) -> "Question":
-        """The right to ask once: a block to ask in. Errors of the types `fails` count against the dependency.
+    def asking(self, judge: Judge = _UNREACHED) -> "Question":
+        """The right to ask once: a block to ask in, or a question to settle.
 
         Raises:
             DependencyUnavailable: The breaker is open, or half-open with its one probe under way.
         """
         if self.opened_at is not None:
-            if self._probe is not None or self._clock() < self._due_s:
+            now_s = self._clock()
+            if now_s < self._due_s or (self._probe is not None and now_s < self._probe.asked_s + _PROBE_S):
                 self._refusals.inc()
                 raise self._refusal()
-            self._probe = question = Question(self, self._era, fails)
+            self._probe = question = Question(self, self._era, judge, now_s)
             self._log.info("breaker half-open", dependency=self.dependency)
             return question
-        return Question(self, self._era, fails)
+        return Question(self, self._era, judge, self._clock())
+
+    def aside(self) -> "Question":
+        """A question asked whatever the state, of which the breaker learns nothing."""
+        return Question(self, -1, _UNREACHED, self._clock())
 
     @asynccontextmanager
     async def looking(self, look: Look) -> AsyncIterator[None]:
@@ -173,7 +196,7 @@ class Breaker:
             return
         self.failures += 1
         self.last_error = _told(error)
-        if self._probe is None and self.failures < self.limits.failures:
+        if self.opened_at is None and self.failures < self.limits.failures:
             return
         self._probe = None
         self._era += 1
@@ -194,6 +217,12 @@ class Breaker:
         if self._looks and self.limits.look_s:
             self._looking = asyncio.get_running_loop().create_task(self._look())
 
+    def _late(self, question: "Question", error: BaseException) -> None:
+        if self._clock() - question.asked_s >= self.limits.slow_s:
+            self._failed(question, error)
+        else:
+            self._given_up(question)
+
     def _given_up(self, question: "Question") -> None:
         if self._probe is question:
             self._probe = None
@@ -210,48 +239,45 @@ class Breaker:
 
 
 class Question:
-    """One question to a dependency, asked inside its block; how the block ends is what its breaker learns."""
+    """One question to a dependency; how its block ends is what the breaker learns, once.
 
-    __slots__ = ("_asked_s", "_breaker", "_fails", "era")
+    Attributes:
+        era: Of its breaker, when it was asked.
+        asked_s: When, by its breaker's clock.
+    """
 
-    def __init__(self, breaker: Breaker, era: int, fails: Errors) -> None:
+    __slots__ = ("_breaker", "_judge", "asked_s", "era")
+
+    def __init__(self, breaker: Breaker, era: int, judge: Judge, asked_s: float) -> None:
         self.era = era
+        self.asked_s = asked_s
         self._breaker = breaker
-        self._fails = fails
-        self._asked_s = time.monotonic()
+        self._judge = judge
 
-    def __enter__(self) -> "Question":
-        return self
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.settle(error)
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """Without an error it was answered."""
         if error is None:
-            self.answered()
-        elif isinstance(error, self._fails):
-            self.failed(error)
-        elif isinstance(error, asyncio.CancelledError) and _deadline_passed():
-            self.late(error)
+            self._breaker._answered(self)
         elif isinstance(error, Exception):
-            self.answered()
+            match self._judge(error):
+                case Verdict.ANSWER:
+                    self._breaker._answered(self)
+                case Verdict.FAILURE:
+                    self._breaker._failed(self, error)
+                case Verdict.LATE:
+                    self._breaker._late(self, error)
+        elif isinstance(error, asyncio.CancelledError) and _deadline_passed():
+            self._breaker._late(self, error)
         else:
-            self.given_up()
-
-    def answered(self) -> None:
-        self._breaker._answered(self)
-
-    def failed(self, error: BaseException) -> None:
-        self._breaker._failed(self, error)
-
-    def late(self, error: BaseException) -> None:
-        """The caller's deadline passed: a failure where the dependency had its time, else nothing."""
-        if time.monotonic() - self._asked_s >= self._breaker.limits.slow_s:
-            self.failed(error)
-        else:
-            self.given_up()
-
-    def given_up(self) -> None:
-        self._breaker._given_up(self)
+            self._breaker._given_up(self)
 
 
 class Breakers:

@@ -5,10 +5,11 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from math import inf
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc.aio import ClientCallDetails, Metadata
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.semconv._incubating.attributes.rpc_attributes import (
     RPC_METHOD,
     RPC_RESPONSE_STATUS_CODE,
@@ -18,18 +19,26 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 
 from ragweave import contract
 from services.mesh import traces
+from services.mesh.breakers import Breaker, Question, Verdict, breaker_of
 from services.mesh.calls import bound_s, current_call
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.hops import Hop
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
 from services.mesh.settings import MeshSettings
+from services.mesh.status import DETAILS_KEY
 from services.mesh.tls import Certificates, renewing_channel
 from services.mesh.tokens import ServiceTokens
 from services.mesh.traces import Part
 
 # What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
 DEADLINE_MARGIN_S = 0.010
+# A server that was killed is back within seconds: it is looked for at that pace, not gRPC's two minutes.
+RECONNECTING: Final = {
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+}
 # For health checks, which the contract does not bound.
 _EXEMPT_TIMEOUT_S = 5.0
 
@@ -53,14 +62,16 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
 
     Calls act for `identity.caller()`: inside a served call that is its caller; elsewhere wrap them in `acting_for(...)`
     (LookupError otherwise). A `timeout` given with a call, or `calls.bounded` around it, can only shorten its bound. An
-    AioRpcError of it has an attribute `service`, the name of the service called. Open it after all child processes are
-    started, once for the life of the process. With TLS on it shows the service's certificate and refuses a peer whose
-    certificate does not name the service that `target` is set for.
+    AioRpcError of it has an attribute `service`, the name of the service called. While the service is left alone by its
+    breaker, calls raise DependencyUnavailable. Open it after all child processes are started, once for the life of the
+    process. With TLS on it shows the service's certificate and refuses a peer whose certificate does not name the
+    service that `target` is set for.
 
     Raises:
         CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
     """
-    added = _Added(ServiceTokens(settings, _service.get()), target)
+    breaker = breaker_of(settings.role_at(target) or target)
+    added = _Added(ServiceTokens(settings, _service.get()), breaker, target)
     options = [
         ("grpc.service_config", contract.service_config()),
         ("grpc.enable_retries", 1),
@@ -71,15 +82,13 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # A service that was killed is back within seconds: look for it at that pace, not gRPC's two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        *RECONNECTING.items(),
     ]
     # grpc.aio registers an interceptor of several kinds for the first of them only: one class a kind.
     interceptors = [_UnaryUnary(added), _UnaryStream(added), _StreamUnary(added), _StreamStream(added)]
     if not settings.tls:
-        async with grpc.aio.insecure_channel(target, options=options, interceptors=interceptors) as channel:
+        plain = grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+        async with plain as channel, breaker.looking(lambda: _serving(channel)):
             yield channel
         return
     if name := settings.server_name(target):
@@ -88,20 +97,31 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     def opened(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
 
-    async with renewing_channel(Certificates(settings.certificates(_service.get())), opened) as channel:
+    renewed = renewing_channel(Certificates(settings.certificates(_service.get())), opened)
+    async with renewed as channel, breaker.looking(lambda: _serving(channel)):
         yield channel
+
+
+async def _serving(channel: grpc.aio.Channel) -> None:
+    """Raises where the service does not answer, or does not serve."""
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest())
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise ConnectionError("not serving")
 
 
 class _Sending:
     """A call on its way, as a context manager around waiting for its answer.
 
-    It is counted and its span ended, and its error notes which service failed: gRPC only knows an address.
+    Its breaker learns how it ended, it is counted and its span ended, and its error notes which service failed: gRPC
+    only knows an address.
     """
 
-    __slots__ = ("_hop", "_part", "_path", "details")
+    __slots__ = ("_hop", "_part", "_path", "_question", "details")
 
-    def __init__(self, details: ClientCallDetails, path: str, part: Part) -> None:
+    def __init__(self, question: Question, details: ClientCallDetails, path: str, part: Part) -> None:
         self.details = details
+        self._question = question
         self._path = path
         self._part = part
         self._hop = Hop(path)
@@ -109,10 +129,15 @@ class _Sending:
     def __enter__(self) -> None:
         self._hop.__enter__()
 
+    def answered(self) -> None:
+        """For a stream: there is a message, whatever becomes of the rest."""
+        self._question.settle()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._hop.__exit__(kind, error, traceback)
+        self._question.settle(error)
         if isinstance(error, grpc.aio.AioRpcError):
             error.service = _service_of(self._path).rpartition(".")[2]  # type: ignore[attr-defined]
         if self._part.recorded:
@@ -122,26 +147,30 @@ class _Sending:
 
 
 class _Added:
-    """What every outgoing call gets: a timeout, a service token, the request id, the trace."""
+    """What every outgoing call gets: leave to be made, a timeout, a service token, the request id, the trace."""
 
-    def __init__(self, tokens: ServiceTokens, target: str) -> None:
+    def __init__(self, tokens: ServiceTokens, breaker: Breaker, target: str) -> None:
         self._tokens = tokens
+        self._breaker = breaker
         address, _, port = target.rpartition(":")
         self._peer = {RPC_SYSTEM_NAME: "grpc", SERVER_ADDRESS: address, SERVER_PORT: port}
 
     def to(self, details: ClientCallDetails) -> _Sending:
+        """Raises DependencyUnavailable while the service is left alone; its health is asked for all the same."""
         path = _path(details)
         metadata = Metadata(*(details.metadata or ()))
-        part = self._trace(path, metadata)
         if _service_of(path) in EXEMPT_SERVICES:
             longest_s = _EXEMPT_TIMEOUT_S
+            question = self._breaker.aside()
         else:
             longest_s = contract.method(path).timeout_s
             metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
+            question = self._breaker.asking(_verdict)
+        part = self._trace(path, metadata)
         call = current_call()
         timeout_s = outgoing_timeout_s(min(longest_s, bound_s()), details.timeout, call.remaining_s() if call else None)
         changed = ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
-        return _Sending(changed, path, part)
+        return _Sending(question, changed, path, part)
 
     def _trace(self, path: str, metadata: Metadata) -> Part:
         """Adds what the call belongs to; its own span is the parent of the callee's."""
@@ -227,4 +256,17 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
 async def _watched(responses: AsyncIterable[Any], sending: _Sending) -> AsyncIterator[Any]:
     with sending:
         async for response in responses:
+            sending.answered()
             yield response
+
+
+def _verdict(error: Exception) -> Verdict:
+    """A status with details is one that the service itself has given; it may be of something that it needs."""
+    if not isinstance(error, grpc.aio.AioRpcError) or DETAILS_KEY in dict(error.trailing_metadata() or ()):
+        return Verdict.ANSWER
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return Verdict.FAILURE
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Verdict.LATE
+    return Verdict.ANSWER

@@ -14,13 +14,16 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, R
 from redis.exceptions import TimeoutError as TimedOut
 
 from services.mesh import traces
-from services.mesh.breakers import Breaker, breaker_of
+from services.mesh.breakers import Breaker, breaker_of, failing
 from services.mesh.errors import DependencyUnavailable
 
 # What a store that is away, starting, failing over or out of memory answers with, and what it is like not to answer.
 UNANSWERED: Final = (RedisError, OSError, TimeoutError)
 # The same less what tells of a defect of ours.
 _AWAY: Final = (Disconnected, TimedOut, ReadOnlyError, MasterDownError, OutOfMemoryError, OSError)
+# How a breaker sees the former, and the latter.
+JUDGED: Final = failing(*UNANSWERED)
+_AWAY_JUDGED: Final = failing(*_AWAY)
 
 # The store of the mesh, as its breaker is known.
 REDIS: Final = "redis"
@@ -70,7 +73,7 @@ async def answering(store: str, breaker: Breaker, *, timeout_s: float) -> AsyncI
     wrong type, stay as they are.
     """
     try:
-        with traces.part(store, _REDIS), breaker.asking(_AWAY):
+        with traces.part(store, _REDIS), breaker.asking(_AWAY_JUDGED):
             async with asyncio.timeout(timeout_s):
                 yield
     except _AWAY:
@@ -97,7 +100,7 @@ class Dispensable:
     async def answers(self, pipeline: Any) -> list[Any] | None:
         """The answers to a pipeline; None where there are none."""
         try:
-            with traces.part(self.breaker.dependency, _REDIS), self.breaker.asking(UNANSWERED):
+            with traces.part(self.breaker.dependency, _REDIS), self.breaker.asking(JUDGED):
                 async with asyncio.timeout(self._timeout_s):
                     answers: list[Any] = await pipeline.execute()
         except (DependencyUnavailable, *UNANSWERED):

@@ -100,7 +100,7 @@ class MeshSettings(BaseSettings):
     )
     breaker_open_s: float = Field(30.0, gt=0, le=3600, description="Seconds it is left alone before one call probes.")
     breaker_slow_s: float = Field(
-        1.0, ge=0, le=600, description="Seconds it had at least where a deadline that passes counts against it."
+        0.25, ge=0, le=600, description="Seconds it had at least where a deadline that passes counts against it."
     )
     breaker_look_s: float = Field(
         1.0, ge=0, le=3600, description="Seconds between looks whether it may be probed early; 0 never looks."
@@ -170,9 +170,14 @@ class MeshSettings(BaseSettings):
         """The name the certificate at a gRPC target must carry; None where it is the target's own host."""
         if self.tls_cert:
             return self.tls_server_name or None
+        role = self.role_at(target)
+        return name_of(role) if role else None
+
+    def role_at(self, target: str) -> str:
+        """The one service, such as "jobs", that a gRPC target is set for; "" where that is none, or several."""
         fields = [name for name in type(self).model_fields if name.endswith("_target")]
         roles = [name.removesuffix("_target") for name in fields if getattr(self, name) == target]
-        return name_of(roles[0]) if len(roles) == 1 else None
+        return roles[0] if len(roles) == 1 else ""
 
     @model_validator(mode="after")
     def _nobody_is_operator(self) -> Self:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from services.mesh.errors import DomainError
 from services.mesh.filters import Filter, Path
@@ -22,6 +22,9 @@ from services.retrieval.collection import Changes, CollectionView
 from services.retrieval.results import Asked, Entry
 from services.retrieval.tally import HourTally
 from services.retrieval.values import Counts
+
+# What the breaker of any VectorStore is known by.
+VECTOR_STORE: Final = "vector store"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,13 +121,27 @@ async def test_a_probe_that_is_cancelled_leaves_the_next_question_to_probe(break
 def test_what_was_asked_before_it_opened_decides_nothing_after(breaker: Breaker, clock: Clock) -> None:
     early, late = breaker.asking(), breaker.asking()
     fail(breaker, 5)
-    early.answered()
+    early.settle()
     assert state(breaker) is State.OPEN
     clock.now_s += 30
     with breaker.asking():
-        late.failed(TimeoutError())
+        late.settle(TimeoutError())
         assert state(breaker) is State.HALF_OPEN
     assert state(breaker) is State.CLOSED
+
+
+def test_a_probe_that_says_nothing_for_long_keeps_nobody_else_from_probing(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 5)
+    clock.now_s += 30
+    silent = breaker.asking()
+    clock.now_s += 4.9
+    with pytest.raises(DependencyUnavailable):
+        breaker.asking()
+    clock.now_s += 0.1
+    answer(breaker)
+    assert state(breaker) is State.CLOSED
+    silent.settle(TimeoutError())
+    assert breaker.failures == 0
 
 
 def test_an_answer_that_is_an_error_is_an_answer(breaker: Breaker) -> None:

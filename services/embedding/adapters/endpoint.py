@@ -13,6 +13,8 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS
 
 from services.mesh import traces
+from services.mesh.breakers import Verdict, breaker_of
+from services.mesh.calls import bounded
 from services.mesh.errors import DeadlineExceeded, DependencyUnavailable
 from services.mesh.traces import Part
 
@@ -65,6 +67,7 @@ class Endpoint:
         self._client = client
         self._url = url
         self.host = httpx.URL(url).netloc.decode()
+        self._breaker = breaker_of(f"endpoint {self.host}")
 
     @classmethod
     @asynccontextmanager
@@ -84,7 +87,8 @@ class Endpoint:
 
         Raises:
             Refused: It refuses the question.
-            DependencyUnavailable: It cannot be reached, is too busy, or does not answer in JSON.
+            DependencyUnavailable: It cannot be reached, is too busy, does not answer in JSON, or has failed so often
+                that its breaker leaves it alone.
             DeadlineExceeded: It takes too long.
         """
         left_s = _PATIENCE_S if timeout_s is None else max(0.0, timeout_s - _MARGIN_S)
@@ -103,10 +107,11 @@ class Endpoint:
             worth_another, attempts=_ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.1
         )
         try:
-            async with asyncio.timeout(left_s):
-                async for attempt in attempts:
-                    with attempt:
-                        return await self._answer(question, until)
+            with bounded(left_s):
+                async with asyncio.timeout(left_s):
+                    async for attempt in attempts:
+                        with attempt, self._breaker.asking(_verdict):
+                            return await self._answer(question, until)
         except (_Passing, TimeoutError, httpx.TimeoutException):
             if not failures:
                 raise DeadlineExceeded(f"{self.host} did not answer within {left_s:.3g} s") from None
@@ -159,6 +164,12 @@ class Endpoint:
     def misanswered(self, description: str) -> DependencyUnavailable:
         """The error for an answer that cannot be used: "description" says what it is or has."""
         return DependencyUnavailable(f"the answer of {self.host} {description}", retried=True)
+
+
+def _verdict(error: Exception) -> Verdict:
+    if isinstance(error, httpx.TimeoutException):
+        return Verdict.LATE
+    return Verdict.FAILURE if isinstance(error, (_Passing, DependencyUnavailable)) else Verdict.ANSWER
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -1,16 +1,17 @@
 """A service's database, opened: its schema up to date, its failures told as the domain tells them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, Self, TypeVar
 
 import structlog
 from opentelemetry.semconv.attributes.db_attributes import DB_OPERATION_NAME, DB_SYSTEM_NAME
-from sqlalchemy import Connection, Dialect, Select
+from sqlalchemy import Connection, Dialect, Select, select
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import URL
 
 from services.mesh import traces
+from services.mesh.breakers import Verdict, breaker_of
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.sql.databases import Database, Mode, database
 from services.mesh.sql.schema import Schema
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 # What the database says of a statement of ours; every other error is the database's own state.
 _DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_errors.DataError)
+# Connection exceptions, insufficient resources, operator intervention such as a shutdown.
+_ITS_OWN_STATE: Final = ("08", "53", "57")
+_ERRORS: Final = (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError)
 
 
 class OpenDatabase:
@@ -31,6 +35,8 @@ class OpenDatabase:
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
         self._name = name
+        # A file is no dependency: where it cannot be written, on a full disk, it can be read all the same.
+        self._breaker = breaker_of(name) if database.dialect.name == "postgresql" else None
         self._log = structlog.get_logger("mesh.sql")
 
     @classmethod
@@ -49,7 +55,8 @@ class OpenDatabase:
         opened = cls(database(url, pool_size=pool_size), schema.name)
         try:
             await opened.run(schema.upgrade, Mode.WRITE)
-            yield opened
+            async with opened._breaker.looking(opened._look) if opened._breaker else nullcontext():
+                yield opened
         finally:
             await opened._database.close()
 
@@ -72,17 +79,29 @@ class OpenDatabase:
         """What `work` returns, in a transaction of that kind."""
         kind = {DB_SYSTEM_NAME: self._database.dialect.name, DB_OPERATION_NAME: mode.name}
         with traces.part(self._name, kind):
-            return await self._told(self._database.run(work, mode))
+            return await self._told(lambda: self._database.run(work, mode))
 
     async def compact(self) -> bool:
         """See `Database.compact`."""
-        return await self._told(self._database.compact())
+        return await self._told(self._database.compact)
 
-    async def _told(self, work: Awaitable[T]) -> T:
+    async def _look(self) -> None:
+        await self._database.run(lambda connection: connection.execute(select(1)), Mode.ONE_READ)
+
+    async def _told(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await work
-        except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
+            with self._breaker.asking(_verdict) if self._breaker else nullcontext():
+                return await work()
+        except _ERRORS as error:
             if isinstance(error, _DEFECTS):
                 raise
             self._log.error("the database does not answer", database=self._name, exc_info=error)
             raise DependencyUnavailable(f"{self._name} does not answer", retry_after_s=1.0) from None
+
+
+def _verdict(error: Exception) -> Verdict:
+    """A server that has a complaint of its own answers, unless that is one of its own state (PostgreSQL's SQLSTATE)."""
+    if not isinstance(error, _ERRORS):
+        return Verdict.ANSWER
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return Verdict.FAILURE if state is None or state[:2] in _ITS_OWN_STATE else Verdict.ANSWER

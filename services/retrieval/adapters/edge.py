@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from services.mesh import filters
+from services.mesh.breakers import breaker_of, failing
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
@@ -45,7 +46,7 @@ from services.retrieval.chunks import (
 )
 from services.retrieval.figures import BuildFigures
 from services.retrieval.fusion import Rrf
-from services.retrieval.ports import UnscaledChunk
+from services.retrieval.ports import VECTOR_STORE, UnscaledChunk
 from services.retrieval.values import Counts, ValueCounter
 
 # Points written in one request: an engine answers queries between two of them, about 5 ms apart.
@@ -56,6 +57,8 @@ _COUNTED_AT_A_TIME: Final = 1000
 _REBUILT_SHARE_DELETED: Final = 0.2
 _RETRY_BUILD_S: Final = 30.0
 _REAP_EVERY_S: Final = 30.0
+# What an engine that is gone, or does not start, is met with.
+_DEAD: Final = failing(EngineDied, OSError)
 
 
 @dataclass
@@ -120,6 +123,7 @@ class EdgeVectorStore:
         self._creating = asyncio.Lock()
         self._building = asyncio.Lock()
         self._figures = BuildFigures()
+        self._breaker = breaker_of(VECTOR_STORE)
         self._log = structlog.get_logger("retrieval.edge")
 
     @classmethod
@@ -159,6 +163,7 @@ class EdgeVectorStore:
                 await store._upgrade(index)
             reaping = asyncio.create_task(store._reap())
             opened.push_async_callback(_cancelled, reaping)
+            await opened.enter_async_context(store._breaker.looking(store.check))
             yield store
 
     # The port.
@@ -170,7 +175,7 @@ class EdgeVectorStore:
                 folder = IndexFolder(self._root, index)
                 manifest = Manifest(dimension, distance, self._schema)
                 engine = await self._shared_engine()
-                with _told("create"):
+                with _told("create"), self._breaker.asking(_DEAD):
                     await engine.request("close", folder.shard(0))  # of a creation that was given up half-way
                     await asyncio.to_thread(folder.clear, None)
                     await engine.request("create", folder.shard(0), dimension, distance.value, self._threads)
@@ -334,11 +339,13 @@ class EdgeVectorStore:
 
     async def _read(self, index: IndexId, operation: str, *arguments: Any) -> Any:
         """The engine's answer; None where there is no such index. Repeated once when the engine dies."""
-        for repeated in (False, True):
-            known = self._indexes.get(index)
-            if known is None:
-                break
-            with _told(operation):
+        if index not in self._indexes:
+            return None
+        with _told(operation), self._breaker.asking(_DEAD):
+            for repeated in (False, True):
+                known = self._indexes.get(index)
+                if known is None:
+                    break
                 engine, shard = await self._place(known)
                 try:
                     return await engine.request(operation, shard, *arguments)
@@ -350,8 +357,9 @@ class EdgeVectorStore:
     async def _write(self, index: _Index, operation: str, *arguments: Any) -> Any:
         with _told(operation):
             async with index.writing:
-                engine, shard = await self._place(index)
-                return await engine.request(operation, shard, *arguments)
+                with self._breaker.asking(_DEAD):
+                    engine, shard = await self._place(index)
+                    return await engine.request(operation, shard, *arguments)
 
     async def _delete(self, index: IndexId, chosen: Filter) -> None:
         known = self._indexes.get(index)
@@ -370,7 +378,7 @@ class EdgeVectorStore:
     async def _unindexed(self, index: _Index) -> int:
         """Points without a graph; after a restart, those beyond what the graph was built of."""
         if index.unindexed is None:
-            with _told("info"):
+            with _told("info"), self._breaker.asking(_DEAD):
                 engine, shard = await self._place(index)
                 points = await engine.request("info", shard)
             index.unindexed = max(0, points - index.manifest.built_points)

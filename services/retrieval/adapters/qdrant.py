@@ -15,6 +15,8 @@ import structlog
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from services.mesh.breakers import Verdict, breaker_of
+from services.mesh.channels import RECONNECTING
 from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, Path, all_of, any_of
 from services.mesh.schemas import too_new
@@ -45,7 +47,7 @@ from services.retrieval.chunks import (
     VectorQuery,
 )
 from services.retrieval.fusion import Ranking, merge, ranked
-from services.retrieval.ports import UnscaledChunk
+from services.retrieval.ports import VECTOR_STORE, UnscaledChunk
 from services.retrieval.values import Counts, ValueCounter
 
 _REST_PORT: Final = 6333
@@ -57,6 +59,8 @@ _FILTERS: Final = QdrantFilters(models, instants={"metadata": INSTANTS})
 _METRICS: Final = {Distance.COSINE: models.Distance.COSINE, Distance.DOT: models.Distance.DOT}
 # What a server says, or is said of it, that is away or slow; any other code is of this one request.
 _AWAY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+
+_ERRORS: Final = (grpc.RpcError, UnexpectedResponse, ResponseHandlingException, httpx.HTTPError)
 
 # Every write waits until it is applied, and reaches the replicas of a shard in one order.
 _WRITE: Final[dict[str, Any]] = {"wait": True, "ordering": models.WriteOrdering.STRONG}
@@ -88,6 +92,7 @@ class QdrantVectorStore:
         self._replicas = replicas
         self._read: dict[str, Any] = {"consistency": models.ReadConsistencyType.MAJORITY} if replicas > 1 else {}
         self._known: set[IndexId] = set()
+        self._breaker = breaker_of(VECTOR_STORE)
         self._steps = steps
 
     @classmethod
@@ -103,14 +108,17 @@ class QdrantVectorStore:
             prefer_grpc=True,
             timeout=timeout_s,
             check_compatibility=False,
+            grpc_options=dict(RECONNECTING),
         )
+        store = cls(client, prefix=prefix, replicas=replicas)
         try:
-            yield cls(client, prefix=prefix, replicas=replicas)
+            async with store._breaker.looking(store.check):
+                yield store
         finally:
             await client.close()
 
     async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 await self._create(index, dimension, distance)
                 await self._upgrade(index)
@@ -122,13 +130,13 @@ class QdrantVectorStore:
 
     async def drop(self, index: IndexId) -> None:
         self._known.discard(index)
-        with _told():
+        with self._told():
             if await self._exists(index):
                 await self._client.delete_collection(self._name(index))
         self._known.discard(index)
 
     async def upsert(self, index: IndexId, chunks: Sequence[EncodedChunk]) -> None:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 raise LookupError(f"no index {index}")
             for start in range(0, len(chunks), _POINTS_A_WRITE):
@@ -146,13 +154,13 @@ class QdrantVectorStore:
     async def set_fields(
         self, index: IndexId, document_ids: Sequence[str], fields: Mapping[str, Any], *, generation: int = 0
     ) -> None:
-        with _told():
+        with self._told():
             if await self._exists(index) and document_ids:
                 chosen = _FILTERS.compile(not_beyond(generation, document_ids))
                 await self._client.set_payload(self._name(index), fields_payload(fields, generation), chosen, **_WRITE)
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return Found([], 0, {})
             rankings = await self._rankings(index, query)
@@ -198,7 +206,7 @@ class QdrantVectorStore:
     async def fetch(
         self, index: IndexId, keys: Sequence[int], chosen: Filter, left_out: Collection[Part] = ()
     ) -> Mapping[int, Chunk]:
-        with _told():
+        with self._told():
             if not keys or not await self._exists(index):
                 return {}
             named = models.HasIdCondition(has_id=list(keys))
@@ -208,7 +216,7 @@ class QdrantVectorStore:
         return {int(record.id): chunk_of(record.payload or {}) for record in records}
 
     async def vectors(self, index: IndexId, chosen: Filter, limit: int) -> Sequence[bytes]:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return []
             filter_ = _FILTERS.compile(chosen)
@@ -240,7 +248,7 @@ class QdrantVectorStore:
     async def count_values(self, index: IndexId, paths: Sequence[Path], chosen: Filter) -> Counts:
         # Qdrant's own facets need an index for each path, and count no doubles.
         counter, filter_, start = ValueCounter(paths), _FILTERS.compile(chosen), None
-        with _told():
+        with self._told():
             more = await self._exists(index)
             while more:
                 records, start = await self._client.scroll(
@@ -262,14 +270,14 @@ class QdrantVectorStore:
             parts = (*parts, Comparison(("revision_key",), Operator.EQ, revision_key))
         if above >= 0:
             parts = (*parts, Comparison(("fence",), Operator.GT, float(above)))
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return 0
             counted = await self._client.count(self._name(index), _FILTERS.compile(AllOf(parts)), exact=True)
             return int(counted.count)
 
     async def stats(self, index: IndexId) -> IndexStats:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return IndexStats(0, 0)
             info = await self._client.get_collection(self._name(index))
@@ -277,7 +285,7 @@ class QdrantVectorStore:
         return IndexStats(chunks, min(chunks, info.indexed_vectors_count or 0))
 
     async def length_stats(self, index: IndexId) -> LengthStats:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return LengthStats(0, 0, {})
             lengths, scales = await asyncio.gather(self._values(index, "length"), self._values(index, "scale"))
@@ -290,7 +298,7 @@ class QdrantVectorStore:
         return [UnscaledChunk(str(record.id), searched_text(record.payload or {})) for record in records]
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return
             records = await self._client.retrieve(self._name(index), [int(key) for key in vectors], False, False)
@@ -306,8 +314,10 @@ class QdrantVectorStore:
             await self._client.batch_update_points(self._name(index), operations, **_WRITE)
 
     async def check(self) -> None:
-        with _told():
+        try:
             await self._client.get_collections()
+        except _ERRORS as error:
+            raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
 
     async def _exists(self, index: IndexId) -> bool:
         if index not in self._known and await self._client.collection_exists(self._name(index)):
@@ -353,7 +363,7 @@ class QdrantVectorStore:
                 raise
 
     async def _delete(self, index: IndexId, chosen: Filter) -> None:
-        with _told():
+        with self._told():
             if await self._exists(index):
                 selector = models.FilterSelector(filter=_FILTERS.compile(chosen))
                 await self._client.delete(self._name(index), selector, **_WRITE)
@@ -401,7 +411,7 @@ class QdrantVectorStore:
         return {int(point.id): point.score for point in answer.points}
 
     async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: Payload) -> list[models.Record]:
-        with _told():
+        with self._told():
             if not await self._exists(index):
                 return []
             filter_ = _FILTERS.compile(chosen)
@@ -412,20 +422,29 @@ class QdrantVectorStore:
         answer = await self._client.facet(self._name(index), key, limit=_MOST_VALUES, exact=True)
         return {int(hit.value): hit.count for hit in answer.hits if hit.count}
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Asks through the breaker; turns the client's errors into what callers may hear. Its own words are logged."""
+        try:
+            with self._breaker.asking(_verdict):
+                yield
+        except _ERRORS as error:
+            structlog.get_logger("retrieval.qdrant").error("qdrant failed", error=repr(error))
+            if _unanswered(error):
+                raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
+            raise IndexFailed("the vector store failed at this request") from error
+
     def _name(self, index: IndexId) -> str:
         return f"{self._prefix}{index}"
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turns the client's errors into what callers may hear; its own words go to the log."""
-    try:
-        yield
-    except (grpc.RpcError, UnexpectedResponse, ResponseHandlingException, httpx.HTTPError) as error:
-        structlog.get_logger("retrieval.qdrant").error("qdrant failed", error=repr(error))
-        if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _AWAY:
-            raise IndexFailed("the vector store failed at this request") from error
-        raise DependencyUnavailable("the vector store does not answer", retry_after_s=1.0) from error
+def _unanswered(error: Exception) -> bool:
+    """Whether the server is away or slow; other errors are its answers."""
+    return isinstance(error, _ERRORS) and not (isinstance(error, grpc.aio.AioRpcError) and error.code() not in _AWAY)
+
+
+def _verdict(error: Exception) -> Verdict:
+    return Verdict.FAILURE if _unanswered(error) else Verdict.ANSWER
 
 
 def _payload(left_out: Collection[Part]) -> Payload:
