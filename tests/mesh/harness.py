@@ -104,7 +104,7 @@ class World:
 
     @asynccontextmanager
     async def serving(
-        self, add: Callable[[Any, grpc.aio.Server], None], servicer: object, *, name: str = "test"
+        self, add: Callable[[Any, grpc.aio.Server], None], servicer: object, *, name: str = "test", port: int = 0
     ) -> AsyncIterator[int]:
         """The port of a real server for one servicer; `add` is the stubs' add_XServicer_to_server."""
 
@@ -112,8 +112,8 @@ class World:
         async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
             yield Wiring(lambda server: add(servicer, server))
 
-        async with self.running(wire, self.settings(), name=name) as port:
-            yield port
+        async with self.running(wire, self.settings(port), name=name) as listening:
+            yield listening
 
     @asynccontextmanager
     async def channel(self, port: int) -> AsyncIterator[grpc.aio.Channel]:
