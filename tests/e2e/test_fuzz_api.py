@@ -22,7 +22,7 @@ VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "P
 
 @pytest.mark.timeout(RUN_S + 60)
 def test_what_the_document_says_holds_for_whatever_fits_it_and_whatever_does_not(mesh: Mesh) -> None:
-    done = fuzz(mesh, "--max-examples", "5", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
+    done = fuzz(mesh, "--max-examples", "3", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     assert "Tested: " in done.stdout
 
