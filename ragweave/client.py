@@ -30,6 +30,7 @@ from ragweave.v1 import (
     event_pb2,
     event_service_pb2,
     event_service_pb2_grpc,
+    health_pb2,
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
@@ -250,6 +251,12 @@ class Client(_Stubs):
         """Ends calls in flight and frees the connection."""
         self._channel.close()
 
+    def health(self) -> health_pb2.Health:
+        """How the deployment is: its state, and for operators every process."""
+        with _explained():
+            told: health_pb2.Health = self.system.GetHealth(system_service_pb2.GetHealthRequest())
+            return told
+
     def search(self, query: str, collection: str, **fields: Any) -> search_pb2.SearchResponse:
         """Finds the passages that answer `query` best. `fields` are those of SearchRequest."""
         with _explained():
@@ -418,6 +425,12 @@ class AsyncClient(_Stubs):
     async def close(self) -> None:
         """Ends calls in flight and frees the connection."""
         await self._channel.close()
+
+    async def health(self) -> health_pb2.Health:
+        """As Client.health."""
+        with _explained():
+            told: health_pb2.Health = await self.system.GetHealth(system_service_pb2.GetHealthRequest())
+            return told
 
     async def search(self, query: str, collection: str, **fields: Any) -> search_pb2.SearchResponse:
         """As Client.search."""

@@ -51,11 +51,12 @@ class Method:
         path: Full gRPC path, "/ragweave.v1.RetrievalService/Search".
         service: Full name of its service, "ragweave.v1.RetrievalService".
         name: "Search".
-        scope: Scope a user token must hold; "" on internal methods only.
+        scope: Scope a user token must hold; "" on internal and open methods only.
         rate_class: SEARCH, READ, WRITE, INGEST, ADMIN or UNLIMITED.
         timeout_s: Longest time a call may take, in seconds.
         public_collections: May be called without a token, for PUBLIC collections of the public tenant.
         internal: Only services may call it.
+        open: Anyone may call it, with or without a token.
         idempotency: The method's idempotency_level.
         http: REST forms, the main one first.
         client_streaming, server_streaming: Which side sends a stream.
@@ -70,6 +71,7 @@ class Method:
     timeout_s: float
     public_collections: bool
     internal: bool
+    open: bool
     idempotency: Idempotency
     http: tuple[HttpBinding, ...]
     client_streaming: bool
@@ -185,6 +187,7 @@ def _method(descriptor: MethodDescriptor, *, internal: bool) -> Method:
         timeout_s=policy.timeout.ToNanoseconds() / 1e9,
         public_collections=policy.public_collections,
         internal=internal or policy.internal,
+        open=policy.open,
         idempotency=MethodOptions.IdempotencyLevel.Name(options.idempotency_level),  # type: ignore[arg-type]
         http=tuple(_bindings(options)),
         client_streaming=descriptor.client_streaming,
@@ -214,5 +217,7 @@ def _faults(each: Method) -> Iterable[str]:
         yield "no policy, or no rate class in it"
     if not each.timeout_s:
         yield "no timeout"
-    if not each.scope and not each.internal:
+    if not each.scope and not (each.internal or each.open):
         yield "no scope"
+    if each.open and (each.scope or each.internal):
+        yield "open, and yet guarded"

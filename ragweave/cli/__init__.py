@@ -7,6 +7,7 @@ from ragweave.cli import (  # noqa: F401 - importing them registers their comman
     demo,
     evaluations,
     guard,
+    health,
     imports,
     mesh,
     tenants,

@@ -26,6 +26,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 DEFAULT_TENANT = "default"
+DEFAULT_OPERATOR = "operator"
 
 
 def layout() -> Layout:
@@ -42,8 +43,22 @@ def connect(tenant: str = DEFAULT_TENANT) -> Client:
             here.keys, tenant=tenant, subject="developer", roles=["admin"], tier="pro"
         )
 
-    target = os.environ.get("RAGWEAVE_TARGET") or here.address("edge")
-    return Client(target, token=token, credentials=edge_credentials(here))
+    return Client(_target(here), token=token, credentials=edge_credentials(here))
+
+
+def connect_as_operator() -> Client:
+    """A client of the edge with RAGWEAVE_TOKEN, else with a development token of the operators' tenant."""
+    return connect(tenant=os.environ.get("RAGWEAVE_OPERATOR_TENANT") or DEFAULT_OPERATOR)
+
+
+def connect_anonymously() -> Client:
+    """A client of the edge without a token."""
+    here = layout()
+    return Client(_target(here), token="", credentials=edge_credentials(here))
+
+
+def _target(here: Layout) -> str:
+    return os.environ.get("RAGWEAVE_TARGET") or here.address("edge")
 
 
 def edge_credentials(here: Layout) -> grpc.ChannelCredentials | None:

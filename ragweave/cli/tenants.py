@@ -1,6 +1,5 @@
 """Commands for whole tenants: what they may keep, taking all of it along, and deleting it."""
 
-import os
 import sys
 import time
 from collections import Counter
@@ -12,12 +11,10 @@ import typer
 from google.protobuf import json_format
 
 from ragweave import exports
-from ragweave.cli.console import app, command, connect, err, fail, out
-from ragweave.client import Client
+from ragweave.cli.console import app, command, connect_as_operator, err, fail, out
 from ragweave.v1 import quota_pb2, tenant_pb2
 from ragweave.v1 import system_service_pb2 as pb
 
-DEFAULT_OPERATOR = "operator"
 _LIMITS = [field.name for field in quota_pb2.Quota.Amounts.DESCRIPTOR.fields]
 _LOOK_S = 1.0
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -37,7 +34,7 @@ def export(
     without_originals: Annotated[bool, typer.Option(help="Leave out the bytes of the documents' originals.")] = False,
 ) -> None:
     """Write down everything a tenant keeps."""
-    with _operator() as client:
+    with connect_as_operator() as client:
         records = client.export_tenant(name, without_originals=without_originals)
         if to is None:
             for record in records:
@@ -70,7 +67,7 @@ def delete(
     """Delete everything of a tenant for ever, and refuse its tokens."""
     if not yes:
         typer.confirm(f"Delete everything that the tenant {name!r} keeps, for ever?", abort=True, err=True)
-    with _operator() as client:
+    with connect_as_operator() as client:
         told = client.system.DeleteTenant(pb.DeleteTenantRequest(name=f"tenants/{name}"))
         with err.status("erasing") as shown:
             while wait and told.state == tenant_pb2.Tenant.DELETING:
@@ -90,14 +87,14 @@ def delete(
 @command(group=tenant)
 def restore(name: Name) -> None:
     """Take a deleted tenant's tokens again; what was erased does not come back."""
-    with _operator() as client:
+    with connect_as_operator() as client:
         _show(client.system.RestoreTenant(pb.RestoreTenantRequest(name=f"tenants/{name}")))
 
 
 @command("status", group=tenant)
 def tenant_status(name: Name) -> None:
     """Show where a tenant stands, how far its deletion is, and what it keeps."""
-    with _operator() as client:
+    with connect_as_operator() as client:
         told = client.system.GetTenant(pb.GetTenantRequest(name=f"tenants/{name}"))
         _show(told)
         if told.state == tenant_pb2.Tenant.ACTIVE:
@@ -118,18 +115,13 @@ def quota(
         if limit not in _LIMITS or not number.isdecimal():
             fail(f"--set {each}: give LIMIT=NUMBER, with a limit of {', '.join(_LIMITS)}")
         setattr(asked.limits, limit, int(number))
-    with _operator() as client:
+    with connect_as_operator() as client:
         if set_:
             request = pb.UpdateQuotaRequest(quota=asked)
             request.update_mask.paths.extend(f"limits.{each.partition('=')[0]}" for each in set_)
             _show_quota(client.system.UpdateQuota(request))
         else:
             _show_quota(client.system.GetQuota(pb.GetQuotaRequest(name=asked.name)))
-
-
-def _operator() -> Client:
-    """RAGWEAVE_TOKEN's, else a development token of the operators' tenant."""
-    return connect(tenant=os.environ.get("RAGWEAVE_OPERATOR_TENANT") or DEFAULT_OPERATOR)
 
 
 def _show(told: tenant_pb2.Tenant) -> None:

@@ -27,7 +27,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ragweave/v1/policy.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xaf\x02\n\x06Policy\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12;\n\nrate_class\x18\x02 \x01(\x0e\x32\x1d.ragweave.v1.Policy.RateClassB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\x12public_collections\x18\x04 \x01(\x08\x12\x10\n\x08internal\x18\x05 \x01(\x08\"n\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\n\n\x06SEARCH\x10\x01\x12\x08\n\x04READ\x10\x02\x12\t\n\x05WRITE\x10\x03\x12\n\n\x06INGEST\x10\x04\x12\t\n\x05\x41\x44MIN\x10\x05\x12\r\n\tUNLIMITED\x10\x06:E\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.ragweave.v1.Policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ragweave/v1/policy.proto\x12\x0bragweave.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbd\x02\n\x06Policy\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12;\n\nrate_class\x18\x02 \x01(\x0e\x32\x1d.ragweave.v1.Policy.RateClassB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\x12public_collections\x18\x04 \x01(\x08\x12\x10\n\x08internal\x18\x05 \x01(\x08\x12\x0c\n\x04open\x18\x06 \x01(\x08\"n\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\n\n\x06SEARCH\x10\x01\x12\x08\n\x04READ\x10\x02\x12\t\n\x05WRITE\x10\x03\x12\n\n\x06INGEST\x10\x04\x12\t\n\x05\x41\x44MIN\x10\x05\x12\r\n\tUNLIMITED\x10\x06:E\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.ragweave.v1.Policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICY'].fields_by_name['timeout']._loaded_options = None
   _globals['_POLICY'].fields_by_name['timeout']._serialized_options = b'\272H\003\310\001\001'
   _globals['_POLICY']._serialized_start=137
-  _globals['_POLICY']._serialized_end=440
-  _globals['_POLICY_RATECLASS']._serialized_start=330
-  _globals['_POLICY_RATECLASS']._serialized_end=440
+  _globals['_POLICY']._serialized_end=454
+  _globals['_POLICY_RATECLASS']._serialized_start=344
+  _globals['_POLICY_RATECLASS']._serialized_end=454
 # @@protoc_insertion_point(module_scope)

@@ -70,14 +70,19 @@ class Policy(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PUBLIC_COLLECTIONS_FIELD_NUMBER: _builtins.int
     INTERNAL_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """The scope a caller's token must hold. Empty only where `internal` is set."""
+    """The scope a caller's token must hold. Empty only where `internal` or `open` is set."""
     rate_class: Global___Policy.RateClass.ValueType
     """The token bucket a call is counted in."""
     public_collections: _builtins.bool
     """A caller without a token may call it, in the public tenant, and sees PUBLIC collections only."""
     internal: _builtins.bool
     """Only services may call it, with a token of their own; never routed at the edge."""
+    open: _builtins.bool
+    """Anyone may call it, without a token or with one of whatever scopes, and also where callers without a token are admitted
+    nowhere else: what it tells strangers is harmless. A token that cannot be verified is refused all the same.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time a call may take; a shorter deadline of the caller wins. For streams: the life of the stream."""
@@ -90,10 +95,11 @@ class Policy(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         public_collections: _builtins.bool = ...,
         internal: _builtins.bool = ...,
+        open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["internal", b"internal", "public_collections", b"public_collections", "rate_class", b"rate_class", "scope", b"scope", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["internal", b"internal", "open", b"open", "public_collections", b"public_collections", "rate_class", b"rate_class", "scope", b"scope", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,12 @@
 import grpc
 import warnings
 
+from ragweave.v1 import health_pb2 as ragweave_dot_v1_dot_health__pb2
 from ragweave.v1 import quota_pb2 as ragweave_dot_v1_dot_quota__pb2
 from ragweave.v1 import revocation_pb2 as ragweave_dot_v1_dot_revocation__pb2
 from ragweave.v1 import system_service_pb2 as ragweave_dot_v1_dot_system__service__pb2
 from ragweave.v1 import tenant_pb2 as ragweave_dot_v1_dot_tenant__pb2
+from ragweave.v1 import version_pb2 as ragweave_dot_v1_dot_version__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -29,7 +31,7 @@ if _version_not_supported:
 
 
 class SystemServiceStub:
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -39,6 +41,16 @@ class SystemServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetHealth = channel.unary_unary(
+                '/ragweave.v1.SystemService/GetHealth',
+                request_serializer=ragweave_dot_v1_dot_system__service__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_health__pb2.Health.FromString,
+                _registered_method=True)
+        self.GetVersion = channel.unary_unary(
+                '/ragweave.v1.SystemService/GetVersion',
+                request_serializer=ragweave_dot_v1_dot_system__service__pb2.GetVersionRequest.SerializeToString,
+                response_deserializer=ragweave_dot_v1_dot_version__pb2.Version.FromString,
+                _registered_method=True)
         self.GetQuota = channel.unary_unary(
                 '/ragweave.v1.SystemService/GetQuota',
                 request_serializer=ragweave_dot_v1_dot_system__service__pb2.GetQuotaRequest.SerializeToString,
@@ -97,9 +109,24 @@ class SystemServiceStub:
 
 
 class SystemServiceServicer:
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
+
+    def GetHealth(self, request, context):
+        """Tells how the deployment is. Over REST the status is 503 where its state is DOWN, with the same body; it is 200 otherwise,
+        DEGRADED included. Needs no token: strangers and tenants learn state and version, operators the rest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVersion(self, request, context):
+        """Tells which version answers. Needs no token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetQuota(self, request, context):
         """Reads a tenant's limits and what it keeps. Another tenant's is NOT_FOUND, but to an operator.
@@ -183,6 +210,16 @@ class SystemServiceServicer:
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=ragweave_dot_v1_dot_system__service__pb2.GetHealthRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_health__pb2.Health.SerializeToString,
+            ),
+            'GetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersion,
+                    request_deserializer=ragweave_dot_v1_dot_system__service__pb2.GetVersionRequest.FromString,
+                    response_serializer=ragweave_dot_v1_dot_version__pb2.Version.SerializeToString,
+            ),
             'GetQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuota,
                     request_deserializer=ragweave_dot_v1_dot_system__service__pb2.GetQuotaRequest.FromString,
@@ -247,9 +284,63 @@ def add_SystemServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SystemService:
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.SystemService/GetHealth',
+            ragweave_dot_v1_dot_system__service__pb2.GetHealthRequest.SerializeToString,
+            ragweave_dot_v1_dot_health__pb2.Health.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragweave.v1.SystemService/GetVersion',
+            ragweave_dot_v1_dot_system__service__pb2.GetVersionRequest.SerializeToString,
+            ragweave_dot_v1_dot_version__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetQuota(request,

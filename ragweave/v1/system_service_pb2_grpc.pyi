@@ -5,10 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from ragweave.v1 import health_pb2 as _health_pb2
 from ragweave.v1 import quota_pb2 as _quota_pb2
 from ragweave.v1 import revocation_pb2 as _revocation_pb2
 from ragweave.v1 import system_service_pb2 as _system_service_pb2
 from ragweave.v1 import tenant_pb2 as _tenant_pb2
+from ragweave.v1 import version_pb2 as _version_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -30,7 +32,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SystemServiceStub:
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
@@ -38,6 +40,12 @@ class SystemServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SystemServiceAsyncStub: ...
+    GetHealth: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetHealthRequest, _health_pb2.Health]
+    """Tells how the deployment is. Over REST the status is 503 where its state is DOWN, with the same body; it is 200 otherwise,
+    DEGRADED included. Needs no token: strangers and tenants learn state and version, operators the rest.
+    """
+    GetVersion: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetVersionRequest, _version_pb2.Version]
+    """Tells which version answers. Needs no token."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetQuotaRequest, _quota_pb2.Quota]
     """Reads a tenant's limits and what it keeps. Another tenant's is NOT_FOUND, but to an operator."""
     UpdateQuota: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.UpdateQuotaRequest, _quota_pb2.Quota]
@@ -67,11 +75,17 @@ class SystemServiceStub:
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetHealth: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetHealthRequest, _health_pb2.Health]  # type: ignore[assignment]
+    """Tells how the deployment is. Over REST the status is 503 where its state is DOWN, with the same body; it is 200 otherwise,
+    DEGRADED included. Needs no token: strangers and tenants learn state and version, operators the rest.
+    """
+    GetVersion: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetVersionRequest, _version_pb2.Version]  # type: ignore[assignment]
+    """Tells which version answers. Needs no token."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetQuotaRequest, _quota_pb2.Quota]  # type: ignore[assignment]
     """Reads a tenant's limits and what it keeps. Another tenant's is NOT_FOUND, but to an operator."""
     UpdateQuota: _aio.UnaryUnaryMultiCallable[_system_service_pb2.UpdateQuotaRequest, _quota_pb2.Quota]  # type: ignore[assignment]
@@ -100,9 +114,27 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """Sends everything a tenant keeps, record by record; a consistent whole only while nothing is written."""
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
+    """How the deployment is, and what concerns a tenant as a whole: quotas, usage, the audit log, revocations, export and deletion. A caller sees its own tenant;
     an operator, which is a caller of the configured operator tenant with the scope `admin`, may name any in quotas and tenants.
     """
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _system_service_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_health_pb2.Health, _abc.Awaitable[_health_pb2.Health]]:
+        """Tells how the deployment is. Over REST the status is 503 where its state is DOWN, with the same body; it is 200 otherwise,
+        DEGRADED included. Needs no token: strangers and tenants learn state and version, operators the rest.
+        """
+
+    @_abc_1.abstractmethod
+    def GetVersion(
+        self,
+        request: _system_service_pb2.GetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_version_pb2.Version, _abc.Awaitable[_version_pb2.Version]]:
+        """Tells which version answers. Needs no token."""
 
     @_abc_1.abstractmethod
     def GetQuota(

@@ -39,6 +39,7 @@ from services.collections.sizes import Sizes
 from services.collections.upkeep import Upkeep
 from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
+from services.mesh.health import serving
 from services.mesh.maintenance import Maintenance
 from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
@@ -80,7 +81,12 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         upkeep, sizes = Upkeep(store, whole, writer, imports, trail), Sizes(store, most=settings.measured)
         steps = (*upkeep.steps, sizes.step)
         async with Maintenance("collections", steps, interval_s=settings.upkeep_interval_s).running():
-            yield Wiring(register, checks={"database": store.check}, stopping=registry.stop_following)
+            yield Wiring(
+                register,
+                checks={"database": store.check},
+                uses={"retrieval": lambda: serving(retrieval), "jobs": lambda: serving(jobs)},
+                stopping=registry.stop_following,
+            )
 
 
 if __name__ == "__main__":

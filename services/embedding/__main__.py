@@ -24,6 +24,7 @@ from services.embedding.rerank_sources import Kind, RerankSource
 from services.embedding.reranker import LocalReranker
 from services.embedding.servicer import EmbeddingServicer, ModelServicer, TenantServicer, TokenizerServicer
 from services.embedding.settings import Settings
+from services.mesh.reports import QueueReport
 from services.mesh.serve import CannotStart, Wiring, serve
 from services.mesh.settings import read
 
@@ -96,7 +97,10 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_TokenizerServiceServicer_to_server(TokenizerServicer(catalog), server)
             add_TenantServiceServicer_to_server(TenantServicer(cache), server)
 
-        yield Wiring(register, checks={f"model {model.spec.id}": embedder.check})
+        async def queues() -> list[QueueReport]:
+            return [QueueReport(kind, waiting) for kind, waiting in embedder.waiting.items()]
+
+        yield Wiring(register, checks={f"model {model.spec.id}": embedder.check}, queues=queues)
 
 
 if __name__ == "__main__":

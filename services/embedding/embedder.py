@@ -82,6 +82,11 @@ class Embedder:
     def tokenizer_json(self) -> bytes:
         return self._model.tokenizer_json
 
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many texts of each kind wait for the model."""
+        return {lane.kind: len(lane) for lane in self._lanes.values()}
+
     async def embed(
         self,
         tenant: str,

@@ -27,7 +27,7 @@ from services.jobs.adapters.watchfiles import WatchedDirectories
 from services.jobs.adapters.xberg import XbergExtractor
 from services.jobs.auto_sync import AutoSync
 from services.jobs.background import kept_going
-from services.jobs.backlog import BacklogFigures
+from services.jobs.backlog import BacklogFigures, queues_of
 from services.jobs.erasure import Erasure
 from services.jobs.estimator import Estimator
 from services.jobs.evaluating import EvaluationJobs
@@ -54,6 +54,7 @@ from services.jobs.watching import Events
 from services.jobs.webhooks import Webhooks
 from services.mesh.audit_trail import AuditTrail
 from services.mesh.channels import open_channel
+from services.mesh.health import serving
 from services.mesh.identity import Caller
 from services.mesh.roots import Roots
 from services.mesh.serve import Wiring, serve
@@ -91,7 +92,8 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         events = Events(log, streams)
         itself = Caller.of_service("jobs", settings.mesh.public_tenant)
         outbox = OutboxClient(collections, itself)
-        backlog = BacklogFigures(RedisBacklog(redis, lease_s=settings.lease_s), look_s=settings.backlog_look_s)
+        left = RedisBacklog(redis, lease_s=settings.lease_s)
+        backlog = BacklogFigures(left, look_s=settings.backlog_look_s)
         webhooks = Webhooks(settings.webhook_store(redis), webhooks_web, most=settings.webhooks)
 
         def register(server: grpc.aio.Server) -> None:
@@ -121,7 +123,13 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
                 kept_going("auto_sync", auto_sync.follow),
                 kept_going("backlog", backlog.run),
             ):
-                yield Wiring(register, checks={"redis": redis.ping}, stopping=streams.stop)
+                yield Wiring(
+                    register,
+                    checks={"redis": redis.ping},
+                    uses={"collections": lambda: serving(collections), "embedding": lambda: serving(embedding)},
+                    queues=lambda: queues_of(left),
+                    stopping=streams.stop,
+                )
 
 
 if __name__ == "__main__":

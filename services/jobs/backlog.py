@@ -1,4 +1,4 @@
-"""Tells metrics what is left to do, looked up now and then rather than at a scrape: Redis may be slow."""
+"""Tells metrics what is left to do, looked up now and then rather than at a scrape: Redis may be slow; and health."""
 
 import asyncio
 import math
@@ -9,9 +9,27 @@ from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
 from services.jobs.ports_backlog import Backlog, BacklogStore
 from services.mesh.errors import DependencyUnavailable
+from services.mesh.reports import QueueReport
 
 # Looked at at most: what the store does for it holds up everybody else, for about a millisecond with as many.
 MOST: Final = 1000
+
+
+async def queues_of(store: BacklogStore) -> list[QueueReport]:
+    """What waits for workers, as health tells it. Raises DependencyUnavailable where the store does not answer."""
+    found = await store.backlog(MOST)
+    return [
+        QueueReport(
+            "jobs",
+            found.waiting,
+            found.leased,
+            found.delayed,
+            found.oldest_s if found.waiting + found.leased else None,
+            found.late,
+            found.silence_s if found.late else None,
+        ),
+        QueueReport("webhook deliveries", found.deliveries, oldest_s=found.overdue_s if found.deliveries else None),
+    ]
 
 
 class _Families(NamedTuple):

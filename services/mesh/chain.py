@@ -54,6 +54,11 @@ class Chain(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
+    @property
+    def running(self) -> int:
+        """How many handlers run."""
+        return len(self._running)
+
     async def ended(self, timeout_s: float) -> None:
         """Returns when no handler runs any more, or the time is up: gRPC's `stop` cancels them and does not wait."""
         if self._running:

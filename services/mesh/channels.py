@@ -57,7 +57,9 @@ def opening_as(service: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grpc.aio.Channel]:
+async def open_channel(
+    settings: MeshSettings, target: str, *, one_of: str = "", ready_only: bool = True
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to `target`, closed on exit together with the calls still running on it.
 
     Calls act for `identity.caller()`: inside a served call that is its caller; elsewhere wrap them in `acting_for(...)`
@@ -67,13 +69,17 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
     process. With TLS on it shows the service's certificate and refuses a peer whose certificate does not name the
     service that `target` is set for.
 
+    Args:
+        one_of: The target that `target` is one address of, where it is a replica's own.
+        ready_only: Whether calls go only to those who say that they take them.
+
     Raises:
         CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
     """
     breaker = breaker_of(settings.role_at(target) or target)
     added = _Added(ServiceTokens(settings, _service.get()), breaker, target)
     options = [
-        ("grpc.service_config", contract.service_config()),
+        ("grpc.service_config", contract.service_config(health_check=ready_only)),
         ("grpc.enable_retries", 1),
         # Calls whose request is longer than the buffer are not retried.
         ("grpc.per_rpc_retry_buffer_size", settings.max_message_bytes),
@@ -91,7 +97,7 @@ async def open_channel(settings: MeshSettings, target: str) -> AsyncIterator[grp
         async with plain as channel, breaker.looking(lambda: _serving(channel)):
             yield channel
         return
-    if name := settings.server_name(target):
+    if name := settings.server_name(one_of or target):
         options.append(("grpc.ssl_target_name_override", name))
 
     def opened(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:

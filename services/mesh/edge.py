@@ -34,6 +34,7 @@ from services.mesh.edge_limits import ANONYMOUS, DOMAIN, FREE, REASON, refusals,
 from services.mesh.edge_run import replace
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.edge_tls import EdgeTls, write_secrets
+from services.mesh.health import HEALTH_PATH
 from services.mesh.settings import read
 from services.mesh.tokens import ROLES
 from services.mesh.weaknesses import refused
@@ -211,7 +212,7 @@ def _envoy_yaml(
         s=settings,
         methods=methods,
         services=sorted({each.service for each in methods}),
-        guards=sorted({(each.scope, each.public_collections) for each in methods}),
+        guards=sorted({(each.scope, each.public_collections) for each in methods if not each.open}),
         clusters={owner: cluster_of(settings.endpoints(owner)) for owner in sorted(set(OWNERS.values()))},
         jwks_cluster=cluster_of([authority_of(settings.mesh.jwks)]) if remote else None,
         jwks_tls=jwks.hostname if jwks.scheme == "https" else None,
@@ -245,6 +246,8 @@ def _envoy_yaml(
         moved=_moved_lua(settings),
         deprecated=(*edge_headers.deprecated(settings), "link"),
         stream=(_SOURCES / "stream.lua").read_text("utf-8"),
+        health=(_SOURCES / "health.lua").read_text("utf-8"),
+        health_path=HEALTH_PATH,
         reserved=_RESERVED,
         unusual=(_SOURCES / "unusual.lua").read_text("utf-8"),
         compressors=_COMPRESSORS,

@@ -84,7 +84,7 @@ def _rules(methods: Iterable[Method], open_services: Iterable[str], *, anonymous
     for service in open_services:
         yield {"match": {"prefix": f"/{service}/"}, "requirement_name": "optional"}
     for method in methods:
-        if method.public_collections and anonymous:
+        if method.open or (method.public_collections and anonymous):
             yield {"match": {"path": method.path}, "requirement_name": "optional"}
             for binding in method.http:
                 verb = {"name": ":method", "string_match": {"exact": binding.verb}}

@@ -19,11 +19,13 @@ class Guards:
 
     Attributes:
         checks: What they cannot work without, by name; as Wiring.checks.
+        uses: What they go on without; as Wiring.uses.
     """
 
     trail: Trail
     denials: Denials
     checks: Mapping[str, Check] = field(default_factory=dict)
+    uses: Mapping[str, Check] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -34,7 +36,8 @@ async def open_guards(settings: MeshSettings) -> AsyncIterator[Guards]:
         await denials.refresh()
         refreshing = asyncio.create_task(denials.run())
         try:
-            yield Guards(trail, denials, {"deny list": denials.check})
+            # Without the store who is denied stays as it was last read, and audit events wait in memory.
+            yield Guards(trail, denials, {"deny list": denials.check}, {"redis": client.ping})
         finally:
             refreshing.cancel()
             with suppress(asyncio.CancelledError):

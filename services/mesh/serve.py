@@ -22,16 +22,21 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ragweave import contract
+from ragweave.internal.v1.process_service_pb2_grpc import add_ProcessServiceServicer_to_server
 from services.mesh import interceptors
-from services.mesh.breakers import protecting
+from services.mesh.breakers import breakers, protecting
 from services.mesh.channels import opening_as
 from services.mesh.guards import Guards, open_guards
 from services.mesh.health import Check, Readiness
+from services.mesh.heartbeat import beating
+from services.mesh.process_servicer import ProcessServicer
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
+from services.mesh.this_process import Queues, ThisProcess, Unchecked, no_queues
 from services.mesh.tls import Certificates, CertificatesUnusable, server_credentials
 from services.mesh.vitals import telling_vitals
 from services.mesh.weaknesses import refused
+from services.mesh.worker_reports import reporting
 
 S = TypeVar("S", bound=ServiceSettings)
 Guard: TypeAlias = Callable[[MeshSettings], AbstractAsyncContextManager[Guards]]
@@ -52,12 +57,17 @@ class Wiring:
 
     Attributes:
         register: Adds the servicers to the server.
-        checks: What the service cannot work without, by name; each raises while its dependency cannot be used.
+        checks: What the service cannot work without, by name; each raises while its dependency cannot be used, and then
+            it takes no calls.
+        uses: What it goes on without, if worse, by name: told in its health, and no reason to leave rotation.
+        queues: What waits in it, or for its workers.
         stopping: Told once no new calls should come: ends streams that would otherwise outlast the grace.
     """
 
     register: Callable[[grpc.aio.Server], None]
     checks: Mapping[str, Check] = field(default_factory=dict)
+    uses: Mapping[str, Check] = field(default_factory=dict)
+    queues: Queues = no_queues
     stopping: Callable[[], None] = lambda: None
 
 
@@ -127,7 +137,11 @@ async def serve_worker(
                 work = await opened.enter_async_context(wire(settings))
             await opened.enter_async_context(exporting_traces(name, settings.mesh))
             opened.enter_context(_metrics(name, settings))
-            await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
+            loop_lag = await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
+            await opened.enter_async_context(beating(settings.mesh.heartbeat_file))
+            itself = ThisProcess(name, settings.mesh, Unchecked(), breakers=breakers, loop_lag_s=loop_lag)
+            with protected.wiring():
+                await opened.enter_async_context(reporting(itself, settings.mesh))
             working, told = asyncio.ensure_future(work()), asyncio.create_task(stopped.wait())
             log.info("working")
             await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +179,7 @@ async def running(
             wiring = await opened.enter_async_context(wire(settings))
         await opened.enter_async_context(exporting_traces(name, settings.mesh))
         opened.enter_context(_metrics(name, settings))
-        await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
+        loop_lag = await opened.enter_async_context(telling_vitals(name, settings.mesh.data_dir))
         with protected.wiring():
             guards = await opened.enter_async_context(guard(settings.mesh))
         chain = interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)
@@ -177,7 +191,19 @@ async def running(
         registrations = _Registrations(server)
         wiring.register(cast(grpc.aio.Server, registrations))
         checks = {**wiring.checks, **guards.checks}
-        readiness = Readiness(registrations.services, checks, interval_s=settings.mesh.health_interval_s)
+        uses = {name: check for name, check in {**guards.uses, **wiring.uses}.items() if name not in checks}
+        readiness = Readiness(registrations.services, checks, uses, interval_s=settings.mesh.health_interval_s)
+        itself = ThisProcess(
+            name,
+            settings.mesh,
+            readiness,
+            queues=wiring.queues,
+            running_calls=lambda: chain.running,
+            breakers=breakers,
+            loop_lag_s=loop_lag,
+        )
+        add_ProcessServiceServicer_to_server(ProcessServicer(itself), server)
+        await opened.enter_async_context(beating(settings.mesh.heartbeat_file))
         await readiness.start()
         await readiness.check()
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)

@@ -28,6 +28,11 @@ class MeshSettings(BaseSettings):
         "127.0.0.1", min_length=1, description="Address of the metrics ports; they ask nobody who they are."
     )
     profile: Literal["development", "production"] = Field("development", description="Kind of deployment.")
+    process: str = Field("", max_length=200, description="Name of this process in health; service@host where empty.")
+    commit: str = Field("", max_length=64, description="Commit the software was built from, where its build tells.")
+    heartbeat_file: Path | None = Field(
+        None, description="File this process touches every second while its event loop runs; or none."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
     redis_ca: Path | None = Field(

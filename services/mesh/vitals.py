@@ -3,7 +3,8 @@
 import asyncio
 import math
 import shutil
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib.metadata import version
@@ -12,6 +13,8 @@ from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram
 
+# What is told as of late.
+_RECENT_S: Final = 10.0
 # Seconds between two looks. A loop that stands still for a while is late once, by all of it.
 LOOK_S: Final = 0.25
 # A timer of a loop at rest is up to a millisecond late: epoll counts in these.
@@ -37,27 +40,31 @@ def _families(registry: CollectorRegistry) -> tuple[Gauge, Histogram, Gauge, Gau
 @asynccontextmanager
 async def telling_vitals(
     service: str, data_dir: Path, *, look_s: float = LOOK_S, registry: CollectorRegistry = REGISTRY
-) -> AsyncIterator[None]:
-    """Tells the vital signs of this process inside the block. The disk is asked at each scrape, outside the loop."""
+) -> AsyncIterator[Callable[[], float]]:
+    """Tells the vital signs of this process inside the block; yields by how many seconds the loop was late of late, at
+    most. The disk is asked at each scrape, outside the loop.
+    """
     build, lag, free, size = _families(registry)
     build.labels(service, version("ragweave")).set(1)
     free.set_function(lambda: _usage(data_dir)[1])
     size.set_function(lambda: _usage(data_dir)[0])
-    watching = asyncio.create_task(_watch(lag, look_s))
+    recent_s: deque[float] = deque([0.0], maxlen=max(1, round(_RECENT_S / look_s)))
+    watching = asyncio.create_task(_watch(lag, recent_s, look_s))
     try:
-        yield
+        yield lambda: max(recent_s)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
 
 
-async def _watch(lag: Histogram, look_s: float) -> None:
+async def _watch(lag: Histogram, recent_s: deque[float], look_s: float) -> None:
     loop = asyncio.get_running_loop()
     while True:
         due_s = loop.time() + look_s
         await asyncio.sleep(look_s)
-        lag.observe(max(0.0, loop.time() - due_s))
+        recent_s.append(max(0.0, loop.time() - due_s))
+        lag.observe(recent_s[-1])
 
 
 def _usage(folder: Path) -> tuple[float, float]:

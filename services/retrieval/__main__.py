@@ -14,6 +14,7 @@ from ragweave.v1.cache_service_pb2_grpc import add_CacheServiceServicer_to_serve
 from ragweave.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
 from ragweave.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
 from services.mesh.channels import open_channel
+from services.mesh.health import serving
 from services.mesh.identity import Caller
 from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
@@ -148,7 +149,12 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         tasks = [background.create_task(each.run()) for each in (collections, scales, revisions, log)]
         # Without Redis searches go on; writes fail and are repeated by those who asked for them.
         async with usage.running():
-            yield Wiring(register, checks={"vector store": store.check, "collections": collections.check})
+            yield Wiring(
+                register,
+                # The registry is held here: once read, it is there whether or not its service answers.
+                checks={"vector store": store.check, "collections": collections.check},
+                uses={"embedding": lambda: serving(embedding)},
+            )
         for task in tasks:
             task.cancel()
 

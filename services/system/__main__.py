@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -12,17 +12,21 @@ from ragweave.internal.v1.quota_service_pb2_grpc import add_QuotaServiceServicer
 from ragweave.internal.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from ragweave.v1.system_service_pb2_grpc import add_SystemServiceServicer_to_server
 from services.mesh.channels import open_channel
+from services.mesh.health import serving
 from services.mesh.maintenance import Maintenance
 from services.mesh.redis import open_redis
 from services.mesh.serve import Wiring, serve
-from services.mesh.settings import read
+from services.mesh.settings import MeshSettings, read
 from services.mesh.sql import OpenDatabase, sqlite_url
+from services.mesh.this_process import product_version
 from services.system.adapters.collections import RegistryUsage
 from services.system.adapters.grpc_archive import GrpcArchive
 from services.system.adapters.grpc_owners import GrpcOwner
+from services.system.adapters.grpc_processes import GrpcProcesses
 from services.system.adapters.redis_audit import RedisAuditStream
 from services.system.adapters.redis_compaction import RedisCompaction
 from services.system.adapters.redis_deny_list import RedisDenyList
+from services.system.adapters.redis_workers import RedisWorkers
 from services.system.adapters.sql_audit import SqlAuditLog
 from services.system.adapters.sql_quotas import SqlQuotaStore
 from services.system.adapters.sql_revocations import SqlRevocationStore
@@ -32,6 +36,7 @@ from services.system.adapters.sql_usage import SqlUsageStore
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
 from services.system.export import Exports
+from services.system.health import Deployment
 from services.system.migrations import SYSTEM
 from services.system.operators import Operators
 from services.system.quotas import Quotas
@@ -42,6 +47,17 @@ from services.system.tenants import Tenants
 from services.system.usage import SearchUsage
 
 _CONNECTIONS: Final = 8
+
+
+def servers(mesh: MeshSettings) -> list[GrpcProcesses]:
+    targets = {
+        "collections": mesh.collections_target,
+        "embedding": mesh.embedding_target,
+        "jobs": mesh.jobs_target,
+        "retrieval": mesh.retrieval_target,
+        "system": mesh.system_target,
+    }
+    return [GrpcProcesses(mesh, *each) for each in targets.items()]
 
 
 @asynccontextmanager
@@ -55,7 +71,15 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.jobs_target) as jobs,
         open_channel(mesh, mesh.retrieval_target) as retrieval,
         open_channel(mesh, mesh.embedding_target) as embedding,
+        AsyncExitStack() as opened,
     ):
+        deployment = Deployment(
+            [*[await opened.enter_async_context(each) for each in servers(mesh)], RedisWorkers(redis)],
+            Operators(mesh.operator_tenant),
+            version=product_version(),
+            commit=mesh.commit,
+            vital=settings.vital_services,
+        )
         log = SqlAuditLog(database)
         intake = AuditIntake(
             RedisAuditStream(redis, claim_s=settings.audit_claim_s),
@@ -87,7 +111,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         exports = Exports(GrpcArchive(collections, jobs), quotas, revocations, usage, audit, operators)
 
         def register(server: grpc.aio.Server) -> None:
-            servicer = SystemServicer(audit, revocations, quotas, usage, tenants, exports)
+            servicer = SystemServicer(audit, revocations, quotas, usage, tenants, exports, deployment)
             add_SystemServiceServicer_to_server(servicer, server)
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
             add_UsageServiceServicer_to_server(UsageServicer(usage), server)
@@ -95,7 +119,11 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         steps = (*intake.steps, *usage.steps)
         maintenance = Maintenance("system", steps, interval_s=settings.maintenance_interval_s)
         async with revocations.running(), intake.running(), tenants.running(), maintenance.running():
-            yield Wiring(register, checks={"database": lambda: check(database)})
+            yield Wiring(
+                register,
+                checks={"database": lambda: check(database)},
+                uses={"collections": lambda: serving(collections)},
+            )
 
 
 if __name__ == "__main__":

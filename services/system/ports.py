@@ -10,7 +10,19 @@ from services.mesh.deny_list import Denial
 from services.mesh.lists import ListQuery, Page
 from services.mesh.quotas import Amounts
 from services.mesh.receipts import Receipt
+from services.mesh.reports import ProcessReport
 from services.system.records import Figures, Granularity, Quota, Revocation, Tenant, UsageRow
+
+
+class Processes(Protocol):
+    """The processes of one service, however they are found and asked."""
+
+    @property
+    def service(self) -> str: ...
+
+    async def look(self) -> Sequence[ProcessReport]:
+        """How each of them is, by name; those that do not answer are DOWN. Never raises, within less than a second."""
+        ...
 
 
 class AuditLog(Protocol):

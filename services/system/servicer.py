@@ -10,16 +10,18 @@ from ragweave.internal.v1 import quota_service_pb2 as internal_pb
 from ragweave.internal.v1 import usage_service_pb2 as usage_pb
 from ragweave.internal.v1.quota_service_pb2_grpc import QuotaServiceServicer
 from ragweave.internal.v1.usage_service_pb2_grpc import UsageServiceServicer
-from ragweave.v1 import quota_pb2, revocation_pb2, tenant_pb2
+from ragweave.v1 import health_pb2, quota_pb2, revocation_pb2, tenant_pb2, version_pb2
 from ragweave.v1 import system_service_pb2 as pb
 from ragweave.v1.system_service_pb2_grpc import SystemServiceServicer
 from services.mesh.calls import current_call
+from services.mesh.health import tell_edge
 from services.mesh.identity import caller
 from services.mesh.quotas import amounts_from, amounts_to
 from services.mesh.receipts import receipt_from
-from services.system import convert, convert_usage
+from services.system import convert, convert_health, convert_usage
 from services.system.audit import Audit
 from services.system.export import Exports
+from services.system.health import Deployment
 from services.system.quotas import Quotas
 from services.system.revocations import Revocations
 from services.system.tenants import Tenants
@@ -37,6 +39,7 @@ class SystemServicer(SystemServiceServicer):
         usage: SearchUsage,
         tenants: Tenants,
         exports: Exports,
+        deployment: Deployment,
     ) -> None:
         self._audit = audit
         self._usage = usage
@@ -44,6 +47,15 @@ class SystemServicer(SystemServiceServicer):
         self._quotas = quotas
         self._tenants = tenants
         self._exports = exports
+        self._deployment = deployment
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> health_pb2.Health:
+        report = await self._deployment.health(caller(context))
+        tell_edge(report.state)
+        return convert_health.deployment_to(report)
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> version_pb2.Version:
+        return convert_health.version_to(self._deployment.what_runs(caller(context)))
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Context) -> pb.ListAuditEventsResponse:
         return convert.audit_events_to(await self._audit.list_events(caller(context), **convert.asked_from(request)))

@@ -1,11 +1,16 @@
 """Settings of the system service."""
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.mesh.quotas import QuotaSettings
 from services.mesh.settings import ServiceSettings
 from services.mesh.urls import SecretUrl
+
+# Those that answer for themselves, and the workers.
+SERVED = {"collections", "embedding", "jobs", "retrieval", "system", "worker"}
 
 
 class Settings(ServiceSettings):
@@ -27,6 +32,9 @@ class Settings(ServiceSettings):
     audit_retention_days: int = Field(365, ge=1, le=36_500, description="Days that audit events are kept.")
     usage_retention_days: int = Field(30, ge=1, le=3650, description="Days that figures of searches are kept.")
     maintenance_interval_s: float = Field(60.0, gt=0, le=3600, description="Seconds between two sweeps of maintenance.")
+    vital_services: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("retrieval",), description="Services without one of which the deployment is DOWN, separated by commas."
+    )
     audit_claim_s: float = Field(
         10.0, gt=0, le=600, description="Seconds that audit events are left to a process that took them and died."
     )
@@ -44,3 +52,15 @@ class Settings(ServiceSettings):
         description="Seconds after a tenant is denied in which something of it may still be written: those until every "
         "process knows, and those of the longest write.",
     )
+
+    @field_validator("vital_services", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        return [each.strip() for each in given.split(",") if each.strip()] if isinstance(given, str) else given
+
+    @field_validator("vital_services")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(names) - SERVED):
+            raise ValueError(f"there is no service {', '.join(unknown)}; there are {', '.join(sorted(SERVED))}")
+        return names

@@ -186,3 +186,17 @@ def test_searches_are_measured_side_by_side_and_held_to_a_least(mesh: Mesh, fold
     assert "not there to be found: badgers of otters" in judged.stderr
     for name in ("animal-questions", "queries"):
         assert mesh.rest("DELETE", f"{PREFIX}/sampleQuerySets/{name}").status == 200
+
+
+def test_health_shows_every_process_to_operators_and_the_state_to_all(mesh: Mesh) -> None:
+    shown = mesh.ragweave("health", "--all")
+    assert shown.stdout.startswith("SERVING  version ")
+    for line in ("needs database (required): SERVING", "needs redis: SERVING", "queue of jobs: 0 wait"):
+        assert line in shown.stdout
+    told = json.loads(mesh.ragweave("health", "--json").stdout)
+    running = {each["name"]: [process["name"] for process in each["processes"]] for each in told["services"]}
+    services = ("collections", "embedding", "jobs", "retrieval", "system", "worker")
+    assert running == {name: [name] for name in services}
+    for token in ("", None):
+        answer = mesh.rest("GET", f"{PREFIX}/health", token=token)
+        assert (answer.status, answer.body["state"], answer.body["services"]) == (200, "SERVING", [])

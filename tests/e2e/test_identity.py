@@ -107,6 +107,8 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "RetrievalService/BatchSearch": {"requests": [{"query": CANARY}], "collection": C},
     "RetrievalService/StreamSearch": {"search": {"query": CANARY, "collection": C}},
     "RetrievalService/FindSimilar": {"name": D},
+    "SystemService/GetHealth": {},
+    "SystemService/GetVersion": {},
     "SystemService/GetQuota": {"name": f"quotas/{OWNED}"},
     "SystemService/GetUsage": {},
     "SystemService/UpdateQuota": {"quota": {"name": f"quotas/{OWNED}", "limits": {"documents": 1}}},
@@ -149,7 +151,9 @@ OWN = {
     "ModelService/ListModels",
     "RetrievalService/ParseFilter",
     "SystemService/CreateRevocation",
+    "SystemService/GetHealth",
     "SystemService/GetUsage",
+    "SystemService/GetVersion",
     "SystemService/ListAuditEvents",
     "SystemService/ListRevocations",
     "WebhookService/CreateWebhook",
@@ -280,7 +284,7 @@ async def test_every_method_refuses_a_caller_it_cannot_verify(
     doors: Doors, forger: Forger, owned: dict[str, str], door: str, credential: str
 ) -> None:
     headers = CREDENTIALS[credential](forger)
-    methods = [each for each in PUBLIC if headers or not each.public_collections]
+    methods = [each for each in PUBLIC if headers or not (each.public_collections or each.open)]
     got = await answers(doors, door, methods, owned, headers)
     assert len(got) >= len(methods) - 2
     assert [(name, each) for name, each in got if (each.code, each.shaped) != (UNAUTHENTICATED, True)] == []
@@ -291,7 +295,7 @@ async def test_every_method_refuses_a_caller_it_cannot_verify(
 async def test_a_token_in_the_query_string_is_no_token(
     doors: Doors, forger: Forger, owned: dict[str, str], door: str
 ) -> None:
-    methods = [each for each in PUBLIC if not each.public_collections]
+    methods = [each for each in PUBLIC if not (each.public_collections or each.open)]
     for name in ("access_token", "token", "authorization"):
         got = await answers(doors, door, methods, owned, [], **{name: forger.token()})
         # A service knows no path with a query.
@@ -304,7 +308,7 @@ async def test_every_method_refuses_a_token_without_its_scope(
     doors: Doors, forger: Forger, owned: dict[str, str], door: str
 ) -> None:
     every = set().union(*ROLES.values())
-    for scope in sorted({each.scope for each in PUBLIC}):
+    for scope in sorted({each.scope for each in PUBLIC if not each.open}):
         token = forger.token(roles=None, scope=" ".join(sorted(every - {scope})))
         got = await answers(doors, door, [each for each in PUBLIC if each.scope == scope], owned, bearer(token))
         assert [(name, each) for name, each in got if (each.code, each.shaped) != (PERMISSION_DENIED, True)] == []

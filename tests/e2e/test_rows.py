@@ -38,7 +38,7 @@ REFINED = {
     "facets": [{"field": "metadata.n", "limit": 5}, {"field": "metadata.none"}],
 }
 MASK = ["chunk", "score", "scores", "highlights", "metadata.n", "neighbors", "stitched_text"]
-VOLATILE = ("timings", "trace_id", "cache")
+VOLATILE = ("timings", "trace_id", "cache", "observe_time")
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ READS = [
         "/evaluations?filter=state%3DFINISHED&orderBy=end_time",
         {"filter": "state=FINISHED", "order_by": "end_time"},
     ),
+    Row("SystemService/GetHealth", "GET", "/health"),
+    Row("SystemService/GetVersion", "GET", "/version"),
     Row("WebhookService/GetWebhook", "GET", f"/webhooks/{C}", {"name": f"webhooks/{C}"}),
     Row(
         "WebhookService/ListWebhooks",

@@ -24,15 +24,19 @@ from ragweave.v1 import (
     collection_service_pb2,
     document_pb2,
     document_service_pb2,
+    health_pb2,
     job_pb2,
     job_service_pb2,
     search_pb2,
+    system_service_pb2,
 )
 from services.mesh.calls import current_call
 from services.mesh.edge import OWNERS, command, render
 from services.mesh.edge_limits import DEFAULT_LIMITS
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, InvalidArgument
+from services.mesh.health import tell_edge
+from services.mesh.reports import State
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World
@@ -73,6 +77,7 @@ class Backend:
     def __init__(self) -> None:
         self.seen = Seen()
         self.failures = 0
+        self.health = State.SERVING
 
     def note(self, context: grpc.aio.ServicerContext) -> None:
         call = current_call()
@@ -161,6 +166,13 @@ class Backend:
         for sequence in range(request.after_sequence + 1, 4):
             yield job_service_pb2.WatchJobResponse(sequence=sequence, job=job_pb2.Job(name=request.name))
         yield job_service_pb2.WatchJobResponse(final_status={"code": 0, "message": "ended"})
+
+    async def GetHealth(
+        self, request: system_service_pb2.GetHealthRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.Health:
+        self.note(context)
+        tell_edge(self.health)
+        return health_pb2.Health(state=health_pb2.Health.State.Value(self.health))
 
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, context: grpc.aio.ServicerContext

@@ -9,7 +9,14 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
+from ragweave.v1 import (
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    health_pb2,
+    system_service_pb2,
+    system_service_pb2_grpc,
+)
+from services.mesh.reports import State
 from tests.mesh.edge_stack import Edge, edge_with_backend
 from tests.mesh.test_edge_refusals import ON_EVERY_ANSWER, assert_on_every_answer
 
@@ -117,3 +124,32 @@ async def test_a_caller_is_told_nothing_of_what_is_behind_the_edge(edge: Edge) -
         )
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == "the message cannot be read as this method's request"
+
+
+@pytest.mark.parametrize(("state", "status"), [(State.SERVING, 200), (State.DEGRADED, 200), (State.DOWN, 503)])
+async def test_health_answers_strangers_with_a_status_that_says_how_it_is(
+    edge: Edge, state: State, status: int
+) -> None:
+    edge.backend.health = state
+    asked_before = len(edge.backend.seen.paths)
+    answer = await edge.rest("GET", f"{API}/health", headers={})
+    assert (answer.status_code, answer.json()["state"]) == (status, state)
+    assert_on_every_answer(dict(answer.headers))
+    assert not [name for name in answer.headers if name == "x-health" or name.startswith("x-ratelimit")]
+    assert len(edge.backend.seen.paths) == asked_before + 1, "bad news is no failure, and not asked for again"
+    call = system_service_pb2_grpc.SystemServiceStub(edge.channel).GetHealth(system_service_pb2.GetHealthRequest())
+    assert (await call).state == health_pb2.Health.State.Value(state)
+    web, message, trailers = await edge.web(
+        "/ragweave.v1.SystemService/GetHealth", system_service_pb2.GetHealthRequest(), {}
+    )
+    assert (web.status_code, trailers["grpc-status"]) == (200, "0")
+    assert health_pb2.Health.FromString(message).state == health_pb2.Health.State.Value(state)
+
+
+async def test_a_token_that_is_none_is_refused_where_none_is_needed(edge: Edge) -> None:
+    edge.backend.health = State.SERVING
+    assert (await edge.rest("GET", f"{API}/version", headers={})).status_code == 200
+    for path in ("health", "version"):
+        assert (await edge.rest("GET", f"{API}/{path}", headers={"authorization": "Bearer x.y.z"})).status_code == 401
+        scopeless = edge.bearer(roles=None, scope="")
+        assert (await edge.rest("GET", f"{API}/{path}", headers=scopeless)).status_code == 200

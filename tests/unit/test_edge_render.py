@@ -133,11 +133,13 @@ def test_mounted_certificates_are_checked_against_the_targets_hosts_or_the_name_
     assert names == [{"san_type": "DNS", "matcher": {"exact": "mesh.example"}}]
 
 
-def test_a_mesh_that_admits_no_strangers_needs_a_token_for_every_method(tmp_path: Path) -> None:
+def test_a_mesh_that_admits_no_strangers_needs_a_token_for_every_method_that_is_not_open(tmp_path: Path) -> None:
     rendered(EdgeSettings(mesh=World.in_folder(tmp_path, anonymous=False).mesh), tmp_path / "edge")
     rules = jwt_of(tmp_path / "edge")["rules"]
     optional = {rule["match"].get("prefix") for rule in rules if rule["requirement_name"] == "optional"}
-    assert optional == {f"/{service}/" for service in OPEN_SERVICES}
+    assert optional - {None} == {f"/{service}/" for service in OPEN_SERVICES}
+    paths = {rule["match"].get("path") for rule in rules if rule["requirement_name"] == "optional"}
+    assert paths - {None} == {each.path for each in PUBLIC if each.open}
 
 
 def test_a_configuration_envoy_refuses_is_told_in_its_words(settings: EdgeSettings, tmp_path: Path) -> None:
@@ -185,7 +187,9 @@ def test_every_public_method_is_guarded_by_its_scope_and_the_rest_is_denied(conf
         if name != "open"
         for permission in policy["permissions"]
     }
-    assert guarded == {each.path: each.scope for each in PUBLIC}
+    assert guarded == {each.path: each.scope for each in PUBLIC if not each.open}
+    anyone = [permission["url_path"]["path"] for permission in rules["policies"]["open"]["permissions"]]
+    assert {path["exact"] for path in anyone if "exact" in path} == {each.path for each in PUBLIC if each.open}
     assert not any(
         {"any": True} in policy["principals"] for name, policy in rules["policies"].items() if name != "open"
     )
@@ -203,7 +207,7 @@ def test_a_token_is_needed_unless_the_method_says_otherwise(config: dict[str, An
     rules = jwt_of(tmp_path / "edge")["rules"]
     assert rules[-1] == {"match": {"prefix": "/"}, "requirement_name": "needed"}
     optional = [rule["match"] for rule in rules if rule["requirement_name"] == "optional"]
-    public = [each for each in PUBLIC if each.public_collections]
+    public = [each for each in PUBLIC if each.public_collections or each.open]
     assert {match["path"] for match in optional if "path" in match} == {each.path for each in public}
     assert len([match for match in optional if "safe_regex" in match]) == sum(len(each.http) for each in public)
 

@@ -60,6 +60,8 @@ def test_every_service_file_is_read() -> None:
         (complete(rate_class=Policy.RATE_CLASS_UNSPECIFIED), "rate class"),
         (complete(timeout=Duration()), "no timeout"),
         (complete(scope=""), "no scope"),
+        (complete(open=True), "open, and yet guarded"),
+        (complete(scope="", open=True, internal=True), "open, and yet guarded"),
     ],
 )
 def test_an_rpc_that_is_not_guarded_is_named(policy: Policy | None, fault: str) -> None:
@@ -70,6 +72,11 @@ def test_an_rpc_that_is_not_guarded_is_named(policy: Policy | None, fault: str) 
 def test_an_internal_rpc_needs_no_scope() -> None:
     (method,) = contract.read([file_with(complete(scope="", internal=True))]).values()
     assert method.internal
+
+
+def test_an_open_rpc_needs_no_scope() -> None:
+    (method,) = contract.read([file_with(complete(scope="", open=True))]).values()
+    assert method.open
 
 
 def test_whatever_is_in_the_internal_package_is_internal() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2
 
-from services.mesh.health import Readiness
+from services.mesh.health import LIVENESS, Readiness
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -89,3 +89,13 @@ async def test_after_draining_no_check_brings_it_back(readiness: Readiness) -> N
     await readiness.drain()
     await readiness.check()
     assert await answer(readiness) == NOT_SERVING
+
+
+async def test_a_process_that_takes_no_calls_lives_all_the_same(readiness: Readiness, store: Store) -> None:
+    assert await answer(readiness, LIVENESS) == SERVING
+    store.up = False
+    await readiness.check()
+    await readiness.check()
+    assert (await answer(readiness), await answer(readiness, LIVENESS)) == (NOT_SERVING, SERVING)
+    await readiness.drain()
+    assert await answer(readiness, LIVENESS) == SERVING

@@ -9,7 +9,7 @@ from services.mesh.identity import Caller
 
 
 class Access:
-    """Denies by default: a token with the method's scope, a service's, or none where the method is public.
+    """Denies by default: a token with the method's scope, a service's, or none where the method is public or open.
 
     A service has checked its caller's scopes at the method the caller called, so what it relays needs none here.
     """
@@ -27,6 +27,8 @@ def _authorise(call: Call, who: Caller) -> None:
         return
     if method.internal:
         raise PermissionDenied(f"{method.name} is for services only")
+    if method.open:
+        return
     if who.anonymous:
         if not method.public_collections:
             raise Unauthenticated(f"{method.name} needs a token", scope=method.scope)

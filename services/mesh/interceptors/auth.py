@@ -33,7 +33,7 @@ class Auth:
     async def _authenticated(self, call: Call) -> Caller:
         sent = call.metadata.get("authorization")
         if sent is None:
-            if not self._admits_anonymous and not call.method.internal:
+            if not (self._admits_anonymous or call.method.internal or call.method.open):
                 raise Unauthenticated(f"{call.method.name} needs a token", scope=call.method.scope)
             return self._anonymous
         scheme, _, token = str(sent).partition(" ")

@@ -80,6 +80,15 @@ def refusals(statuses: Iterable[int]) -> dict[str, Any]:
     return {str(each): {"$ref": f"#/components/responses/{_REFUSALS[each][0]}"} for each in sorted({*statuses})}
 
 
+def unavailable(result: Schema) -> dict[str, Any]:
+    """What a method answers with 503 whose result may be bad news: the result, or the refusal there is otherwise."""
+    return {
+        "description": "The result, where it is that nothing can be served; or " + _REFUSALS[503][1],
+        "headers": headers(503),
+        "content": {"application/json": {"schema": {"anyOf": [result, {"$ref": "#/components/schemas/Error"}]}}},
+    }
+
+
 def responses(schemas: Schemas) -> dict[str, Any]:
     """Every refusal as a component, all of one shape."""
     error = schemas.add("Error", _error(schemas))

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from ragweave.contract import HttpBinding, Method
 from services.mesh.edge_keys import HTTP_BODY
+from services.mesh.health import HEALTH_PATH
 from services.mesh.openapi import answers
 from services.mesh.openapi.comments import Comments
 from services.mesh.openapi.rules import rules_of
@@ -79,6 +80,8 @@ class Operations:
             "200": self._result(method),
             **answers.refusals([*answers.ALWAYS, *self._more_refusals(method, body)]),
         }
+        if method.path == HEALTH_PATH:
+            operation["responses"]["503"] = answers.unavailable(self._schemas.refer(method.descriptor.output_type))
         return operation | _policy(method)
 
     def _told_apart_by(self, method: Method, at: int) -> str:
@@ -165,12 +168,15 @@ class Operations:
 
 
 def _policy(method: Method) -> dict[str, Any]:
-    """Who may call it, how often and for how long; without a token only where public collections are searched."""
+    """Who may call it, how often and for how long; without a token only where public collections are searched, or where
+    it is open to all.
+    """
+    without: list[dict[str, Any]] = [{}] if method.public_collections or method.open else []
     return {
-        "security": [{SECURITY: [method.scope]}, *([{}] if method.public_collections else [])],
+        "security": [{SECURITY: [method.scope] if method.scope else []}, *without],
         "x-grpc-method": method.path,
         "x-scope": method.scope,
-        "x-roles": sorted(role for role, scopes in ROLES.items() if method.scope in scopes),
+        "x-roles": sorted(role for role, scopes in ROLES.items() if method.open or method.scope in scopes),
         "x-rate-class": method.rate_class,
         "x-timeout-seconds": method.timeout_s if method.timeout_s % 1 else int(method.timeout_s),
     }
