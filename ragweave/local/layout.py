@@ -152,6 +152,10 @@ class Layout:
         """What runs, as the supervisor last saw it."""
         return self.data / "run" / "state.json"
 
+    def heartbeat(self, part: str) -> Path:
+        """The file that a process touches while it runs."""
+        return self.data / "run" / f"{part}.alive"
+
     @property
     def lock_file(self) -> Path:
         """Held by the one supervisor of this data folder; holds its pid."""

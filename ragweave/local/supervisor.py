@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ragweave.local.hangs import LOOK_S, end_when_hung
 from ragweave.local.layout import Layout, service_of
 from ragweave.local.processes import Process, ensure_mesh_certificates, processes
 
@@ -87,8 +88,9 @@ def start_ticks(pid: int) -> int:
 class Supervisor:
     """Keeps processes of one layout running until it is told to stop."""
 
-    def __init__(self, layout: Layout, to_run: Sequence[Process]) -> None:
+    def __init__(self, layout: Layout, to_run: Sequence[Process], *, hang_look_s: float = LOOK_S) -> None:
         self._layout = layout
+        self._hang_look_s = hang_look_s
         self._all = to_run
         self._state = {p.name: Running() for p in self._all}
         self._stopping = asyncio.Event()
@@ -137,7 +139,7 @@ class Supervisor:
                 except OSError as error:
                     _say(f"{process.name}: cannot be started: {error}")
             if state.pid:
-                state.last_exit = await _ended(state.pid)
+                state.last_exit = await self._ended(process, state.pid)
                 state.pid = 0
                 self._write_state()
                 if self._stopping.is_set():
@@ -149,7 +151,9 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _start(self, process: Process, state: Running) -> None:
-        mark = {_MARK: process.name}
+        heartbeat = self._layout.heartbeat(process.name)
+        heartbeat.unlink(missing_ok=True)
+        mark = {_MARK: process.name, "RAGWEAVE_HEARTBEAT_FILE": str(heartbeat)}
         environment = {**os.environ, **self._layout.environment(), **process.environment, **mark}
         if process.after:
             await self._exists(process.after)
@@ -161,6 +165,19 @@ class Supervisor:
         state.pid, state.start_ticks, state.started_at = pid, start_ticks(pid), time.time()
         self._write_state()
         _say(f"{process.name}: started, pid {pid}")
+
+    async def _ended(self, process: Process, pid: int) -> str:
+        """Waits until a process has ended, by itself or because it hung; says how."""
+        watching = asyncio.create_task(
+            end_when_hung(pid, self._layout.heartbeat(process.name), look_s=self._hang_look_s)
+        )
+        try:
+            how = await _ended(pid)
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+        return how
 
     async def _exists(self, path: Path) -> None:
         while not os.path.exists(path) and not self._stopping.is_set():  # noqa: ASYNC110, ASYNC240 - a stat a look

@@ -153,7 +153,7 @@ class Readiness:
         await self._answer(_SERVING if serving else _NOT_SERVING)
         self._log.info("health", serving=serving)
 
-    async def _answer(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+    async def _answer(self, status: Any) -> None:
         for service in self._services:
             await self.servicer.set(service, status)
 

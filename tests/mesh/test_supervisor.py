@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ragweave.local.hangs import LOOK_S, end_when_hung
 from ragweave.local.health import taken_ports
 from ragweave.local.keys import NoKeys, ensure_keys, sign_token
 from ragweave.local.layout import BadSetting, Layout
@@ -34,8 +35,8 @@ def sleeper(name: str, code: str = SLEEPER) -> Process:
 
 
 @asynccontextmanager
-async def supervised(layout: Layout, *to_run: Process) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(layout, to_run)
+async def supervised(layout: Layout, *to_run: Process, hang_look_s: float = LOOK_S) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(layout, to_run, hang_look_s=hang_look_s)
     running = asyncio.create_task(supervisor.run())
     try:
         yield supervisor
@@ -148,3 +149,51 @@ def test_keys_are_made_once_and_private_ones_are_their_owners_alone(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir() if path.stat().st_mode & 0o077} == {"jwks.json", "mesh_jwks.json"}
     assert b'"d"' not in before["jwks.json"] + before["mesh_jwks.json"]
     assert sign_token(tmp_path, tenant="t", subject="s", roles=["reader"], tier="free").count(".") == 2
+
+
+HANGING = """
+import asyncio, os, time
+from pathlib import Path
+from services.mesh.heartbeat import beating
+
+async def main():
+    async with beating(Path(os.environ["RAGWEAVE_HEARTBEAT_FILE"]), beat_s=0.01):
+        await asyncio.sleep(0.05)
+        {then}
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "exit"),
+    [("time.sleep(600)  # here", "killed by SIGABRT"), ("os.kill(os.getpid(), 19)", "killed by SIGKILL")],
+    ids=["stands still", "is stopped"],
+)
+async def test_a_process_whose_event_loop_hangs_is_started_again(
+    layout: Layout, then: str, exit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exit == "killed by SIGKILL":  # it has no last words
+        monkeypatch.setattr("ragweave.local.hangs._LAST_WORDS_S", 0.01)
+    hangs = Process("hangs", [sys.executable, "-c", HANGING.format(then=then)])
+    async with supervised(layout, hangs, sleeper("silent"), hang_look_s=0.05):
+        assert (await eventually(layout, "hangs", lambda e: e["restarts"] > 0))["last_exit"] == exit
+        if exit == "killed by SIGABRT":
+            assert "Current thread" in (layout.logs / "hangs.log").read_text(), "its log says where it hung"
+        silent = await eventually(layout, "silent", lambda e: e["pid"] > 0)
+        assert silent["restarts"] == 0, "nothing is asked of those that touch no file"
+
+
+async def test_a_process_whose_file_changes_is_let_alone(tmp_path: Path) -> None:
+    beat, beats = tmp_path / "beat", 0
+    beat.touch()
+    watched = await asyncio.create_subprocess_exec("sleep", "600")
+    watching = asyncio.create_task(end_when_hung(watched.pid, beat, look_s=0.005))
+    while beats < 100:
+        beats += 1
+        os.utime(beat, ns=(beats, beats))
+        await asyncio.sleep(0.001)
+    assert not watching.done()
+    watching.cancel()
+    watched.kill()
+    assert await watched.wait() == -signal.SIGKILL
