@@ -1,6 +1,6 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls deadline-test fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-cache bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+.PHONY: help install demo up down status logs doctor test test-tls deadline-test docs-test vendor-docs fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-cache bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,6 +49,12 @@ test-tls: install ## Run every end-to-end test with TLS on
 
 deadline-test: install ## Make 2,000 searches with a stage that hangs: how many are answered in time
 	$(BIN)/python -m tests.e2e.deadlines
+
+docs-test: install ## Open the API's documentation in headless Chromium and try a search out on it
+	$(BIN)/python -m tests.e2e.docs_page
+
+vendor-docs: install ## Fetch the documentation's script anew; SCALAR=1.2.3 takes another version
+	$(BIN)/python -m gateway.vendor $(SCALAR)
 
 fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
 	$(BIN)/python -m tests.e2e.fuzz_api

@@ -569,6 +569,19 @@ local function declared_length(headers)
   return tonumber(headers:get("content-length") or "") or 0
 end
 
+-- Pages are read and nothing else; which there are, whoever serves them knows.
+local function is_page(path)
+  return CONTRACT.pages[match(path, "^/[^/]*")] ~= nil
+end
+
+local function check_page(headers, path)
+  local verb = headers:get(":method")
+  if verb ~= "GET" and verb ~= "HEAD" then
+    refuse(405, nil, format("%s does not take %s, only GET, HEAD", sub(path, 1, 2 * MAX_SHOWN), verb), "allow", "GET, HEAD")
+  end
+  if declared_length(headers) > 0 then refuse(400, "", "this path takes no body") end
+end
+
 -- As Envoy itself tells gRPC from others; what only begins so is held to the rules of REST.
 local function is_grpc(kind)
   return kind == "application/grpc" or find(kind, "^application/grpc%+") ~= nil
@@ -582,6 +595,7 @@ local function check_head(headers, kind)
   if find(target, "?", 1, true) or find(target, "#", 1, true) then path, query = match(target, "^([^?#]*)%??(.*)$") end
   check_caller(headers, query)
   if is_grpc(kind) then return check_grpc(headers, path, query) end
+  if is_page(path) then return check_page(headers, path) end
   local binding = binding_of(headers:get(":method"), path)
   check_query(binding, query)
   local limit = binding.raw and CONTRACT.limits.upload or CONTRACT.limits.json

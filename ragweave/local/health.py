@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import socket
+import ssl
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ def standings(layout: Layout, all_processes: list[Process]) -> list[Standing]:
         found.append(
             Standing(
                 name=process.name,
-                state=_state(layout, process) if pid else "down",
+                state=process_state(layout, process) if pid else "down",
                 pid=pid,
                 restarts=int(entry.get("restarts") or 0),
                 started_at=float(entry.get("started_at") or 0),
@@ -88,11 +90,14 @@ def taken_ports(layout: Layout) -> dict[str, str]:
     return taken
 
 
-def _state(layout: Layout, process: Process) -> str:
+def process_state(layout: Layout, process: Process) -> str:
+    """What a process that runs says of itself: "serving", "not serving" or "starting"."""
     if process.name == "redis":
         return "serving" if _redis_answers(layout) else "starting"
     if process.name == "envoy":
         return _edge_state(layout)
+    if process.name == "gateway":
+        return _gateway_state(layout, process)
     if not process.address:
         return "serving"
     return _grpc_state(layout, process)
@@ -125,6 +130,31 @@ def _channel(layout: Layout, process: Process) -> grpc.Channel:
     if name := layout.server_name(process.role):
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.secure_channel(process.address, shown, options=options)
+
+
+def _gateway_state(layout: Layout, process: Process) -> str:
+    """As the edge asks it: by HTTP, with TLS on as the edge's peer would."""
+    try:
+        trust = _http_trust(layout, process)
+        url = f"{'https' if trust else 'http'}://{process.address}/healthz"
+        urllib.request.urlopen(url, timeout=_PROBE_S, context=trust).close()  # noqa: S310 - http or https
+    except urllib.error.HTTPError:
+        return "not serving"
+    except OSError:  # its certificates are not there yet, or nobody listens
+        return "starting"
+    return "serving"
+
+
+def _http_trust(layout: Layout, process: Process) -> ssl.SSLContext | None:
+    """What an HTTPS client of a process's own port shows and trusts; None where it speaks plain HTTP."""
+    if not layout.tls:
+        return None
+    files = layout.certificate(OPERATOR)
+    trust = ssl.create_default_context(cafile=files.authority)
+    trust.load_cert_chain(files.certificate, files.key)
+    # The CA is the mesh's own, and the address may be no name of a mounted certificate.
+    trust.check_hostname = not layout.mounted
+    return trust
 
 
 def _edge_state(layout: Layout) -> str:

@@ -23,12 +23,14 @@ PORTS = {
     "collections": ("RAGWEAVE_COLLECTIONS_PORT", 50053),
     "jobs": ("RAGWEAVE_JOBS_PORT", 50054),
     "system": ("RAGWEAVE_SYSTEM_PORT", 50055),
+    "gateway": ("RAGWEAVE_GATEWAY_PORT", 50056),
     "embedding metrics": ("RAGWEAVE_EMBEDDING_METRICS_PORT", 9461),
     "retrieval metrics": ("RAGWEAVE_RETRIEVAL_METRICS_PORT", 9462),
     "collections metrics": ("RAGWEAVE_COLLECTIONS_METRICS_PORT", 9463),
     "jobs metrics": ("RAGWEAVE_JOBS_METRICS_PORT", 9464),
     "system metrics": ("RAGWEAVE_SYSTEM_METRICS_PORT", 9465),
     "worker metrics": ("RAGWEAVE_WORKER_METRICS_PORT", 9466),
+    "gateway metrics": ("RAGWEAVE_GATEWAY_METRICS_PORT", 9467),
 }
 SERVICES = ("embedding", "retrieval", "collections", "jobs", "system")
 WORKER = "worker"
@@ -196,7 +198,7 @@ class Layout:
             "PYTHONUTF8": "1",  # file names are UTF-8, whatever the locale
             "RAGWEAVE_REDIS_URL": self.redis_url or f"unix://{self.redis_socket}",
             **{variable: str(self.ports[part]) for part, (variable, _) in PORTS.items()},
-            **{f"RAGWEAVE_{name.upper()}_TARGET": self.target(name) for name in SERVICES},
+            **{f"RAGWEAVE_{name.upper()}_TARGET": self.target(name) for name in (*SERVICES, "gateway")},
         }
 
     def replica_environment(self, part: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ class Process:
         name: What status, logs and people call it.
         command: Program and arguments.
         after: Unix socket that must exist before the first start; None where there is nothing to wait for.
-        address: `host:port` of its gRPC health service; empty where it has none.
+        address: `host:port` of its gRPC health service, of the gateway's HTTP; empty where it has none.
         environment: Added to the mesh's own.
         role: Whose certificate it shows with TLS on; empty where it speaks none.
     """
@@ -63,6 +63,7 @@ def processes(layout: Layout) -> list[Process]:
         )
         for number, part in enumerate(layout.parts(WORKER), 1)
     ]
+    made.append(Process("gateway", [python, "-m", "gateway"], address=layout.address("gateway"), role="gateway"))
     made.append(
         Process(
             "envoy",

@@ -57,6 +57,9 @@ OWNERS: Mapping[str, str] = {
 # Answers health and reflection at the edge: every service lists the whole public contract.
 OPEN_OWNER = "collections"
 OPEN_SERVICES = (*EXEMPT_SERVICES, "grpc.reflection.v1.ServerReflection")
+# Serves pages over HTTP, to callers without a token too, below these paths.
+GATEWAY = "gateway"
+PAGES = ("/docs",)
 
 # By the names Accept-Encoding knows them under; the first is chosen where a caller likes both as much.
 _COMPRESSORS = {
@@ -96,14 +99,14 @@ def render(settings: EdgeSettings, out: Path) -> Path:
 
     source = key_file(settings)
     try:
-        jwt = jwt_filter(settings, methods, OPEN_SERVICES)
+        jwt = jwt_filter(settings, methods, OPEN_SERVICES, PAGES)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     descriptors, lua, config = out / "contract.binpb", out / "request.lua", out / "envoy.yaml"
     replace(descriptors, descriptor_set().SerializeToString(deterministic=True))
     replace(lua, _request_lua(settings, methods).encode())
     replace(out / "jwt.json", json.dumps(jwt).encode())
-    tls = write_secrets(settings, out, sorted(set(OWNERS.values())))
+    tls = write_secrets(settings, out, _upstreams())
     replace(config, _envoy_yaml(settings, methods, descriptors, lua, out / "jwt.json", tls).encode())
     if settings.rate_limit_service:
         replace(out / "ratelimit.yaml", service_config(settings.rate_limits).encode())
@@ -174,6 +177,11 @@ def descriptor_set() -> FileDescriptorSet:
     return found
 
 
+def _upstreams() -> list[str]:
+    """Whatever calls are sent to."""
+    return sorted({*OWNERS.values(), GATEWAY})
+
+
 def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
     """Adds a file after what it imports, as descriptor pools want them."""
     if file.name in files:
@@ -185,7 +193,7 @@ def _with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) -> Non
 
 def _request_lua(settings: EdgeSettings, methods: Sequence[Method]) -> str:
     limits = {"max_json_bytes": settings.max_json_bytes, "max_upload_bytes": settings.max_upload_bytes}
-    keys = keys_of(methods, OPEN_SERVICES, **limits)
+    keys = keys_of(methods, OPEN_SERVICES, PAGES, **limits)
     return keys + "\n" + (_SOURCES / "request.lua").read_text("utf-8")
 
 
@@ -213,13 +221,15 @@ def _envoy_yaml(
         methods=methods,
         services=sorted({each.service for each in methods}),
         guards=sorted({(each.scope, each.public_collections) for each in methods if not each.open}),
-        clusters={owner: cluster_of(settings.endpoints(owner)) for owner in sorted(set(OWNERS.values()))},
+        clusters={owner: cluster_of(settings.endpoints(owner)) for owner in _upstreams()},
         jwks_cluster=cluster_of([authority_of(settings.mesh.jwks)]) if remote else None,
         jwks_tls=jwks.hostname if jwks.scheme == "https" else None,
         otlp=cluster_of([authority_of(settings.mesh.otlp_endpoint)]) if otlp.hostname else None,
         otlp_tls=otlp.hostname if otlp.scheme == "https" else None,
         open_services=OPEN_SERVICES,
         open_owner=OPEN_OWNER,
+        gateway=GATEWAY,
+        pages=PAGES,
         anonymous=ANONYMOUS,
         free=FREE,
         limit_domain=DOMAIN,

@@ -16,7 +16,9 @@ _SCHEMES = ("Bearer", "bearer", "BEARER")
 _TYPES = "type.googleapis.com/envoy"
 
 
-def jwt_filter(settings: EdgeSettings, methods: Iterable[Method], open_services: Iterable[str]) -> Mapping[str, Any]:
+def jwt_filter(
+    settings: EdgeSettings, methods: Iterable[Method], open_services: Iterable[str], pages: Iterable[str]
+) -> Mapping[str, Any]:
     """The filter as a discovery resource, with the keys of a JWKS file in it, or the URL Envoy fetches them from.
 
     Raises:
@@ -38,7 +40,7 @@ def jwt_filter(settings: EdgeSettings, methods: Iterable[Method], open_services:
                         "optional": {"requires_any": anyone},
                         "needed": {"provider_name": "users"},
                     },
-                    "rules": [*_rules(methods, open_services, anonymous=settings.mesh.anonymous)],
+                    "rules": [*_pages(pages), *_rules(methods, open_services, anonymous=settings.mesh.anonymous)],
                 },
             }
         ]
@@ -77,6 +79,12 @@ def _provider(settings: EdgeSettings) -> dict[str, Any]:
         "jwt_cache_config": {"jwt_cache_size": 1000},
         **({} if key_file(settings) else keys),
     }
+
+
+def _pages(paths: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """Nobody is asked who they are, and no token is verified: browsers load pages without one."""
+    for path in paths:
+        yield {"match": {"path_separated_prefix": path}}
 
 
 def _rules(methods: Iterable[Method], open_services: Iterable[str], *, anonymous: bool) -> Iterable[dict[str, Any]]:

@@ -85,11 +85,16 @@ def pattern_of(template: str) -> str:
 
 
 def keys_of(
-    methods: Collection[Method], open_services: Iterable[str], *, max_json_bytes: int, max_upload_bytes: int
+    methods: Collection[Method],
+    open_services: Iterable[str],
+    pages: Iterable[str] = (),
+    *,
+    max_json_bytes: int,
+    max_upload_bytes: int,
 ) -> str:
     """Lua source that sets CONTRACT, in the form envoy/request.lua describes, for `methods` and their REST forms.
 
-    `open_services` are served beside them.
+    `open_services` are served beside them, and `pages`: paths with all below them.
     """
     messages: dict[str, dict[str, dict[str, Any]]] = {}
     enums: dict[str, dict[str, bool]] = {}
@@ -103,6 +108,7 @@ def keys_of(
         + f"limits = {_lua({'json': max_json_bytes, 'upload': max_upload_bytes})},\n"
         + f"methods = {_lua({each.path: True for each in methods})},\n"
         + f"open = {_lua(dict.fromkeys(open_services, True))},\n"
+        + f"pages = {_lua(dict.fromkeys(pages, True))},\n"
         + f"bindings = {_lua(bindings)},\n"
         + f"enums = {_lua(enums)},\n"
         + "messages = MESSAGES,\n}\n"

@@ -36,6 +36,7 @@ class EdgeSettings(BaseSettings):
     jobs_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     retrieval_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     system_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
+    gateway_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     health_interval_s: float = Field(0.5, ge=0.1, le=60, description="Seconds between two health checks of a replica.")
 
     cors_origins: Names = Field(
@@ -104,7 +105,7 @@ class EdgeSettings(BaseSettings):
 
     @field_validator(
         "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "system_endpoints",
-        "cors_origins",
+        "gateway_endpoints", "cors_origins",
         mode="before",
     )  # fmt: skip
     @classmethod

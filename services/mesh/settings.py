@@ -44,6 +44,7 @@ class MeshSettings(BaseSettings):
     collections_target: str = Field("127.0.0.1:50053", min_length=1, description="gRPC target of collections.")
     jobs_target: str = Field("127.0.0.1:50054", min_length=1, description="gRPC target of jobs.")
     system_target: str = Field("127.0.0.1:50055", min_length=1, description="gRPC target of system.")
+    gateway_target: str = Field("127.0.0.1:50056", min_length=1, description="host:port of the gateway's HTTP.")
 
     tls: bool = Field(False, description="Whether the processes speak mutual TLS with one another, and the edge HTTPS.")
     tls_cert: Path | None = Field(None, description="This process's certificate (PEM); the local CA's where empty.")

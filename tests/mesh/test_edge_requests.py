@@ -255,7 +255,7 @@ async def test_an_unknown_path_is_not_found_and_named(edge: Edge, path: str) -> 
 
 
 async def test_outside_the_api_nothing_is_found(edge: Edge) -> None:
-    for path in ("/", "/docs", "/ragweave.internal.v1.IndexService/DropIndex"):
+    for path in ("/", "/graphql", "/ragweave.internal.v1.IndexService/DropIndex"):
         refusal(await edge.rest("GET", path), 404, 5)
 
 

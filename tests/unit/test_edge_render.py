@@ -13,7 +13,18 @@ from pydantic import ValidationError
 from ragweave import contract
 from ragweave.local.authority import ensure_certificates
 from services.mesh import edge
-from services.mesh.edge import OPEN_SERVICES, OWNERS, command, main, origin_pattern, parsed, render, validate
+from services.mesh.edge import (
+    GATEWAY,
+    OPEN_SERVICES,
+    OWNERS,
+    PAGES,
+    command,
+    main,
+    origin_pattern,
+    parsed,
+    render,
+    validate,
+)
 from services.mesh.edge_clusters import cluster_of
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.edge_tls import write_secrets
@@ -136,9 +147,9 @@ def test_mounted_certificates_are_checked_against_the_targets_hosts_or_the_name_
 def test_a_mesh_that_admits_no_strangers_needs_a_token_for_every_method_that_is_not_open(tmp_path: Path) -> None:
     rendered(EdgeSettings(mesh=World.in_folder(tmp_path, anonymous=False).mesh), tmp_path / "edge")
     rules = jwt_of(tmp_path / "edge")["rules"]
-    optional = {rule["match"].get("prefix") for rule in rules if rule["requirement_name"] == "optional"}
+    optional = {rule["match"].get("prefix") for rule in rules if rule.get("requirement_name") == "optional"}
     assert optional - {None} == {f"/{service}/" for service in OPEN_SERVICES}
-    paths = {rule["match"].get("path") for rule in rules if rule["requirement_name"] == "optional"}
+    paths = {rule["match"].get("path") for rule in rules if rule.get("requirement_name") == "optional"}
     assert paths - {None} == {each.path for each in PUBLIC if each.open}
 
 
@@ -173,9 +184,22 @@ def test_every_public_method_has_one_route_with_its_deadline_and_nothing_interna
 
 
 def test_only_unary_methods_without_side_effects_are_retried(config: dict[str, Any]) -> None:
-    retried = {path for path, route in routes(config).items() if "retry_policy" in route.get("route", {})}
+    retried = {path for path, route in routes(config).items() if "retry_policy" in route.get("route", {})} - set(PAGES)
     assert retried == {each.path for each in PUBLIC if each.retried}
     assert retried
+
+
+def test_pages_are_the_gateways_for_whoever_asks_within_limits(config: dict[str, Any], tmp_path: Path) -> None:
+    open_to_all = [rule["match"] for rule in jwt_of(tmp_path / "edge")["rules"] if "requirement_name" not in rule]
+    assert open_to_all == [{"path_separated_prefix": page} for page in PAGES]
+    for page in PAGES:
+        route = routes(config)[page]
+        assert route["route"]["cluster"] == GATEWAY
+        assert route["metadata"]["filter_metadata"]["ragweave"]["class"] == "READ"
+        assert route["typed_per_filter_config"]["envoy.filters.http.grpc_json_transcoder"]["services"] == []
+    [cluster] = [each for each in config["static_resources"]["clusters"] if each["name"] == GATEWAY]
+    assert cluster["health_checks"][0]["http_health_check"] == {"path": "/healthz"}
+    assert cluster["outlier_detection"]["enforcing_consecutive_gateway_failure"] == 100
 
 
 def test_every_public_method_is_guarded_by_its_scope_and_the_rest_is_denied(config: dict[str, Any]) -> None:
@@ -206,7 +230,7 @@ def test_roles_open_what_their_scopes_open(config: dict[str, Any]) -> None:
 def test_a_token_is_needed_unless_the_method_says_otherwise(config: dict[str, Any], tmp_path: Path) -> None:
     rules = jwt_of(tmp_path / "edge")["rules"]
     assert rules[-1] == {"match": {"prefix": "/"}, "requirement_name": "needed"}
-    optional = [rule["match"] for rule in rules if rule["requirement_name"] == "optional"]
+    optional = [rule["match"] for rule in rules if rule.get("requirement_name") == "optional"]
     public = [each for each in PUBLIC if each.public_collections or each.open]
     assert {match["path"] for match in optional if "path" in match} == {each.path for each in public}
     assert len([match for match in optional if "safe_regex" in match]) == sum(len(each.http) for each in public)

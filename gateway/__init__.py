@@ -1,0 +1,1 @@
+"""What transcoding at the edge cannot express, behind the edge: one ASGI process. It serves the API's documentation."""
