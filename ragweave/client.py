@@ -77,6 +77,7 @@ class _Policy:
 
     def __init__(self, token: Token) -> None:
         self._token = token if callable(token) else lambda: token
+        self.throttle = _Throttle()
 
     def applied(self, details: Any) -> _CallDetails:
         path = details.method.decode() if isinstance(details.method, bytes) else details.method
@@ -122,6 +123,21 @@ def _attempts_until(until: float | None) -> Iterator[_Attempt]:
         yield _Attempt(pause_s, left_s)
 
 
+class _Throttle:
+    """What a client may spend on sending mutations again, by the rule its channel has for what it sends again."""
+
+    def __init__(self) -> None:
+        self._tokens: float = contract.RETRY_TOKENS
+
+    def again(self, code: Any) -> bool:
+        """Notes how an attempt ended; whether nobody answered, and another may be made."""
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            self._tokens = min(contract.RETRY_TOKENS, self._tokens + contract.RETRY_TOKENS_A_SUCCESS)
+            return False
+        self._tokens = max(0, self._tokens - 1)
+        return self._tokens > contract.RETRY_TOKENS / 2
+
+
 class _Blocking(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -140,7 +156,7 @@ class _Blocking(
             return continuation(details, request)
         attempts = _attempts(details.timeout)
         call = continuation(details, named)
-        while call.code() is grpc.StatusCode.UNAVAILABLE and (attempt := next(attempts, None)):
+        while self._policy.throttle.again(call.code()) and (attempt := next(attempts, None)):
             time.sleep(attempt.pause_s)
             call = continuation(details.within(attempt.left_s), named)
         return call
@@ -167,7 +183,7 @@ class _AsyncUnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
             return await continuation(details, request)
         attempts = _attempts(details.timeout)
         call = await continuation(details, named)
-        while await call.code() is grpc.StatusCode.UNAVAILABLE and (attempt := next(attempts, None)):
+        while self._policy.throttle.again(await call.code()) and (attempt := next(attempts, None)):
             await asyncio.sleep(attempt.pause_s)
             call = await continuation(details.within(attempt.left_s), named)
         return call

@@ -19,6 +19,11 @@ from ragweave.v1 import policy_pb2
 PUBLIC_PACKAGE = "ragweave.v1"
 INTERNAL_PACKAGE = "ragweave.internal.v1"
 
+# What a channel may spend on sending calls again: each failure takes one, each success gives some back, and below half
+# of them nothing is sent again (gRFC A6). So a backend that fails altogether gets at most 50 calls more than offered.
+RETRY_TOKENS = 100
+RETRY_TOKENS_A_SUCCESS = 0.1
+
 Idempotency = Literal["IDEMPOTENCY_UNKNOWN", "NO_SIDE_EFFECTS", "IDEMPOTENT"]
 
 
@@ -132,8 +137,9 @@ def service_config(
 ) -> str:
     """gRPC service config, JSON, for channels to the mesh or its edge.
 
-    Methods without side effects are retried on UNAVAILABLE, at most 4 attempts in all with jittered backoff (gRFC A6),
-    until failures use up the throttle. Timeouts are not in it: they are set per call.
+    Methods without side effects are sent once more on UNAVAILABLE, after a jittered pause (gRFC A6), until failures use
+    up the throttle: no backend gets more than twice what it is offered. A failure that a service of the mesh answers
+    with is not one of these: it sends headers first. Timeouts are not in it: they are set per call.
 
     Args:
         load_balancing: Policy name. Health checking needs round_robin; pick_first ignores it.
@@ -147,17 +153,17 @@ def service_config(
     ]
     config: dict[str, Any] = {
         "loadBalancingConfig": [{load_balancing: {}}],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+        "retryThrottling": {"maxTokens": RETRY_TOKENS, "tokenRatio": RETRY_TOKENS_A_SUCCESS},
     }
     if retried:
         config["methodConfig"] = [
             {
                 "name": retried,
                 "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.05s",
+                    "maxAttempts": 2,
+                    "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
-                    "backoffMultiplier": 3,
+                    "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }

@@ -60,7 +60,7 @@ async def rerank(
         raise InvalidArgument(f"{blank[0]}: holds no text", violations=violations)
     found = await reranker.scores(tenant, query, documents, truncate=truncate, timeout_s=timeout_s)
     if not all(math.isfinite(score.value) for score in found.scores):
-        raise DependencyUnavailable(f"{reranker.spec.name} gave a score that is not a finite number", retried=True)
+        raise DependencyUnavailable(f"{reranker.spec.name} gave a score that is not a finite number")
     ranked = sorted(map(Ranked, range(len(documents)), found.scores), key=lambda each: -each.score.value)
     return Reranking(ranked[: top_n or None], found.total_tokens)
 

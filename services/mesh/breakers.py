@@ -177,7 +177,6 @@ class Breaker:
         return DependencyUnavailable(
             f"{self.dependency} is unavailable",
             retry_after_s=max(self.retry_after_s, self.limits.look_s),
-            retried=True,
             service=self.dependency,
         )
 

@@ -79,6 +79,7 @@ class Refusal:
         retry_after_s: Seconds after which a retry may succeed.
         metadata: More for programs.
         names_field: The request check has named a field.
+        repeated: The edge has sent the call twice, or has too many under way: gRPC clients shall not repeat it at once.
     """
 
     status: int
@@ -94,6 +95,7 @@ class Refusal:
     retry_after_s: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     names_field: bool = False
+    repeated: bool = False
 
 
 def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
@@ -103,6 +105,7 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
     scope = "%METADATA(ROUTE:ragweave:scope)%"
     token = "send authorization: Bearer <token>"  # noqa: S105  # a text
     late = "the call did not end within its time"
+    away = "the service behind this path is unavailable"
     upgrade = _header("upgrade", present_match=True)
     everything = _header(":path", string_match={"exact": "*"})
     no_token = f"no valid token: {said}; {token}", f"no valid token; {token}"
@@ -143,7 +146,8 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
         ),
         Refusal(501, "UNIMPLEMENTED", said, "not implemented"),
         Refusal(502, "UNAVAILABLE", "the service behind this path gave no valid answer", retry_after_s=1),
-        Refusal(503, "UNAVAILABLE", "the service behind this path is unavailable", retry_after_s=1),
+        Refusal(503, "UNAVAILABLE", away, retry_after_s=1, flags=("UF", "UC", "UR", "UO", "URX"), repeated=True),
+        Refusal(503, "UNAVAILABLE", away, retry_after_s=1),
         Refusal(504, "DEADLINE_EXCEEDED", late),
         Refusal(500, "INTERNAL", "internal error", or_higher=True),
     )
@@ -196,6 +200,8 @@ def _for_grpc(row: Refusal, headers: Mapping[str, str]) -> Iterable[dict[str, An
         "grpc-message": status.message,
         "grpc-status-details-bin": b64encode(status.SerializeToString(deterministic=True)).decode(),
     }
+    if row.repeated:
+        told["grpc-retry-pushback-ms"] = "-1"
     common = {"status_code": 200, "headers_to_add": _added({**headers, **_retry(row), **told})}
     frame = _trailers_frame(told)
     yield {**_when(row, _GRPC_WEB_TEXT), **common, "body_format_override": _web("-text", b64encode(frame))}

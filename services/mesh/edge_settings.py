@@ -38,6 +38,23 @@ class EdgeSettings(BaseSettings):
     system_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     gateway_endpoints: Names = Field((), description="host:port of each replica; the mesh's target where empty.")
     health_interval_s: float = Field(0.5, ge=0.1, le=60, description="Seconds between two health checks of a replica.")
+    cluster_connections: int = Field(
+        1024, ge=1, le=100_000, description="Connections to the replicas of a service, by worker thread."
+    )
+    cluster_pending: int = Field(1024, ge=1, le=1_000_000, description="Calls of a service that wait for a connection.")
+    cluster_requests: int = Field(
+        4096, ge=1, le=1_000_000, description="Calls of a service under way at a time; more are UNAVAILABLE at once."
+    )
+    retry_budget_percent: float = Field(
+        20.0, ge=0, le=100, description="Share of a service's calls under way that may be second attempts, in percent."
+    )
+    retry_concurrency: int = Field(
+        5, ge=0, le=1000, description="Second attempts at a time that are allowed however few calls are under way."
+    )
+    ejection_failures: int = Field(
+        5, ge=1, le=1000, description="Calls in a row that a replica answers with 502-504 before it is left out."
+    )
+    ejection_s: float = Field(5.0, gt=0, le=600, description="Seconds it is left out the first time.")
 
     cors_origins: Names = Field(
         ("http://localhost:*", "http://127.0.0.1:*"),

@@ -284,19 +284,9 @@ class QuotaExceeded(DomainError):
 
 
 class DependencyUnavailable(DomainError):
-    """A part this service needs does not answer; the message names it.
-
-    Args:
-        retried: It was asked again as often as makes sense, so that gRPC clients need not do so at once.
-    """
+    """A part this service needs does not answer; the message names it. It was asked again where that makes sense."""
 
     reason = "DEPENDENCY_UNAVAILABLE"
-
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, retried: bool = False, **metadata: str
-    ) -> None:
-        super().__init__(message, violations=(), retry_after_s=retry_after_s, **metadata)
-        self.retried = retried
 
 
 class IndexFailed(DependencyUnavailable):

@@ -72,7 +72,10 @@ def _add_to(server: grpc.aio.Server, service: str, servicer: object) -> None:
 
 
 class Backend:
-    """Echoes; fails where the query or name says so: "missing", "unavailable 2" (twice), "slow", "invalid", "crash"."""
+    """Echoes; fails where the query or name says so.
+
+    Such as "missing", "unavailable 2" (twice), "gone 2" (as if nobody answered), "slow", "invalid", "crash".
+    """
 
     def __init__(self) -> None:
         self.seen = Seen()
@@ -99,6 +102,11 @@ class Backend:
         if what == "unavailable" and self.failures < int(times):
             self.failures += 1
             raise DependencyUnavailable("the vector store does not answer", retry_after_s=2)
+        if what == "gone" and self.failures < int(times):
+            self.failures += 1
+            call = current_call()
+            assert call is not None
+            await call.context.abort(grpc.StatusCode.UNAVAILABLE, "as a server that goes away answers")
 
     async def Search(
         self, request: search_pb2.SearchRequest, context: grpc.aio.ServicerContext

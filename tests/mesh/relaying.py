@@ -17,8 +17,8 @@ from tests.mesh.kinds import Kind, Scripted, add_scripted, responses_of
 class Relay:
     """Two real servers: calls to the first make the first call the second, by the same kind of RPC."""
 
-    def __init__(self, world: World, near: grpc.aio.Channel, first: Scripted, second: Scripted) -> None:
-        self.world, self.near, self.first, self.second = world, near, first, second
+    def __init__(self, world: World, port: int, near: grpc.aio.Channel, first: Scripted, second: Scripted) -> None:
+        self.world, self.port, self.near, self.first, self.second = world, port, near, first, second
 
     def start(self, kind: Kind, **options: Any) -> Any:
         metadata = (*self.world.bearer(roles=["admin"], sub="bo", tenant="t7"), *options.pop("metadata", ()))
@@ -50,4 +50,4 @@ async def relaying(world: World, kind: Kind, *, second_port: int | None = None) 
 
         port = await opened.enter_async_context(world.running(wire, world.settings(), name="first"))
         near = await opened.enter_async_context(world.channel(port))
-        yield Relay(world, near, first, second)
+        yield Relay(world, port, near, first, second)

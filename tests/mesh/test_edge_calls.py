@@ -116,21 +116,29 @@ async def test_what_went_wrong_inside_is_not_told(edge: Edge) -> None:
     assert (response.status_code, response.json()["message"]) == (500, "internal error")
 
 
-async def test_reads_are_retried_when_unavailable(edge: Edge) -> None:
-    before = len(edge.backend.seen.searches)
-    response = await edge.rest("POST", SEARCH, {"query": "unavailable 2"})
-    assert response.status_code == 200
-    assert len(edge.backend.seen.searches) - before == 3
+async def test_reads_are_sent_once_more_where_nobody_answers(edge: Edge) -> None:
+    for failures, status in ((1, 200), (99, 503)):
+        before, edge.backend.failures = len(edge.backend.seen.searches), 0
+        response = await edge.rest("POST", SEARCH, {"query": f"gone {failures}"})
+        assert response.status_code == status
+        assert len(edge.backend.seen.searches) - before == 2
 
 
-async def test_retries_end(edge: Edge) -> None:
+async def test_a_failure_that_a_service_answers_with_is_told_at_once(edge: Edge) -> None:
     before = len(edge.backend.seen.searches)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await retrieval_service_pb2_grpc.RetrievalServiceStub(edge.channel).Search(
             search_pb2.SearchRequest(query="unavailable 99"), metadata=metadata(edge)
         )
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert len(edge.backend.seen.searches) - before == 4
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "the vector store does not answer",
+    )
+    answer = await edge.rest("POST", SEARCH, {"query": "unavailable 99"})
+    assert (answer.status_code, answer.json()["message"]) == (503, "the vector store does not answer")
+    assert answer.headers["retry-after"] == "2"
+    assert {each["@type"].rpartition(".")[2] for each in answer.json()["details"]} == {"ErrorInfo", "RetryInfo"}
+    assert len(edge.backend.seen.searches) - before == 2
 
 
 @pytest.mark.parametrize("query", ["invalid", "missing"])

@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from prometheus_client import REGISTRY
 
 from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc
+from services.mesh.breakers import Breakers, Limits
 from services.mesh.calls import bounded, current_call
 from services.mesh.channels import open_channel
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, EtagMismatch, Unauthenticated
@@ -155,7 +156,8 @@ async def test_a_service_that_is_gone_is_named(world: World, kind: Kind, free_po
     service = kind.path.split("/")[1].rpartition(".")[2]
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, f"{service} is unavailable")
     assert _info(error).metadata["service"] == service
-    assert dict(error.trailing_metadata())["retry-after"] == "1"
+    told = {**dict(error.initial_metadata()), **dict(error.trailing_metadata())}  # type: ignore[call-overload]
+    assert told["retry-after"] == "1"
 
 
 @each_kind
@@ -166,21 +168,57 @@ async def test_what_is_wrong_between_services_is_not_the_callers_business(world:
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
-async def test_a_method_without_side_effects_is_retried_while_unavailable(world: World) -> None:
+async def test_a_method_without_side_effects_is_sent_once_more_where_nobody_answers(world: World) -> None:
     servicer = Scripted()
 
-    async def failing_twice() -> None:
-        if servicer.calls <= 2:
-            raise DependencyUnavailable("the store does not answer")
+    async def gone_at_first() -> None:
+        if servicer.calls == 1:
+            await _gone()
 
-    servicer.script = failing_twice
+    servicer.script = gone_at_first
     async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
         assert await GET.start(channel)
-    assert servicer.calls == 3
+    assert servicer.calls == 2
+
+
+async def test_a_failure_that_a_service_answers_with_is_not_asked_for_twice(world: World) -> None:
+    servicer = Scripted(_raising(DependencyUnavailable("the store does not answer", retry_after_s=7)))
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await GET.start(channel)
+    assert servicer.calls == 1
+    assert raised.value.details() == "the store does not answer"
+    assert dict(raised.value.initial_metadata())["retry-after"] == "7"  # type: ignore[call-overload]
+
+
+async def test_however_many_hops_lead_to_a_backend_it_gets_twice_what_is_offered_at_most(world: World) -> None:
+    async with relaying(world, GET) as relay:
+        relay.second.script = _gone
+        async with world.channel_as(relay.port, caller_of()) as near:
+            for _ in range(4):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await GET.start(near)
+                assert raised.value.details() == "CollectionService is unavailable"
+        assert (relay.first.calls, relay.second.calls) == (4, 8)
+
+
+async def test_a_backend_that_keeps_failing_gets_no_more_than_it_is_offered(world: World) -> None:
+    servicer = Scripted(_gone)
+    with Breakers(Limits(failures=1000)).wiring():
+        async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+            for _ in range(40):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await GET.start(channel)
+            throttled = servicer.calls
+            for _ in range(10):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await GET.start(channel)
+    assert throttled < 40 + 50
+    assert servicer.calls == throttled + 10
 
 
 async def test_a_method_with_side_effects_is_sent_once(world: World) -> None:
-    servicer = Scripted(_raising(DependencyUnavailable("the store does not answer")))
+    servicer = Scripted(_gone)
     async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
         with pytest.raises(grpc.aio.AioRpcError):
             stub = collection_service_pb2_grpc.CollectionServiceStub(channel)
@@ -197,14 +235,6 @@ async def test_nothing_but_unavailable_is_retried(world: World, error: Exception
     assert servicer.calls == 1
 
 
-async def test_retries_stop_at_four_attempts(world: World) -> None:
-    servicer = Scripted(_raising(DependencyUnavailable("the store does not answer")))
-    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await GET.start(channel)
-    assert servicer.calls == 4
-
-
 async def test_a_request_longer_than_the_usual_retry_buffer_is_retried_too(world: World) -> None:
     from ragweave.v1 import embedding_service_pb2, embedding_service_pb2_grpc
 
@@ -214,7 +244,7 @@ async def test_a_request_longer_than_the_usual_retry_buffer_is_retried_too(world
         async def Embed(self, request: Any, context: Any) -> embedding_service_pb2.EmbedResponse:
             calls.append(len(request.texts))
             if len(calls) == 1:
-                raise DependencyUnavailable("not yet")
+                await _gone()
             return embedding_service_pb2.EmbedResponse()
 
     async with world.serving(add_scripted, Embedding()) as port, world.channel_as(port, caller_of()) as channel:
@@ -267,6 +297,13 @@ async def test_a_server_that_is_not_ready_is_left_out_and_found_again(world: Wor
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         well.set()
         assert await GET.start(channel, wait_for_ready=True)
+
+
+async def _gone() -> None:
+    """Ends the call as a server that goes away does: nothing but a status, and none of ours."""
+    call = current_call()
+    assert call is not None
+    await call.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
 
 def _raising(error: Exception) -> Callable[[], Awaitable[None]]:

@@ -107,7 +107,7 @@ async def test_a_failed_call_is_told_by_its_code_and_without_its_words(
     async with relaying(world, kind) as relay:
 
         async def failing() -> None:
-            raise DependencyUnavailable("the secret store does not answer", retried=True)
+            raise DependencyUnavailable("the secret store does not answer")
 
         relay.second.script = failing
         with pytest.raises(grpc.aio.AioRpcError):

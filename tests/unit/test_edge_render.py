@@ -338,3 +338,42 @@ def test_a_file_without_a_public_key_is_refused_by_name(settings: EdgeSettings, 
     Path(settings.mesh.jwks).write_text(jwks)
     with pytest.raises(ValueError, match=re.escape(str(settings.mesh.jwks))):
         render(settings, tmp_path / "edge")
+
+
+def test_what_a_service_gets_at_most_is_configured(tmp_path: Path) -> None:
+    given = {
+        "cluster_connections": 11,
+        "cluster_pending": 12,
+        "cluster_requests": 13,
+        "retry_budget_percent": 14,
+        "retry_concurrency": 15,
+        "ejection_failures": 16,
+        "ejection_s": 90,
+    }
+    config = rendered(EdgeSettings(mesh=World.in_folder(tmp_path).mesh, **given), tmp_path / "edge")
+    validate(tmp_path / "edge")
+    owners = [each for each in config["static_resources"]["clusters"] if each["name"] in set(OWNERS.values())]
+    assert len(owners) == 5
+    for cluster in owners:
+        [threshold] = cluster["circuit_breakers"]["thresholds"]
+        assert threshold == {
+            "max_connections": 11,
+            "max_pending_requests": 12,
+            "max_requests": 13,
+            "track_remaining": True,
+            "retry_budget": {"budget_percent": {"value": 14.0}, "min_retry_concurrency": 15},
+        }
+        outliers = cluster["outlier_detection"]
+        assert outliers["consecutive_gateway_failure"] == 16
+        assert (outliers["base_ejection_time"], outliers["max_ejection_time"]) == ("90.0s", "90.0s")
+
+
+def test_the_edge_repeats_a_read_once_and_has_clients_repeat_nothing_behind_it(config: dict[str, Any]) -> None:
+    policies = [each["route"].get("retry_policy") for each in routes(config).values() if "route" in each]
+    assert {each["num_retries"] for each in policies if each} == {1}
+    told = [
+        {each["header"]["key"]: each["header"]["value"] for each in mapper["headers_to_add"]}
+        for mapper in manager(config)["local_reply_config"]["mappers"]
+        if "UF" in str(mapper["filter"])
+    ]
+    assert {each["grpc-retry-pushback-ms"] for each in told if "grpc-status" in each} == {"-1"}

@@ -117,7 +117,7 @@ def test_only_methods_without_side_effects_are_retried_and_only_when_unavailable
     }
     assert "/ragweave.v1.JobService/WatchJob" not in retried, "streams are resumed, not retried"
     assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert entry["retryPolicy"]["maxAttempts"] == 4
+    assert entry["retryPolicy"]["maxAttempts"] == 2
     assert {"initialBackoff", "maxBackoff", "backoffMultiplier"} <= set(entry["retryPolicy"])
     assert "timeout" not in entry
 
@@ -126,7 +126,7 @@ def test_the_config_balances_checks_health_and_throttles_retries() -> None:
     config = json.loads(contract.service_config())
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     assert config["healthCheckConfig"] == {"serviceName": ""}
-    assert set(config["retryThrottling"]) == {"maxTokens", "tokenRatio"}
+    assert config["retryThrottling"] == {"maxTokens": 100, "tokenRatio": 0.1}
     assert "healthCheckConfig" not in json.loads(contract.service_config(health_check=False))
 
 

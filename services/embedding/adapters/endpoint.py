@@ -24,7 +24,7 @@ _MARGIN_S: Final = 0.020
 _PATIENCE_S: Final = 30.0
 # A host that is down may swallow what is sent to it: another try, on another address, is worth more than waiting.
 _CONNECT_S: Final = 2.0
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 2
 _RETRY_AFTER_S: Final = 1.0
 _CONNECTIONS: Final = 16
 # Some endpoints send the documents back.
@@ -116,7 +116,7 @@ class Endpoint:
             if not failures:
                 raise DeadlineExceeded(f"{self.host} did not answer within {left_s:.3g} s") from None
             after_s = failures[-1].after_s or _RETRY_AFTER_S
-            raise DependencyUnavailable(str(failures[-1]), retry_after_s=after_s, retried=True) from None
+            raise DependencyUnavailable(str(failures[-1]), retry_after_s=after_s) from None
 
     async def _answer(self, question: dict[str, Any], until: float) -> Any:
         with traces.part("POST", {HTTP_REQUEST_METHOD: "POST", SERVER_ADDRESS: self.host}) as part:
@@ -135,9 +135,9 @@ class Endpoint:
                     raise _Passing(f"{self.host} answered {response.status_code}", _retry_after_s(response))
                 if response.status_code in (401, 403):
                     refusal = f"{self.host} does not take our API key ({response.status_code})"
-                    raise DependencyUnavailable(refusal, retried=True)
+                    raise DependencyUnavailable(refusal)
                 if response.is_server_error or response.is_redirect:
-                    raise DependencyUnavailable(f"{self.host} answered {response.status_code}", retried=True)
+                    raise DependencyUnavailable(f"{self.host} answered {response.status_code}")
                 if not response.is_success:
                     raise Refused(response.status_code)
                 content = await self._content(response)
@@ -163,7 +163,7 @@ class Endpoint:
 
     def misanswered(self, description: str) -> DependencyUnavailable:
         """The error for an answer that cannot be used: "description" says what it is or has."""
-        return DependencyUnavailable(f"the answer of {self.host} {description}", retried=True)
+        return DependencyUnavailable(f"the answer of {self.host} {description}")
 
 
 def _verdict(error: Exception) -> Verdict:

@@ -121,4 +121,4 @@ def _tokens(answer: dict[str, Any]) -> int:
 
 
 def _refused(endpoint: Endpoint, error: Refused) -> DependencyUnavailable:
-    return DependencyUnavailable(f"{endpoint.host} refuses to rerank: it answered {error.status}", retried=True)
+    return DependencyUnavailable(f"{endpoint.host} refuses to rerank: it answered {error.status}")

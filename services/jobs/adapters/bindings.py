@@ -25,7 +25,7 @@ class BindingsClient:
 
     async def follow(self) -> AsyncIterator[Mapping[str, Binding | None]]:
         with acting_for(self._self_caller):
-            stream = self._stub.WatchCollections(pb.WatchCollectionsRequest())
+            stream = self._stub.WatchCollections(pb.WatchCollectionsRequest(), wait_for_ready=True)
         try:
             async for response in stream:
                 yield {record.collection.uid: _binding_from(record) for record in response.records}

@@ -25,7 +25,8 @@ class OutboxClient:
 
     async def follow(self, after: int) -> AsyncIterator[Sequence[CollectionChange] | int]:
         with acting_for(self._self_caller):
-            stream = self._stub.WatchCollectionChanges(pb.WatchCollectionChangesRequest(after_sequence=after))
+            request = pb.WatchCollectionChangesRequest(after_sequence=after)
+            stream = self._stub.WatchCollectionChanges(request, wait_for_ready=True)
         first = True
         try:
             async for response in stream:

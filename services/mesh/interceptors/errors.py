@@ -10,7 +10,6 @@ import structlog
 
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
-from services.mesh.errors import DependencyUnavailable
 from services.mesh.spelling import for_rest
 from services.mesh.status import DETAILS_KEY, code_of, dependency_of, is_expected, reason_of, retry_after_s, status_of
 
@@ -19,12 +18,14 @@ _DRAIN_S = 1.0
 _IDLE_S = 0.02
 # What failed for want of something the service needs: the message names that, and nothing of the request.
 _NOBODYS_FAULT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-# Has clients that would retry by the contract's policy leave it (gRFC A6).
-_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 
 class Errors:
-    """Ends a failed call with a google.rpc.Status; the unexpected is logged with its trace id and becomes INTERNAL."""
+    """Ends a failed call with a google.rpc.Status; the unexpected is logged with its trace id and becomes INTERNAL.
+
+    A failure is an answer: neither the edge nor a channel sends the call again, as they do where nobody answers. What
+    is worth another try was tried here; each hop that tried once more would double what its backend gets.
+    """
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("mesh.errors")
@@ -58,11 +59,9 @@ class Errors:
             call.headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
         if call.method.client_streaming:
             await _writes_ended(call)
-        # Headers sent now would commit the call, and its client could not retry it (gRFC A6): they go with the
-        # trailers, which gRPC then sends as the one and only header block.
-        headers = [] if call.headers_sent else [*call.headers]
-        if isinstance(error, DependencyUnavailable) and error.retried:
-            headers.append(_NO_RETRY)
+        if call.status is grpc.StatusCode.UNAVAILABLE and call.method.retried:
+            await call.send_headers()  # commits the call: retry policies look at a lone block of trailers (gRFC A6)
+        headers = [] if call.headers_sent else call.headers
         await call.context.abort(call.status, status.message, (*headers, (DETAILS_KEY, status.SerializeToString())))
 
 

@@ -6,6 +6,7 @@ import grpc
 
 from ragweave.internal.v1 import registry_service_pb2 as pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
+from services.mesh.calls import current_call
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.identity import Caller, acting_for
 from services.retrieval.collection import Changes, CollectionView
@@ -41,7 +42,9 @@ class RegistryClient:
 
     async def watch(self, after_sequence: int) -> AsyncGenerator[Changes, None]:
         with acting_for(self._self_caller):
-            stream = self._service.WatchCollections(pb.WatchCollectionsRequest(after_sequence=after_sequence))
+            request = pb.WatchCollectionsRequest(after_sequence=after_sequence)
+            # Nobody waits for what is followed all the time: it begins as soon as the registry is there.
+            stream = self._service.WatchCollections(request, wait_for_ready=current_call() is None)
         try:
             async for response in stream:
                 yield Changes([view_from(record) for record in response.records], response.snapshot_complete)
