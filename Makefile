@@ -1,6 +1,7 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs doctor test test-tls deadline-test docs-test vendor-docs fuzz-api soak-tenancy soak-cache crash-test filter-test bench-ingest bench-jobs bench-job-store bench-search bench-cache bench-footprint bench-edge bench-audit quality rotate-test lint format protos clean
+# Every target is a command, none a file.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +65,12 @@ soak-tenancy: install ## 100,000 random calls by three tenants: nothing may cros
 
 soak-cache: install ## 200,000 random writes and searches: no cached answer may be stale or forbidden
 	$(BIN)/python -m tests.cache_soak
+
+chaos: install ## Harm every process in every way under load, with two replicas of each: what callers see
+	$(BIN)/python -m tests.e2e.chaos $(CHAOS)
+
+soak: install ## Fifteen minutes of steady load with streams given up: no memory or descriptor may be kept
+	$(BIN)/python -m tests.e2e.soak $(SOAK)
 
 crash-test: install ## Kill processes under imports 50 times: nothing lost, nothing double
 	$(BIN)/python -m tests.e2e.kill_points

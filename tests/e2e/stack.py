@@ -157,6 +157,10 @@ class Mesh:
     def _trust(self) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=self.layout.edge_authority) if self.layout.https else None
 
+    def names(self) -> list[str]:
+        """What its processes are called."""
+        return list(read_state(self.layout)["processes"])
+
     def pid(self, name: str) -> int:
         """The pid of a process, 0 while it is down."""
         return int(read_state(self.layout)["processes"][name]["pid"])
