@@ -66,6 +66,7 @@ class Layout:
             the edge's own.
         tls_server_name: Name that mounted certificates of services carry; their addresses where empty.
         replicas: How many processes of a service, or workers, there are; one of those not named.
+        targets: Where services are found that are not found at their processes' own addresses, as gRPC targets.
     """
 
     root: Path
@@ -81,6 +82,7 @@ class Layout:
     edge_authority: Path | None = None
     tls_server_name: str = ""
     replicas: Mapping[str, int] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, root: Path | None = None) -> "Layout":
@@ -116,6 +118,7 @@ class Layout:
             edge_authority=trusted,
             tls_server_name=given.get("RAGWEAVE_TLS_SERVER_NAME") or "",
             replicas=replicas,
+            targets={name: target for name in SERVICES if (target := given.get(f"RAGWEAVE_{name.upper()}_TARGET"))},
         )
 
     @property
@@ -187,6 +190,8 @@ class Layout:
 
     def target(self, service: str) -> str:
         """Where the mesh's channels and the edge find all replicas of a service, as a gRPC target."""
+        if set_one := self.targets.get(service):
+            return set_one
         addresses = [self.address(part) for part in self.parts(service)]
         return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
 

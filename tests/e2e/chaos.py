@@ -29,6 +29,7 @@ from tests.e2e.stack import ROOT, Mesh
 from tests.e2e.steady_load import READS, WRITES, Outcome, SteadyLoad, failed
 from tests.e2e.troubles import stopped
 from tests.ports import free_port
+from tests.qdrant_server import url_of
 from tests.tcp_proxy import Link, Proxy, proxies
 
 RECOVERY_S: Final = 10.0
@@ -165,8 +166,8 @@ class Stage:
             stores = {name: f"127.0.0.1:{free_port()}" for name in STORES}
             replicas = [part for name in SERVICES for part in (name, f"{name}-2")]
             ports = {part: free_port() for part in replicas}
-            upstreams = stores | {part: f"127.0.0.1:{port}" for part, port in ports.items()}
-            links = opened.enter_context(proxies(upstreams))
+            upstreams = {part: f"127.0.0.1:{port}" for part, port in ports.items()}
+            links = opened.enter_context(proxies(upstreams | stores))
             kept = {
                 name: opened.enter_context(Kept(command(folder, stores[name]), folder / f"{name}.log").running())
                 for name, command in STORES.items()
@@ -180,7 +181,7 @@ class Stage:
             settings |= {
                 "RAGWEAVE_REDIS_URL": f"redis://{links['redis'].address}",
                 "RAGWEAVE_RETRIEVAL_STORE": "qdrant",
-                "RAGWEAVE_RETRIEVAL_QDRANT_URL": f"http://{links['vector store'].address}",
+                "RAGWEAVE_RETRIEVAL_QDRANT_URL": url_of(links["vector store"].port),
             }
             mesh = Mesh(folder / "data", **settings)
             opened.callback(mesh.stop)

@@ -91,6 +91,11 @@ def test_everybody_is_told_of_all_replicas_of_a_service(tmp_path: Path) -> None:
     assert environment["RAGWEAVE_RETRIEVAL_PORT"] == "50052"
 
 
+def test_a_target_that_is_set_is_kept(tmp_path: Path) -> None:
+    environment = read(tmp_path, RAGWEAVE_EMBEDDING_TARGET="dns:///embedding.example:443", **TWO).environment()
+    assert environment["RAGWEAVE_EMBEDDING_TARGET"] == "dns:///embedding.example:443"
+
+
 def test_replicas_have_ports_of_their_own_for_metrics(tmp_path: Path) -> None:
     given = {"RAGWEAVE_RETRIEVAL_METRICS_PORT": "9100", "RAGWEAVE_WORKER_2_METRICS_PORT": "9200"}
     layout = read(tmp_path, **given, **TWO)
