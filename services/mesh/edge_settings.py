@@ -48,8 +48,9 @@ class EdgeSettings(BaseSettings):
     retry_budget_percent: float = Field(
         20.0, ge=0, le=100, description="Share of a service's calls under way that may be second attempts, in percent."
     )
+    # A connection that breaks fails all that is under way on it at once.
     retry_concurrency: int = Field(
-        5, ge=0, le=1000, description="Second attempts at a time that are allowed however few calls are under way."
+        64, ge=0, le=1000, description="Second attempts at a time that are allowed however few calls are under way."
     )
     ejection_failures: int = Field(
         5, ge=1, le=1000, description="Calls in a row that a replica answers with 502-504 before it is left out."

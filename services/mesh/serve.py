@@ -262,7 +262,7 @@ def _options(settings: MeshSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),  # the edge pings every second
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_S * 1000),
         ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_S * 1000),
     ]
