@@ -94,6 +94,9 @@ bench-job-store: install ## Measure what 200,000 jobs leave in the store, and wh
 bench-search: install ## Measure what a search takes that nothing has cached
 	$(BIN)/python -m benchmarks.search
 
+bench-overload: install ## Measure what ten times the load leaves of the peak
+	$(BIN)/python -m benchmarks.overload
+
 bench-cache: install ## Measure the hit rate on a Zipf-shaped query log with writes in it, and what hits and misses take
 	$(BIN)/python -m benchmarks.cache
 

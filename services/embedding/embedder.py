@@ -96,6 +96,7 @@ class Embedder:
         truncate: bool = False,
         recompute: bool = False,
         named: Callable[[int], str] = "texts[{}]".format,
+        within_s: float | None = None,
     ) -> list[Embedding]:
         """The embedding of each text, in order; all or none.
 
@@ -104,11 +105,13 @@ class Embedder:
             truncate: Cut texts over the model's limit, where they would be refused.
             recompute: Take nothing from the cache.
             named: What the caller calls the text at an index.
+            within_s: When nobody waits for it any more; None where that is not known.
 
         Raises:
             InvalidArgument: a text holds nothing to embed.
             TextTooLong: a text is over the model's limit, and truncate is off.
             TooManyRequests: too many texts wait already.
+            Overloaded: those that wait leave too little of `within_s`.
         """
         keys = [cache_key(tenant, self.spec, input_type, text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
@@ -118,7 +121,7 @@ class Embedder:
         counts = {key: _COUNT.unpack_from(entry)[0] for key, entry in found.items()}
         counts |= {key: each.count for key, each in tokens.items()}
         self._check([counts[key] for key in keys], truncate, named)
-        entries = found | await self._computed(tenant, tokens, input_type, recompute=recompute)
+        entries = found | await self._computed(tenant, tokens, input_type, recompute, within_s)
         return [self._embedding(entries[key], cached=key in found) for key in keys]
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -169,7 +172,12 @@ class Embedder:
         return near | far
 
     async def _computed(
-        self, tenant: str, tokens: Mapping[bytes, Tokens], input_type: InputType, *, recompute: bool
+        self,
+        tenant: str,
+        tokens: Mapping[bytes, Tokens],
+        input_type: InputType,
+        recompute: bool,
+        within_s: float | None,
     ) -> dict[bytes, bytes]:
         """Cache entries of texts, once the model made them.
 
@@ -177,7 +185,7 @@ class Embedder:
         """
         entries = {} if recompute else self._cache.near(tokens)
         missing = {key: each for key, each in tokens.items() if key not in entries}
-        vectors = await self._scheduler.results(self._lanes[input_type], tenant, missing)
+        vectors = await self._scheduler.results(self._lanes[input_type], tenant, missing, within_s=within_s)
         return entries | {key: _entry(tokens[key], vector) for key, vector in vectors.items()}
 
     async def _vectors(self, batch: Sequence[Tokens]) -> list[bytes]:

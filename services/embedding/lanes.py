@@ -55,10 +55,14 @@ class Lane(Generic[R]):
 
     Args:
         kind: What waits in it, in the plural.
+
+    Attributes:
+        tokens: What the model has to read for all that waits.
     """
 
     def __init__(self, capacity: int, kind: str = "texts") -> None:
         self.kind = kind
+        self.tokens = 0
         self._capacity = capacity
         self._by_age: dict[str, dict[int, Work[R]]] = {}  # by tenant, the one whose turn it is first
         self._by_length: list[tuple[tuple[int, int], Work[R]]] = []
@@ -74,6 +78,7 @@ class Lane(Generic[R]):
 
     def push(self, work: Work[R]) -> None:
         self._turn += 1
+        self.tokens += len(work.tokens.ids)
         work.queue(self, self._turn)
         self._by_age.setdefault(work.tenant, {})[self._turn] = work
         insort(self._by_length, (work.place, work), key=_place)
@@ -109,7 +114,8 @@ class Lane(Generic[R]):
         return batch
 
     def _forget(self, work: Work[R]) -> None:
-        _, turn = work.place
+        length, turn = work.place
+        self.tokens -= length
         of_tenant = self._by_age[work.tenant]
         del of_tenant[turn]
         if not of_tenant:

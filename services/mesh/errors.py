@@ -277,6 +277,12 @@ class TooManyRequests(DomainError):
     reason = "TOO_MANY_REQUESTS"
 
 
+class Overloaded(DomainError):
+    """More is asked of a service than it can answer in time. It works: later calls, or others, may pass."""
+
+    reason = "OVERLOADED"
+
+
 class QuotaExceeded(DomainError):
     """A tenant keeps as much as it may. Waiting does not help: delete something, or have the limit raised."""
 
@@ -351,6 +357,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     SourceEmpty: StatusCode.FAILED_PRECONDITION,
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
+    Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     QuotaExceeded: StatusCode.RESOURCE_EXHAUSTED,
     DependencyUnavailable: StatusCode.UNAVAILABLE,
     IndexFailed: StatusCode.UNAVAILABLE,

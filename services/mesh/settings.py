@@ -96,7 +96,15 @@ class MeshSettings(BaseSettings):
     max_message_bytes: int = Field(
         16 * 2**20, ge=2**16, le=256 * 2**20, description="Longest gRPC message sent or taken, in bytes."
     )
-    max_concurrent_calls: int = Field(4096, ge=1, le=100_000, description="Calls one server runs at a time.")
+    max_concurrent_calls: int = Field(
+        4096, ge=1, le=100_000, description="Calls one server holds at a time, watches and waiting ones included."
+    )
+    max_running_calls: int = Field(
+        64, ge=1, le=10_000, description="Users' calls of one rate class that one server runs at a time; others wait."
+    )
+    max_waiting_calls: int = Field(
+        512, ge=0, le=100_000, description="Users' calls of one rate class that may wait; more are refused."
+    )
     health_interval_s: float = Field(2.0, ge=0.05, le=60, description="Seconds between two rounds of health checks.")
     drain_s: float = Field(1.0, ge=0, le=60, description="Seconds between NOT_SERVING and refusing new calls.")
     grace_s: float = Field(10.0, ge=0, le=600, description="Seconds calls in flight get to end while stopping.")

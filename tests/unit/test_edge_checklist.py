@@ -182,8 +182,8 @@ def test_clusters_have_every_item_of_envoys_checklist(config: Any) -> None:
         assert (http2["initial_stream_window_size"], http2["initial_connection_window_size"]) == (65536, 1048576)
         assert http2["hpack_table_size"] == 0
         assert float(cluster["connect_timeout"].removesuffix("s")) <= 15
-        [threshold] = cluster["circuit_breakers"]["thresholds"]
-        assert {"max_connections", "max_pending_requests", "max_requests", "retry_budget"} <= threshold.keys()
+        for threshold in cluster["circuit_breakers"]["thresholds"]:
+            assert {"max_connections", "max_pending_requests", "max_requests", "retry_budget"} <= threshold.keys()
 
 
 def test_every_route_has_an_end_of_its_own(config: Any) -> None:

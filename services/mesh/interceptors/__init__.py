@@ -9,6 +9,7 @@ from services.mesh.audit import Trail
 from services.mesh.chain import Chain
 from services.mesh.deny_list import Denials
 from services.mesh.interceptors.access import Access
+from services.mesh.interceptors.admission import Admission
 from services.mesh.interceptors.audit import Audit
 from services.mesh.interceptors.auth import Auth
 from services.mesh.interceptors.call_log import CallLog
@@ -41,6 +42,8 @@ def chain(
             Deadline(),  # before auth, which may wait for keys
             # Before the audit, which names the caller.
             Auth(TokenVerifier(settings), settings.public_tenant, anonymous=settings.anonymous),
+            # After auth, which tells users from services; before anything that costs.
+            Admission(running=settings.max_running_calls, waiting=settings.max_waiting_calls, registry=registry),
             Audit(trail),  # outside all that may refuse a known caller
             Revoked(denials),  # before anything a denied caller could learn from
             Access(),  # before validation: strangers learn nothing

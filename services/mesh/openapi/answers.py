@@ -56,7 +56,8 @@ _REFUSALS: dict[int, tuple[str, str]] = {
     415: ("UnsupportedMediaType", "INVALID_ARGUMENT (3): the body is not application/json."),
     429: (
         "TooManyRequests",
-        "RESOURCE_EXHAUSTED (8): a rate limit, a quota or a full queue; QuotaFailure tells which.",
+        "RESOURCE_EXHAUSTED (8): a rate limit, a quota or a full queue; QuotaFailure tells which. With the reason "
+        "OVERLOADED more is asked of the service than it can answer in time.",
     ),
     431: ("HeadersTooLarge", "INVALID_ARGUMENT (3): the headers are larger than the edge takes."),
     499: ("Cancelled", "CANCELLED (1): the caller went away."),
