@@ -283,6 +283,12 @@ class Overloaded(DomainError):
     reason = "OVERLOADED"
 
 
+class DiskFull(DomainError):
+    """There is no room to add anything. What is there can be read and deleted; all goes on once there is room again."""
+
+    reason = "DISK_FULL"
+
+
 class QuotaExceeded(DomainError):
     """A tenant keeps as much as it may. Waiting does not help: delete something, or have the limit raised."""
 
@@ -358,6 +364,7 @@ STATUS: dict[type[DomainError], StatusCode] = {
     CollectionNotEmpty: StatusCode.FAILED_PRECONDITION,
     TooManyRequests: StatusCode.RESOURCE_EXHAUSTED,
     Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    DiskFull: StatusCode.RESOURCE_EXHAUSTED,
     QuotaExceeded: StatusCode.RESOURCE_EXHAUSTED,
     DependencyUnavailable: StatusCode.UNAVAILABLE,
     IndexFailed: StatusCode.UNAVAILABLE,

@@ -83,6 +83,12 @@ class MeshSettings(BaseSettings):
         "every tenant; default=<data_dir>/import where empty.",
     )
     max_document_bytes: int = Field(50 * 2**20, ge=1, le=2**31, description="Largest original, in bytes.")
+    min_free_disk: int = Field(
+        256 * 2**20,
+        ge=0,
+        le=2**40,
+        description="Bytes left free on the disks of data: below, nothing is added, while reading and deleting go on.",
+    )
     audit_required: bool = Field(
         False, description="Whether nothing is changed while the audit log's store does not answer."
     )

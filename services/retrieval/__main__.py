@@ -64,6 +64,7 @@ def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
             threads=settings.threads,
             max_open=settings.max_open,
             idle_s=settings.engine_idle_s,
+            reserve_bytes=settings.mesh.min_free_disk,
         )
     # The client's models take 50 MB, which the embedded store has no use for.
     from services.retrieval.adapters.qdrant import QdrantVectorStore

@@ -26,6 +26,7 @@ from services.jobs.adapters import folder_rest
 from services.jobs.adapters.folder_uploads import FolderUploads, Stretch
 from services.jobs.blobs import PIECE_BYTES, Blob, check_content, check_hash, check_size, key_part
 from services.jobs.extraction import ExtractedText, Page, Syntax
+from services.mesh.disk import writing
 from services.mesh.errors import DomainError, TenantDeleted, UploadNotFound
 
 _TEMPORARY = ".incoming"
@@ -34,6 +35,8 @@ _DOOMED = ".erased"
 # Beside the content of a tenant whose folder cannot be named as it is: how it is named.
 _NAME = "tenant"
 _ABANDONED_S = 24 * 3600
+# As callers hear of it.
+_KEPT = "originals and texts"
 
 
 class FolderBlobStore:
@@ -61,14 +64,15 @@ class FolderBlobStore:
         buffer = bytearray()
         size = 0
         try:
-            async for piece in content:
-                size += len(piece)
-                check_size(size, max_bytes)
-                buffer += piece
-                if len(buffer) >= PIECE_BYTES:
-                    incoming = await asyncio.to_thread(self._write, tenant, incoming, bytes(buffer))
-                    buffer.clear()
-            content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer), sha256)
+            with writing(_KEPT):
+                async for piece in content:
+                    size += len(piece)
+                    check_size(size, max_bytes)
+                    buffer += piece
+                    if len(buffer) >= PIECE_BYTES:
+                        incoming = await asyncio.to_thread(self._write, tenant, incoming, bytes(buffer))
+                        buffer.clear()
+                content_hash = await asyncio.to_thread(self._finish, tenant, incoming, bytes(buffer), sha256)
         except BaseException:
             if incoming:
                 incoming.discard()
@@ -85,32 +89,35 @@ class FolderBlobStore:
         max_bytes: int | None = None,
         sha256: str = "",
     ) -> Blob:
-        stretch = await asyncio.to_thread(self._begin, tenant, upload, offset)
-        buffer, size = bytearray(), offset
-        working: asyncio.Future[Any] | None = None
-        try:
-            async for piece in content:
-                size += len(piece)
-                check_size(size, max_bytes)
-                buffer += piece
-                if len(buffer) >= PIECE_BYTES:
-                    working = asyncio.ensure_future(asyncio.to_thread(stretch.write, size - len(buffer), bytes(buffer)))
-                    await asyncio.shield(working)
-                    buffer.clear()
-            working = asyncio.ensure_future(
-                asyncio.to_thread(self._complete, tenant, upload, stretch, size, bytes(buffer), sha256)
-            )
-            return Blob(await asyncio.shield(working), size)
-        except DomainError:
-            self._uploads.drop(key_part(tenant), key_part(upload))
-            raise
-        except BaseException:
-            if working:
-                await asyncio.gather(working, return_exceptions=True)
-            self._cut(tenant, upload, stretch, size - len(buffer), bytes(buffer))
-            raise
-        finally:
-            stretch.close()
+        with writing(_KEPT):
+            stretch = await asyncio.to_thread(self._begin, tenant, upload, offset)
+            buffer, size = bytearray(), offset
+            working: asyncio.Future[Any] | None = None
+            try:
+                async for piece in content:
+                    size += len(piece)
+                    check_size(size, max_bytes)
+                    buffer += piece
+                    if len(buffer) >= PIECE_BYTES:
+                        working = asyncio.ensure_future(
+                            asyncio.to_thread(stretch.write, size - len(buffer), bytes(buffer))
+                        )
+                        await asyncio.shield(working)
+                        buffer.clear()
+                working = asyncio.ensure_future(
+                    asyncio.to_thread(self._complete, tenant, upload, stretch, size, bytes(buffer), sha256)
+                )
+                return Blob(await asyncio.shield(working), size)
+            except DomainError:
+                self._uploads.drop(key_part(tenant), key_part(upload))
+                raise
+            except BaseException:
+                if working:
+                    await asyncio.gather(working, return_exceptions=True)
+                self._cut(tenant, upload, stretch, size - len(buffer), bytes(buffer))
+                raise
+            finally:
+                stretch.close()
 
     async def received(self, tenant: str, upload: str) -> int:
         received = await asyncio.to_thread(self._uploads.received, key_part(tenant), key_part(upload))
@@ -170,7 +177,8 @@ class FolderBlobStore:
         fields = {field.name: getattr(text, field.name) for field in fields_of(text)}
         fields |= {"pages": [astuple(page) for page in text.pages], "metadata": dict(text.metadata)}
         packed = json.dumps(fields, ensure_ascii=False).encode()
-        await asyncio.to_thread(lambda: self._publish(tenant, self._write(tenant, None, packed), path))
+        with writing(_KEPT):
+            await asyncio.to_thread(lambda: self._publish(tenant, self._write(tenant, None, packed), path))
 
     async def get_text(self, tenant: str, content_hash: str, version: str) -> ExtractedText | None:
         try:
@@ -242,7 +250,11 @@ class FolderBlobStore:
 
     def _write(self, tenant: str, incoming: "_Incoming | None", piece: bytes) -> "_Incoming":
         incoming = incoming or _Incoming(self._incoming, key_part(tenant))
-        incoming.write(piece)
+        try:
+            incoming.write(piece)
+        except OSError:
+            incoming.discard()
+            raise
         return incoming
 
     def _homes(self) -> list[tuple[str, Path]]:
@@ -262,9 +274,10 @@ class FolderBlobStore:
             name = self._folder / key_part(tenant) / _NAME
             if name.parent.name != tenant and not name.exists():
                 self._write(tenant, None, tenant.encode("utf-8", "surrogatepass")).publish(name)
-        except (FileNotFoundError, FileExistsError, NotADirectoryError):
+        except OSError as error:
             incoming.discard()
-            self._check_admitted(tenant)
+            if isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError)):
+                self._check_admitted(tenant)
             raise
 
     def _check_admitted(self, tenant: str) -> None:
@@ -346,7 +359,8 @@ class _Incoming:
             _sync_folder(folder)
 
     def discard(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is tried once more; the file is closed all the same
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 

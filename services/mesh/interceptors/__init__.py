@@ -8,6 +8,7 @@ from ragweave.contract import Method
 from services.mesh.audit import Trail
 from services.mesh.chain import Chain
 from services.mesh.deny_list import Denials
+from services.mesh.disk import Disk
 from services.mesh.interceptors.access import Access
 from services.mesh.interceptors.admission import Admission
 from services.mesh.interceptors.audit import Audit
@@ -18,6 +19,7 @@ from services.mesh.interceptors.errors import Errors
 from services.mesh.interceptors.metrics import Metrics
 from services.mesh.interceptors.request_id import RequestId
 from services.mesh.interceptors.revoked import Revoked
+from services.mesh.interceptors.room import Room
 from services.mesh.interceptors.tracing import Tracing
 from services.mesh.interceptors.validation import Validation
 from services.mesh.settings import MeshSettings
@@ -47,6 +49,8 @@ def chain(
             Audit(trail),  # outside all that may refuse a known caller
             Revoked(denials),  # before anything a denied caller could learn from
             Access(),  # before validation: strangers learn nothing
+            # Before validation, which a stream's handler begins: nothing of an upload is taken in vain.
+            Room(Disk(settings.data_dir, "data", reserve_bytes=settings.min_free_disk)),
             Validation(),  # last: the handler sees only messages within the contract's bounds
         ],
         methods,

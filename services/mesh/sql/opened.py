@@ -1,5 +1,6 @@
 """A service's database, opened: its schema up to date, its failures told as the domain tells them."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, Self, TypeVar
@@ -12,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from services.mesh import traces
 from services.mesh.breakers import Verdict, breaker_of
+from services.mesh.disk import disk_full
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.sql.databases import Database, Mode, database
 from services.mesh.sql.schema import Schema
@@ -23,10 +25,13 @@ _DEFECTS: Final = (sql_errors.IntegrityError, sql_errors.ProgrammingError, sql_e
 # Connection exceptions, insufficient resources, operator intervention such as a shutdown.
 _ITS_OWN_STATE: Final = ("08", "53", "57")
 _ERRORS: Final = (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRES_DISK_FULL: Final = "53100"
 
 
 class OpenDatabase:
-    """What stores of one service share. Every method raises DependencyUnavailable where the database does not answer.
+    """What stores of one service share. Every method raises DependencyUnavailable where the database does not answer,
+    and DiskFull where it has no room for what it is to keep.
 
     Args:
         name: What an operator calls it, such as "the registry's database".
@@ -95,13 +100,26 @@ class OpenDatabase:
         except _ERRORS as error:
             if isinstance(error, _DEFECTS):
                 raise
+            if _is_full(error):
+                self._log.error("the database's disk is full", database=self._name)
+                raise disk_full(self._name) from None
             self._log.error("the database does not answer", database=self._name, exc_info=error)
             raise DependencyUnavailable(f"{self._name} does not answer", retry_after_s=1.0) from None
 
 
 def _verdict(error: Exception) -> Verdict:
-    """A server that has a complaint of its own answers, unless that is one of its own state (PostgreSQL's SQLSTATE)."""
-    if not isinstance(error, _ERRORS):
+    """A server that has a complaint of its own answers, unless that is one of its own state (PostgreSQL's SQLSTATE).
+
+    One whose disk is full answers, too: it can be read.
+    """
+    if not isinstance(error, _ERRORS) or _is_full(error):
         return Verdict.ANSWER
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return Verdict.FAILURE if state is None or state[:2] in _ITS_OWN_STATE else Verdict.ANSWER
+
+
+def _is_full(error: BaseException) -> bool:
+    cause = error.orig if isinstance(error, sql_errors.DBAPIError) else error
+    return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or (
+        getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
+    )

@@ -15,7 +15,8 @@ import structlog
 
 from services.mesh import filters
 from services.mesh.breakers import breaker_of, failing
-from services.mesh.errors import DependencyUnavailable, FailedPrecondition, IndexFailed
+from services.mesh.disk import Disk
+from services.mesh.errors import DependencyUnavailable, DiskFull, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
 from services.retrieval.adapters.edge_filter import recipe
@@ -59,6 +60,10 @@ _RETRY_BUILD_S: Final = 30.0
 _REAP_EVERY_S: Final = 30.0
 # What an engine that is gone, or does not start, is met with.
 _DEAD: Final = failing(EngineDied, OSError)
+# What a new shard may soon take: its write-ahead log is made in segments of 32 MiB, filled as they are used.
+_EMPTY_SHARD_BYTES: Final = 32 * 2**20
+# The copy of a shard, and beside it the graph with the segments that it is built in.
+_SIZE_OF_BUILD: Final = 3
 
 
 @dataclass
@@ -103,6 +108,7 @@ class EdgeVectorStore:
         root: Path,
         lock: FolderLock,
         *,
+        disk: Disk,
         build_threshold: int,
         threads: int,
         max_open: int,
@@ -111,6 +117,7 @@ class EdgeVectorStore:
     ) -> None:
         self._root = root
         self._lock = lock
+        self._disk = disk
         self._build_threshold = build_threshold
         self._threads = threads
         self._max_open = max_open
@@ -136,6 +143,7 @@ class EdgeVectorStore:
         threads: int = 1,
         max_open: int = 64,
         idle_s: float = 600.0,
+        reserve_bytes: int = 0,
         steps: Mapping[int, Step] = STEPS,
     ) -> AsyncIterator["EdgeVectorStore"]:
         """The store kept in the folder `root`, with its first engine running and every index of the present version.
@@ -145,6 +153,8 @@ class EdgeVectorStore:
             threads: Threads of an engine, and of a build.
             max_open: Indexes the shared engine keeps open at a time.
             idle_s: An engine of a single index ends when unused for this long; the next use starts one again.
+            reserve_bytes: Nothing is added while less than this is free on the disk: an engine that finds no room is
+                killed by the kernel (SIGBUS), and cannot open its shards again before there is some.
 
         Raises:
             IndexLocked: Another process has the folder open.
@@ -155,7 +165,8 @@ class EdgeVectorStore:
             lock = await FolderLock.take(root)
             opened.callback(lock.release)
             bounds: dict[str, Any] = {"threads": threads, "max_open": max_open, "idle_s": idle_s, "steps": steps}
-            store = cls(root, lock, build_threshold=build_threshold, **bounds)
+            disk = Disk(root, "the search index", reserve_bytes=reserve_bytes)
+            store = cls(root, lock, disk=disk, build_threshold=build_threshold, **bounds)
             await asyncio.to_thread(store._recover)
             opened.push_async_callback(store._close)
             await store._shared_engine()
@@ -172,6 +183,7 @@ class EdgeVectorStore:
         async with self._creating:
             known = self._indexes.get(index)
             if known is None:
+                self._disk.check(_EMPTY_SHARD_BYTES)
                 folder = IndexFolder(self._root, index)
                 manifest = Manifest(dimension, distance, self._schema)
                 engine = await self._shared_engine()
@@ -202,6 +214,7 @@ class EdgeVectorStore:
         if into is None:
             raise LookupError(f"no index {index}")
         for start in range(0, len(chunks), _POINTS_A_WRITE):
+            self._disk.check()
             points = [_point(chunk) for chunk in chunks[start : start + _POINTS_A_WRITE]]
             await self._write(into, "upsert", points)
             await self._wrote(into, len(points))
@@ -449,7 +462,7 @@ class EdgeVectorStore:
             async with self._building:
                 with self._figures.build():
                     await self._build_next(index)
-        except (EngineDied, EngineFailed, ShardMissing, _BuilderFailed, OSError) as error:
+        except (DiskFull, EngineDied, EngineFailed, ShardMissing, _BuilderFailed, OSError) as error:
             index.no_build_before_s = asyncio.get_running_loop().time() + _RETRY_BUILD_S
             self._log.warning("build of the index failed", folder=str(index.shard), error=repr(error))
         finally:
@@ -461,6 +474,8 @@ class EdgeVectorStore:
 
     async def _build_next(self, index: _Index) -> None:
         generation = index.manifest.generation + 1
+        size = await asyncio.to_thread(index.folder.size_bytes, index.manifest.generation)
+        self._disk.check(_SIZE_OF_BUILD * size)
         source, target, journal = index.shard, index.folder.shard(generation), index.folder.journal(generation)
         async with AsyncExitStack() as started:
             builder = await _Builder.start(source, target, index.manifest, self._threads)

@@ -16,6 +16,8 @@ from services.retrieval.chunks import Distance, IndexId
 
 _LOCK_WAIT_S: Final = 2.0
 _LOCK_POLL_S: Final = 0.05
+# What stat(2) counts in.
+_BLOCK_BYTES: Final = 512
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -87,6 +89,11 @@ class IndexFolder:
 
     def journal(self, generation: int) -> Path:
         return self._folder / f"g{generation}.journal"
+
+    def size_bytes(self, generation: int) -> int:
+        """What a shard takes on the disk, without the holes in its files."""
+        files = [each for each in self.shard(generation).rglob("*") if each.is_file()]
+        return sum(each.stat().st_blocks for each in files) * _BLOCK_BYTES
 
     def load(self, known: int) -> Manifest | None:
         """The manifest; None where there is no index, or its creation or deletion was not completed.
