@@ -54,6 +54,11 @@ _OPTIONS = [
     ("grpc.service_config", contract.service_config(load_balancing="pick_first", health_check=False)),
     ("grpc.enable_retries", 1),
     ("grpc.per_rpc_retry_buffer_size", 16 * 2**20),
+    # An edge that vanished without a word is noticed within 30 s, by streams that have nothing to say as well.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # or it is a minute, whatever the line above says
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 

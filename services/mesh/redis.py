@@ -1,7 +1,8 @@
 """The one way a process opens the Redis-protocol store, and what it means when the store does not answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from opentelemetry.semconv.attributes.db_attributes import DB_SYSTEM_NAME
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
 from services.mesh import traces
@@ -25,10 +26,27 @@ _AWAY: Final = (Disconnected, TimedOut, ReadOnlyError, MasterDownError, OutOfMem
 JUDGED: Final = failing(*UNANSWERED)
 _AWAY_JUDGED: Final = failing(*_AWAY)
 
+# What a store says that may not write: it has no room for its log, or too few replicas.
+_UNABLE: Final = ("MISCONF", "NOREPLICAS")
+
 # The store of the mesh, as its breaker is known.
 REDIS: Final = "redis"
 _CONNECT_TIMEOUT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.02
+# After these the connection is closed, so that the next command looks up anew who serves at the address: at one that
+# has become a replica every write would fail for ever. Nothing was run, so a repeat runs it once.
+_MOVED: Final = (Disconnected, TimedOut, ReadOnlyError, MasterDownError)
+# A peer that vanished without a word: the kernel finds out after 15 s of silence, or 10 s after what was sent last, on
+# connections where nobody waits with a bound of its own, such as those that wait for news.
+_TCP: Final[Mapping[str, Any]] = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        socket.TCP_KEEPIDLE: 5,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 2,
+        socket.TCP_USER_TIMEOUT: 10_000,
+    },
+}
 _LONGEST_PAUSE_S: Final = 0.5
 _SCANNED_AT_ONCE: Final = 2000
 _REDIS: Final = {DB_SYSTEM_NAME: "redis"}
@@ -50,12 +68,13 @@ async def open_redis(
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
+        **({} if url.startswith("unix:") else _TCP),
         protocol=2,
         max_connections=connections,
         timeout=None,
         socket_timeout=None,
         socket_connect_timeout=_CONNECT_TIMEOUT_S,
-        retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=_FIRST_PAUSE_S), repeats),
+        retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=_FIRST_PAUSE_S), repeats, _MOVED),
     )
     client: Any = redis.asyncio.Redis.from_pool(pool)  # its stubs allow for decoded answers and both protocols
     async with AsyncExitStack() as opened:
@@ -69,8 +88,8 @@ async def open_redis(
 async def answering(store: str, breaker: Breaker, *, timeout_s: float) -> AsyncIterator[None]:
     """Raises DependencyUnavailable ("<store> does not answer") for a store that is away, or silent for too long.
 
-    So it does, without asking, while the store's breaker is open. Answers that tell of a defect of ours, such as a
-    wrong type, stay as they are.
+    So it does, without asking, while the store's breaker is open, and for a store that may not write. Answers that
+    tell of a defect of ours, such as a wrong type, stay as they are.
     """
     try:
         with traces.part(store, _REDIS), breaker.asking(_AWAY_JUDGED):
@@ -78,6 +97,12 @@ async def answering(store: str, breaker: Breaker, *, timeout_s: float) -> AsyncI
                 yield
     except _AWAY:
         raise DependencyUnavailable(f"{store} does not answer", retry_after_s=1.0, service=breaker.dependency) from None
+    except ResponseError as error:
+        if not str(error).startswith(_UNABLE):
+            raise
+        raise DependencyUnavailable(
+            f"{store} cannot keep anything now", retry_after_s=1.0, service=breaker.dependency
+        ) from None
 
 
 class Dispensable:

@@ -44,6 +44,8 @@ Guard: TypeAlias = Callable[[MeshSettings], AbstractAsyncContextManager[Guards]]
 # Connections are renewed at this age, so that channels see new addresses; streams on them may end in their own time.
 _CONNECTION_AGE_S = 30 * 60
 _CONNECTION_GRACE_S = 60 * 60
+# Pings that come faster than this get a connection ended: the edge sends one every second, channels less often.
+PING_INTERVAL_MS = 500
 # Metadata of one call: a REST path arrives as such, and the edge takes 32 KiB of headers. gRPC's own bounds begin to
 # refuse calls at 8 KiB, at random, and all over 16 KiB.
 _METADATA_BYTES = 64 * 2**10
@@ -261,8 +263,9 @@ def _options(settings: MeshSettings) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # or it is a minute, whatever the line above says
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 500),  # the edge pings every second
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_S * 1000),
         ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_S * 1000),
     ]

@@ -355,8 +355,9 @@ def test_what_a_service_gets_at_most_is_configured(tmp_path: Path) -> None:
     owners = [each for each in config["static_resources"]["clusters"] if each["name"] in set(OWNERS.values())]
     assert len(owners) == 5
     for cluster in owners:
-        [threshold] = cluster["circuit_breakers"]["thresholds"]
-        assert threshold == {
+        usual, high = cluster["circuit_breakers"]["thresholds"]
+        assert high == {"priority": "HIGH", **usual}
+        assert usual == {
             "max_connections": 11,
             "max_pending_requests": 12,
             "max_requests": 13,

@@ -35,8 +35,13 @@ class Clock:
         return self.now_s
 
 
-def maintenance(*steps: Step, clock: Clock | None = None, registry: CollectorRegistry | None = None) -> Maintenance:
-    return Maintenance("jobs", steps, interval_s=0.01, clock=clock or Clock(), registry=registry or CollectorRegistry())
+def maintenance(
+    *steps: Step, clock: Clock | None = None, wall: Clock | None = None, registry: CollectorRegistry | None = None
+) -> Maintenance:
+    clock = clock or Clock()
+    return Maintenance(
+        "jobs", steps, interval_s=0.01, clock=clock, wall=wall or clock, registry=registry or CollectorRegistry()
+    )
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("the database does not answer"), RuntimeError("a defect")])
@@ -86,3 +91,32 @@ async def test_it_sweeps_inside_the_block_from_its_beginning_on() -> None:
     runs = work.runs
     await asyncio.sleep(0)
     assert work.runs == runs
+
+
+@pytest.mark.parametrize("jump_s", [-7200, 40 * 24 * 3600], ids=["back", "forth"])
+async def test_a_clock_that_jumps_is_not_believed_until_it_had_time_to_be_set_right(jump_s: float) -> None:
+    clock, wall, work = Clock(), Clock(), Work()
+    swept = maintenance(Step("purge", work), clock=clock, wall=wall)
+    await swept.sweep()
+    wall.now_s += jump_s
+    with structlog.testing.capture_logs() as lines:
+        await swept.sweep()
+    assert [line["by_s"] for line in lines if "clock jumped" in line["event"]] == [jump_s]
+    for clock_of in (clock, wall):
+        clock_of.now_s += 599
+    await swept.sweep()
+    assert work.runs == 1
+    for clock_of in (clock, wall):
+        clock_of.now_s += 2
+    await swept.sweep()
+    assert work.runs == 2
+
+
+async def test_a_clock_that_is_slewed_holds_nothing_up() -> None:
+    clock, wall, work = Clock(), Clock(), Work()
+    swept = maintenance(Step("purge", work), clock=clock, wall=wall)
+    for _ in range(10):
+        clock.now_s += 60
+        wall.now_s += 61
+        await swept.sweep()
+    assert work.runs == 10

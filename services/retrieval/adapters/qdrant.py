@@ -51,6 +51,13 @@ from services.retrieval.ports import VECTOR_STORE, UnscaledChunk
 from services.retrieval.values import Counts, ValueCounter
 
 _REST_PORT: Final = 6333
+# A server that vanished without a word is noticed within 15 s of a call to it; the next call gets a new connection.
+_VANISHED: Final = {
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,  # or it is a minute, whatever the line above says
+    "grpc.http2.max_pings_without_data": 0,
+}
 _POINTS_A_WRITE: Final = 256
 _MOST_VALUES: Final = 100_000
 _COUNTED_AT_A_TIME: Final = 1000
@@ -108,7 +115,7 @@ class QdrantVectorStore:
             prefer_grpc=True,
             timeout=timeout_s,
             check_compatibility=False,
-            grpc_options=dict(RECONNECTING),
+            grpc_options={**RECONNECTING, **_VANISHED},
         )
         store = cls(client, prefix=prefix, replicas=replicas)
         try:
