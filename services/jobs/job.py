@@ -522,6 +522,7 @@ class Lease:
         chunks: How many chunks that attempt was about to write.
         checkpoint: Where an EXPAND goes on; "" at the beginning.
         total: Items found so far.
+        queued_by: The traceparent of the call that had it queued last; "" where none did.
     """
 
     tenant: str
@@ -537,6 +538,7 @@ class Lease:
     spec: DocumentSpec | None = None
     checkpoint: str = ""
     total: int = 0
+    queued_by: str = ""
 
     @property
     def task(self) -> Task:

@@ -15,6 +15,7 @@ from services.jobs.fairness import Capacity
 from services.jobs.job import Assignment, Failure, ItemChange, Lease, Outcome
 from services.jobs.ports import Diagnose, Queue
 from services.jobs.work import DocumentBusy, JobCancelled, Work
+from services.mesh import traces
 from services.mesh.errors import DependencyUnavailable, LeaseLost
 from services.mesh.identity import Caller, acting_for
 
@@ -168,7 +169,10 @@ class Worker:
         try:
             if active.lease.deaths:
                 await self._alone(active)
-            await self._to_its_end(active)
+            lease = active.lease
+            piece = f"{lease.job_id}:{lease.number}"
+            with traces.begun(lease.task, lease.queued_by, request_id=piece, about=_told(lease)):
+                await self._to_its_end(active)
         except LeaseLost:
             pass  # logged where it was refused; who has the lease now does the work
         except asyncio.CancelledError:
@@ -186,6 +190,7 @@ class Worker:
     async def _to_its_end(self, active: _Active) -> None:
         lease = active.lease
         job = await self._written(lambda: self._queue.assignment(lease))
+        traces.note(lambda: {"ragweave.job.type": job.type, "ragweave.collection": job.collection_id})
         subject = Caller(job.tenant, job.subject, principals=frozenset(job.principals), by_itself=True)
         with acting_for(subject):
             active.work = work = self._begin(lease, job)
@@ -208,10 +213,12 @@ class Worker:
                 await self._failed(lease, work, self._diagnose(error))
                 return
         if outcome is not None:
+            traces.note(lambda: {"ragweave.item.change": outcome.change, "ragweave.item.chunks": outcome.chunks})
             await self._written(lambda: self._queue.finish(lease, outcome))
 
     async def _failed(self, lease: Lease, work: Work, failure: Failure) -> None:
         """Once more later, or never."""
+        traces.failed(failure.reason)
         if failure.transient and lease.attempt < self._attempts:
             await self._later(lease, failure)
         else:
@@ -317,5 +324,5 @@ def _torn(failure: Failure, met: Failure | None = None) -> Outcome:
     return Outcome(ItemChange.FAIL, error=failure, torn=True)
 
 
-def _told(lease: Lease) -> dict[str, object]:
+def _told(lease: Lease) -> dict[str, str | int]:
     return {"tenant": lease.tenant, "job": lease.job_id, "item": lease.number, "attempt": lease.attempt}

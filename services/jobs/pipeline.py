@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from opentelemetry.trace import SpanKind
+
 from services.jobs.chunker import Chunk
 from services.jobs.cutting import Cutting, chunk_id, fields_hash
 from services.jobs.extraction import ExtractedText
@@ -36,6 +38,7 @@ from services.jobs.ports_content import BlobStore, Extractor
 from services.jobs.reading import Reader, file_name, last_part, media_type, refuse, text_version
 from services.jobs.ready import READY_TYPE, ReadyChunks
 from services.jobs.work import DocumentBusy, JobCancelled
+from services.mesh import traces
 from services.mesh.errors import (
     CollectionNotFound,
     DependencyUnavailable,
@@ -463,7 +466,8 @@ class DocumentImport:
     def _timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with traces.part(stage, kind=SpanKind.INTERNAL):
+                yield
         finally:
             spent_ms = (time.perf_counter() - started) * 1000
             self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + spent_ms

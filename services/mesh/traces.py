@@ -90,6 +90,16 @@ def traceparent_of(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def recorded(
+    makes: Tracer, span: Span, request_id: str, tracestate: str = "", about: Mapping[str, str | int] | None = None
+) -> Trace:
+    """What belongs to a span; its parts are recorded where it is itself."""
+    own = traceparent_of(span.get_span_context())
+    if not span.is_recording():
+        return Trace(request_id, own, tracestate, about or {})
+    return Trace(request_id, own, tracestate, about or {}, makes, span)
+
+
 def new_traceparent() -> str:
     """The header of a trace that nobody records, for logs to share."""
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
@@ -172,6 +182,14 @@ def note(attributes: Callable[[], Attributes]) -> None:
         here.span.set_attributes(attributes())
 
 
+def failed(reason: str) -> None:
+    """Says of the call or the piece of work that it has failed, and why, in a word."""
+    here = _current.get()
+    if here is not None and here.span is not None:
+        here.span.set_attribute(ERROR_TYPE, reason)
+        here.span.set_status(SpanStatus(SpanStatusCode.ERROR))
+
+
 @contextmanager
 def begun(
     name: str,
@@ -179,20 +197,21 @@ def begun(
     *,
     request_id: str,
     about: Mapping[str, str | int],
-    attributes: Attributes | None = None,
 ) -> Iterator[None]:
     """A piece of work that a call had queued, as a trace of its own: who asked no longer waits.
 
-    It is recorded where the call's was, and links to it.
+    It is recorded where the call's was, and links to it; what no call had queued is a new trace like any other.
 
     Args:
         name: Of low cardinality.
         queued_by: The call's traceparent; "" where that is not known.
         request_id: What stands for one in logs and outgoing calls.
-        about: What each line of the log says of it.
+        about: What each line of the log says of it; its span does, too.
     """
     context, makes = context_of(queued_by), tracer()
-    if makes is None or context is None or not context.trace_flags.sampled:
+    if context is not None:
+        about = {**about, "queued_by": f"{context.trace_id:032x}"}
+    if makes is None or (context is not None and not context.trace_flags.sampled):
         with belonging_to(Trace(request_id, new_traceparent(), about=about)):
             yield
         return
@@ -200,12 +219,11 @@ def begun(
         name,
         trace.set_span_in_context(trace.INVALID_SPAN),
         SpanKind.CONSUMER,
-        attributes,
-        links=[Link(context)],
+        {f"ragweave.{key}": value for key, value in about.items()},
+        links=[Link(context)] if context else [],
         record_exception=False,
     )
-    made = Trace(request_id, traceparent_of(span.get_span_context()), about=about, tracer=makes, span=span)
-    with belonging_to(made), Part(span):
+    with belonging_to(recorded(makes, span, request_id, about=about)), Part(span):
         yield
 
 

@@ -28,7 +28,6 @@ from services.retrieval.adapters.redis_results import RedisResults
 from services.retrieval.adapters.registry import RegistryClient
 from services.retrieval.adapters.reranking import RerankingClient
 from services.retrieval.adapters.system import SystemUsage
-from services.retrieval.adapters.traced import traced
 from services.retrieval.answering import Answering
 from services.retrieval.batch import BatchSearcher
 from services.retrieval.cache import ResultCache
@@ -109,7 +108,6 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_questions(settings) as questions,
         asyncio.TaskGroup() as background,
     ):
-        store = traced(opened, settings.store)
         self_caller = Caller.of_service("retrieval", mesh.public_tenant)
         usage = Usage(
             SystemUsage(system, self_caller), interval_s=settings.usage_interval_s, most=settings.usage_waiting

@@ -34,6 +34,7 @@ from services.mesh.errors import (
 from services.mesh.filters import EVERYTHING
 from services.mesh.lists import Page
 from services.mesh.receipts import Receipt
+from services.mesh.traces import Trace, belonging_to
 from tests.contract.test_job_store import (
     CORRUPT,
     DOWN,
@@ -55,6 +56,7 @@ from tests.contract.test_job_store import (
     store,
 )
 from tests.jobs_store import Store, store_in
+from tests.spans import new_traceparent
 
 __all__ = ["other", "queue", "redis", "store"]
 
@@ -165,6 +167,25 @@ async def test_only_what_ended_with_something_left_is_retried(
         with pytest.raises(FailedPrecondition):
             await attempt
     assert (await store.get("acme", job_id)).attempt == 1
+
+
+async def test_work_says_which_call_had_it_queued_last(store: RedisJobStore, queue: RedisQueue) -> None:
+    async def failed(lease: Lease) -> str:
+        await queue.finish(lease, done(ItemChange.FAIL, error=CORRUPT))
+        return lease.queued_by
+
+    job_id = await store.submit(job(), specs(1))  # by no call
+    assert [await failed(each) for each in await queue.lease(1)] == [""]
+    with belonging_to(Trace("r-1", new_traceparent(1))):
+        await store.retry("acme", job_id)
+    assert [await failed(each) for each in await queue.lease(1)] == [new_traceparent(1)]
+    with belonging_to(Trace("r-2", new_traceparent(2))):
+        await store.replay("acme", [(job_id, 1)], all_or_none=True)
+    assert [await failed(each) for each in await queue.lease(1)] == [new_traceparent(2)]
+    with belonging_to(Trace("r-3", new_traceparent(3))):
+        await store.submit(job(), specs(1))
+    (lease,) = await queue.lease(1)
+    assert lease.queued_by == new_traceparent(3)
 
 
 async def test_a_retry_is_refused_to_a_stale_etag_and_done_once_for_a_request_id(

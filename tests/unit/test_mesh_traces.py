@@ -75,11 +75,20 @@ def test_work_that_a_call_had_queued_is_a_trace_of_its_own_linked_to_it(spans: I
 
 
 def test_work_that_an_unrecorded_call_had_queued_is_not_recorded(spans: InMemorySpanExporter) -> None:
-    for queued_by in (CALLER[:-2] + "00", "", "of an older version"):
-        with traces.begun("ITEM", queued_by, request_id="job:1", about={}):
-            here = traces.current()
-            assert here is not None and here.traceparent.endswith("-00")
+    with traces.begun("ITEM", CALLER[:-2] + "00", request_id="job:1", about={}):
+        here = traces.current()
+        assert here is not None and here.traceparent.endswith("-00")
+        assert here.about == {"queued_by": CALLER.split("-")[1]}
     assert spans.get_finished_spans() == ()
+
+
+def test_work_that_no_call_had_queued_is_a_new_trace(spans: InMemorySpanExporter) -> None:
+    with traces.begun("ITEM", "", request_id="job:1", about={"job": "j"}):
+        traces.failed("INDEX_FAILED")
+    (span,) = spans.get_finished_spans()
+    assert (span.parent, list(span.links)) == (None, [])
+    assert span.attributes == {"ragweave.job": "j", "error.type": "INDEX_FAILED"}
+    assert not span.status.is_ok
 
 
 @pytest.mark.parametrize(("flag", "recorded"), [("01", True), ("00", False)])

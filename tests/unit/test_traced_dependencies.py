@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from services.embedding.adapters.endpoint import Endpoint, Refused
@@ -19,8 +20,8 @@ from services.mesh.redis import Dispensable, answering
 from services.mesh.sql.databases import Mode, sqlite_url
 from services.mesh.sql.opened import OpenDatabase
 from services.mesh.traces import Trace, belonging_to
-from services.retrieval.adapters.traced import traced
 from services.retrieval.chunks import VectorQuery
+from services.retrieval.measured_store import MeasuredVectorStore
 from services.retrieval.ports import IndexId
 from services.system.migrations import SYSTEM
 from tests.embedding_fakes import MemoryCache, WordModel
@@ -43,7 +44,7 @@ def told(spans: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
 
 async def test_a_use_of_the_vector_store_is_a_part_and_answers_the_same(spans: InMemorySpanExporter) -> None:
     store = MemoryVectorStore()
-    part = traced(store, "edge")
+    part = MeasuredVectorStore(store, CollectorRegistry())
     await part.ensure_index(INDEX, 4)
     await part.upsert(INDEX, [encoded(chunk("words of a document"), [1, 0, 0, 0])])
     assert spans.get_finished_spans() == ()
@@ -53,7 +54,7 @@ async def test_a_use_of_the_vector_store_is_a_part_and_answers_the_same(spans: I
         with pytest.raises(LookupError):
             await part.upsert(IndexId("none"), [encoded(chunk(), [1, 0, 0, 0])])
     assert found == await store.search(INDEX, query)
-    search = {"db.system.name": "edge", "db.operation.name": "search", "db.collection.name": INDEX}
+    search = {"db.system.name": "qdrant", "db.operation.name": "search", "db.collection.name": INDEX}
     upsert = {**search, "db.operation.name": "upsert", "db.collection.name": "none", "error.type": "LookupError"}
     assert told(spans) == [("vector store", search), ("vector store", upsert)]
 

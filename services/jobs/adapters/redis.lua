@@ -94,7 +94,7 @@ end
 local NUMBERS = {'total', 'final', 'succeeded', 'failed', 'skipped', 'chunks', 'bytes', 'running', 'committing', 'seq',
   'attempt', 'create', 'start', 'update', 'end', 'purge', 'revision', 'broken', 'full', 'swept', 'retention', 'retried',
   'resuming', 'resumed', 'doubtful', 'logged', 'behind'}
-local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'uid', 'type', 'asked', 'sole'}
+local TEXTS = {'state', 'error', 'checkpoint', 'rates', 'collection', 'uid', 'type', 'asked', 'sole', 'by'}
 
 local function load_job(tenant, id)
   local flat = call('HGETALL', key(tenant, 'job', id))
@@ -425,7 +425,7 @@ local function take(tenant, entry, id, number)
   end
   local spec = number > 0 and call('HGET', key(tenant, 'specs', id), number) or ''
   return {tenant, id, number, entry, item.fence, item.attempts, item.deaths, item.committing, item.chunks,
-    spec, job.checkpoint, job.total}
+    spec, job.checkpoint, job.total, job.by}
 end
 
 -- The next entry of a tenant: first one whose lease has run out, then one that nobody had.
@@ -552,7 +552,7 @@ function C.submit(a)
   for _, name in ipairs(NUMBERS) do job[name] = 0 end
   for _, name in ipairs(TEXTS) do job[name] = '' end
   job.state, job.attempt, job.create, job.full, job.retention = 'QUEUED', 1, NOW, a.full, a.retention_ms
-  job.collection, job.uid, job.type, job.sole = a.collection, a.uid, a.type, a.sole
+  job.collection, job.uid, job.type, job.sole, job.by = a.collection, a.uid, a.type, a.sole, a.by
   stand_alone(job)
   remember(a, job)
   call('SET', key(a.tenant, 'about', a.job), a.about)
@@ -655,6 +655,7 @@ function C.retry(a)
   end
   remember(a, job)
   revive(job, 'RETRY')
+  job.by = a.by
   job.error, job.broken, job.resuming, job.resumed = '', 0, 1, 0
   if not swept then job.swept = 0 end
   if expand and expand.state ~= 'SUCCEEDED' then
@@ -723,6 +724,7 @@ function C.replay(a)
   for _, id in ipairs(order) do
     local job = jobs[id]
     if ENDED[job.state] then revive(job, 'REPLAY') else job.state = changed(JOB, job.state, 'REPLAY') end
+    job.by = a.by
     for _, number in ipairs(found[id]) do
       requeue(job, load_item(job, number))
       count = count + 1

@@ -38,6 +38,7 @@ from services.jobs.job import (
     still_running,
 )
 from services.jobs.listing import by_age, dead_letter_fields, dead_letter_place, item_fields, job_fields
+from services.mesh import traces
 from services.mesh.errors import FailedPrecondition, TenantDeleted
 from services.mesh.filters import EVERYTHING, Filter, evaluate
 from services.mesh.lists import ListQuery, Page, paginate
@@ -83,6 +84,7 @@ class RedisJobStore:
             type=str(job.type),
             full=int(job.full),
             sole=job.sole,
+            by=_by(),
             retention_ms=self._retention_ms,
             **self._once(receipt),
         )
@@ -179,7 +181,7 @@ class RedisJobStore:
         return await self.get(tenant, job_id)
 
     async def retry(self, tenant: str, job_id: str, *, etag: str = "", receipt: Receipt | None = None) -> Job:
-        answer = await self._change("retry", tenant, job_id, etag, receipt)
+        answer = await self._change("retry", tenant, job_id, etag, receipt, by=_by())
         if answer[0] == b"REFUSED":
             raise not_to_be_retried(job_id)
         if answer[0] == b"BUSY":
@@ -196,11 +198,17 @@ class RedisJobStore:
         return unpacked_job(unpacked_assignment(tenant, job_id, about), snapshot)
 
     async def _change(
-        self, command: str, tenant: str, job_id: str, etag: str, receipt: Receipt | None
+        self, command: str, tenant: str, job_id: str, etag: str, receipt: Receipt | None, **more: str
     ) -> Sequence[bytes]:
         attempt, state = state_of(etag) if etag else (0, "")
         answer: Sequence[bytes] = await self._redis.run(
-            command, tenant=named(tenant), job=job_id, attempt=attempt, state=state, **self._once_at_least(receipt)
+            command,
+            tenant=named(tenant),
+            job=job_id,
+            attempt=attempt,
+            state=state,
+            **more,
+            **self._once_at_least(receipt),
         )
         if answer[0] == b"MISSING":
             raise no_job(job_id)
@@ -246,6 +254,7 @@ class RedisJobStore:
             letters=[list(letter) for letter in letters],
             strict=int(all_or_none),
             dry=int(validate_only),
+            by=_by(),
             **self._once_at_least(receipt),
         )
         match answer[0]:
@@ -363,6 +372,12 @@ class RedisJobStore:
 
     def _once_at_least(self, receipt: Receipt | None) -> dict[str, Any]:
         return once_at_least(receipt, self._remember_ms)
+
+
+def _by() -> str:
+    """The traceparent of the call that has work queued; "" where none does."""
+    here = traces.current()
+    return here.traceparent if here else ""
 
 
 def _remembered(answer: Sequence[bytes], receipt: Receipt | None) -> str:

@@ -189,6 +189,7 @@ class RedisQueue:
         spec: bytes,
         checkpoint: bytes,
         total: int,
+        by: bytes,
     ) -> Lease:
         who, job = unquote(tenant.decode()), job_id.decode()
         assignment = await self._redis.assignment(who, job)
@@ -206,6 +207,7 @@ class RedisQueue:
             spec=unpacked_spec(spec).of(assignment) if spec else None,
             checkpoint=checkpoint.decode(),
             total=total,
+            queued_by=by.decode(),
         )
 
 

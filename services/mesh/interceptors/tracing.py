@@ -8,7 +8,7 @@ from opentelemetry.semconv._incubating.attributes.rpc_attributes import (
     RPC_RESPONSE_STATUS_CODE,
     RPC_SYSTEM_NAME,
 )
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
+from opentelemetry.trace import NonRecordingSpan, SpanKind
 
 from services.mesh import traces
 from services.mesh.calls import Call
@@ -47,9 +47,7 @@ class Tracing:
             },
             record_exception=False,
         )
-        own: SpanContext = span.get_span_context()
-        recorded = (self._tracer, span) if span.is_recording() else (None, None)
-        belonging = Trace(call.request_id, traces.traceparent_of(own), state, {}, *recorded)
+        belonging = traces.recorded(self._tracer, span, call.request_id, state)
         call.trace_id = belonging.trace_id
         try:
             with traces.belonging_to(belonging):
