@@ -48,6 +48,9 @@ test: install lint ## Lint, then run the suite with coverage, on two cores
 test-tls: install ## Run every end-to-end test with TLS on
 	RAGWEAVE_TLS=on $(BIN)/python -m pytest tests/e2e --durations 10
 
+breaker-test: install ## Have dependencies fail for 60 s: what they still get, and how soon they are back
+	$(BIN)/python -m tests.failing
+
 deadline-test: install ## Make 2,000 searches with a stage that hangs: how many are answered in time
 	$(BIN)/python -m tests.e2e.deadlines
 

@@ -63,7 +63,8 @@ async def open_redis(
 
     Args:
         connections: Most at a time; whoever comes then waits for one.
-        repeats: How often a command whose connection broke is sent again; it may then have been run twice.
+        repeats: How often a command whose connection broke is sent again, and each time a connection tried again; it
+            may then have been run twice.
         known_as: The dependencies whose breakers look whether this store answers again.
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -80,8 +81,19 @@ async def open_redis(
     async with AsyncExitStack() as opened:
         opened.push_async_callback(client.aclose)
         for dependency in known_as:
-            await opened.enter_async_context(breaker_of(dependency).looking(client.ping))
+            await opened.enter_async_context(breaker_of(dependency).looking(lambda: _ping(pool)))
         yield client
+
+
+async def _ping(pool: Any) -> None:
+    """Over a connection of its own, which is not repeated; raises where the store does not answer."""
+    connection = pool.make_connection()
+    try:
+        await connection.connect_check_health(retry_socket_connect=False)
+        await connection.send_command("PING")
+        await connection.read_response()
+    finally:
+        await connection.disconnect()
 
 
 @asynccontextmanager

@@ -43,7 +43,8 @@ PREFIX = "rw:jobs:"
 _TIMEOUT_S = 10.0
 _STORE = "the job store"
 _CONNECTIONS = 2000
-_REPEATS = 4
+# Of a connection that the store closed, as when it was started anew; more of them would load one that fails.
+_REPEATS = 1
 _KNOWN_ASSIGNMENTS = 1024
 # Longer than a command is tried again.
 _OWN_MS = 60_000

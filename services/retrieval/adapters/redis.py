@@ -17,7 +17,7 @@ from services.retrieval.ports import Bumped, Heard
 
 _CONNECTIONS: Final = 16
 # A revision that is bumped twice is as good as bumped once.
-_REPEATS: Final = 3
+_REPEATS: Final = 1
 _CHANNEL: Final = "ragweave:index:revisions"
 # Whoever follows is told of a bump before who made it hears that it is made.
 _BUMP: Final = """
