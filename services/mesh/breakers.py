@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from functools import cache
@@ -16,7 +16,7 @@ import grpc
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from services.mesh.calls import bound_s, current_call, detached
+from services.mesh.calls import bound_s, current_call
 from services.mesh.errors import DependencyUnavailable, DomainError
 from services.mesh.settings import MeshSettings
 
@@ -24,7 +24,9 @@ from services.mesh.settings import MeshSettings
 Look: TypeAlias = Callable[[], Awaitable[object]]
 _LOOK_TIMEOUT_S: Final = 1.0
 # A probe that is silent for so long, such as a stream with nothing to tell, keeps others no longer from probing.
-_PROBE_S: Final = 5.0
+_PROBE_S: Final = 2.0
+# Looks become no rarer after this many probes that failed.
+_MOST_DOUBLED: Final = 10
 
 
 class Verdict(Enum):
@@ -214,7 +216,8 @@ class Breaker:
         if self._looking is not None:
             self._looking.cancel()
         if self._looks and self.limits.look_s:
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+            # In a context of its own: it belongs to no call, and is not bounded by one.
+            self._looking = asyncio.get_running_loop().create_task(self._look(), context=Context())
 
     def _late(self, question: "Question", error: BaseException) -> None:
         if self._clock() - question.asked_s >= self.limits.slow_s:
@@ -228,10 +231,11 @@ class Breaker:
 
     async def _look(self) -> None:
         """Until a look is answered or a probe is due anyway; the more rarely, the more probes have failed since."""
-        pause_s = min(self.limits.open_s, self.limits.look_s * 2.0 ** (self._opened_in_a_row - 1))
+        doubled = min(self._opened_in_a_row - 1, _MOST_DOUBLED)
+        pause_s = min(self.limits.open_s, self.limits.look_s * 2**doubled)
         while self._looks and self.state is State.OPEN:
             await asyncio.sleep(pause_s)
-            with detached(), suppress(Exception):
+            with suppress(Exception):
                 async with asyncio.timeout(_LOOK_TIMEOUT_S):
                     await self._looks[-1]()
                 self._due_s = min(self._due_s, self._clock())
