@@ -96,6 +96,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._guard = os.getppid()
         self._stopped = False
+        self._unwritten = False
 
     async def run(self) -> None:
         """Returns when `stop` has been called, by SIGTERM or SIGINT too, and everything has stopped in order."""
@@ -220,9 +221,15 @@ class Supervisor:
     async def _bound_logs(self) -> None:
         """Moves a log that has grown too long to `.1`; the writer appends, so it goes on at the new start."""
         while True:
+            if self._unwritten:
+                self._write_state()
             for path in self._layout.logs.glob("*.log"):
                 if path.stat().st_size > _LOG_BYTES_MAX:
-                    await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
+                    older = path.with_suffix(".log.1")
+                    try:
+                        await asyncio.to_thread(shutil.copyfile, path, older)
+                    except OSError:  # no room for both
+                        older.unlink(missing_ok=True)
                     os.truncate(path, 0)
             await asyncio.sleep(_LOG_LOOK_S)
 
@@ -241,8 +248,14 @@ class Supervisor:
             "processes": {name: asdict(each) for name, each in self._state.items()},
         }
         part = self._layout.state_file.with_suffix(".part")
-        part.write_text(json.dumps(state, indent=2))
-        part.rename(self._layout.state_file)
+        try:
+            part.write_text(json.dumps(state, indent=2))
+            part.rename(self._layout.state_file)
+        except OSError as error:  # a full disk: what runs is kept running all the same, and written down later
+            self._unwritten = True
+            _say(f"cannot write down what runs: {error}")
+        else:
+            self._unwritten = False
 
 
 def _recorded_running(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
@@ -359,7 +372,8 @@ def supervise(layout: Layout) -> None:
 
 
 def _say(line: str) -> None:
-    print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, flush=True)
+    with contextlib.suppress(OSError):  # the log's disk is full
+        print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TextIO, cast
 
 import structlog
 from opentelemetry import trace
@@ -44,7 +45,7 @@ def configure_logs(service: str, level: str) -> None:
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Lines(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -71,6 +72,21 @@ def correlated(logger: object, method: str, event: structlog.typing.EventDict) -
     for name, value in known.items():
         event.setdefault(name, value)
     return event
+
+
+class _Lines:
+    """A file of a log, whose disk may be full: a call that went well does not fail because nobody can read about it."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        with suppress(OSError):
+            self._file.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 class _Named:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_what_adds_is_refused_and_what_reads_deletes_or_changes_is_not() -> None
     }
     assert not allowed & adding
     assert not any(method.internal and adds(method) for method in contract.methods().values())
+
+
+def test_a_log_whose_disk_is_full_fails_no_call() -> None:
+    code = (
+        "import structlog\n"
+        "from services.mesh.telemetry import configure_logs\n"
+        "configure_logs('test', 'info')\n"
+        "for _ in range(1000):\n"
+        "    structlog.get_logger('mesh').info('a line')\n"
+        "print('went on')\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stderr=full, stdout=subprocess.PIPE, check=False)
+    assert done.stdout == b"went on\n"
