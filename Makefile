@@ -60,6 +60,9 @@ docs-test: install ## Open the API's documentation in headless Chromium and try 
 vendor-docs: install ## Fetch the documentation's script anew; SCALAR=1.2.3 takes another version
 	$(BIN)/python -m gateway.vendor $(SCALAR)
 
+compose-check: install ## Build the image and run the stack of compose/, where a container engine is; CHECK=--embedded without Qdrant
+	$(BIN)/python -m tests.compose_check $(CHECK)
+
 fuzz-api: install ## Hold the REST surface to docs/openapi.json, for some minutes
 	$(BIN)/python -m tests.e2e.fuzz_api
 

@@ -1,6 +1,7 @@
 """Serves an application by granian on this process's own loop, and takes over certificates that change."""
 
 import asyncio
+import contextlib
 import errno
 import signal
 import socket
@@ -17,6 +18,7 @@ from gateway.settings import ROLE, Settings
 from ragweave.certificates import CertificateFiles
 
 _LISTENS_LOOK_S = 0.02
+_BEAT_S = 1.0
 
 
 class CannotStart(SystemExit):
@@ -50,13 +52,15 @@ async def serve(app: ASGIApp, health: Health, settings: Settings) -> None:
         except (OSError, ssl.SSLError) as error:
             raise CannotStart(f"gateway: {files.certificate}, {files.key}, {files.authority}: {error}") from None
     serving = asyncio.create_task(server.serve())
-    following = asyncio.create_task(_follow(server, files, settings.certificates_look_s)) if files else None
+    beside = [asyncio.create_task(_beat(settings.heartbeat_file))] if settings.heartbeat_file else []
+    if files:
+        beside.append(asyncio.create_task(_follow(server, files, settings.certificates_look_s)))
     told = asyncio.create_task(stopped.wait())
     await _listens(settings, serving)
     log.info("serving", port=settings.port)
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
-    if following:
-        following.cancel()
+    for task in beside:
+        task.cancel()
     if not serving.done():
         log.info("draining")
         health.draining = True
@@ -92,6 +96,14 @@ async def _listens(settings: Settings, serving: asyncio.Task[None]) -> None:
         else:
             writer.close()
             return
+
+
+async def _beat(file: Path) -> None:
+    """As the services do it: a loop that stands still touches nothing, and the process is started again."""
+    while True:
+        with contextlib.suppress(OSError):
+            file.touch()  # noqa: ASYNC240 - on a disk of this machine
+        await asyncio.sleep(_BEAT_S)
 
 
 async def _follow(server: Server, files: CertificateFiles, every_s: float) -> None:

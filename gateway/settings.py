@@ -1,6 +1,7 @@
 """Settings of the gateway."""
 
 import ipaddress
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,6 +30,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias="RAGWEAVE_LOG_LEVEL", description="Least level logged."
+    )
+    heartbeat_file: Path | None = Field(
+        None,
+        validation_alias="RAGWEAVE_HEARTBEAT_FILE",
+        description="File touched every second, for who watches this process; none where empty.",
     )
     drain_s: float = Field(
         1.0,

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +18,13 @@ from ragweave.cli.console import command, err, fail, layout, out
 from ragweave.local.health import Standing, memory_bytes, standings, taken_ports
 from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
-from ragweave.local.processes import ensure_mesh_certificates, processes
+from ragweave.local.processes import Process, ensure_mesh_certificates, processes
 from ragweave.local.supervisor import read_state, start_detached, start_ticks, supervisor_pid
 from ragweave.local.weaknesses import weaknesses
 
 _READY_S = 60.0
 _LOOK_S = 0.1
+_CERTIFICATES_LOOK_S = 3600.0
 _LOW_DISK_BYTES = 2 * 2**30
 
 
@@ -38,10 +40,7 @@ def up() -> None:
         running = [each for each in standings(here, all_processes) if each.pid]
         if not running and (taken := taken_ports(here)):
             fail("; ".join(taken.values()))
-        here.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not here.production:
-            ensure_keys(here.keys)
-        ensure_mesh_certificates(here, all_processes)
+        _ensure_secrets(here, all_processes)
         start_detached(here)
     with err.status("starting") as status:
         while True:
@@ -54,6 +53,22 @@ def up() -> None:
                 _tell_why(here, now)
             time.sleep(_LOOK_S)
     out.print(f"ready after {time.monotonic() - began:.1f} s: {here.url} (REST, gRPC, gRPC-Web)")
+
+
+@command()
+def keys(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and renew certificates in time.")] = False,
+) -> None:
+    """Make what `up` makes before it starts: development keys and, with TLS on, the local CA's certificates."""
+    here = layout()
+    all_processes = processes(here)
+    _ensure_secrets(here, all_processes)
+    made = here.keys, *([here.certificates] if here.tls and not here.mounted else [])
+    out.print(f"in {' and '.join(map(str, made))}", soft_wrap=True)
+    while watch:
+        time.sleep(_CERTIFICATES_LOOK_S)
+        for role in ensure_mesh_certificates(here, all_processes):
+            out.print(f"{role}: certificate renewed")
 
 
 @command()
@@ -173,6 +188,14 @@ def _look_at_mesh(here: Layout) -> list[tuple[bool, str]]:
         (each.ready, f"{each.name} is {each.state}" + ("" if each.ready else f"; see `ragweave logs {each.name}`"))
         for each in standings(here, processes(here))
     ]
+
+
+def _ensure_secrets(here: Layout, all_processes: Sequence[Process]) -> None:
+    """Makes what processes need before they start and is missing; in production no key."""
+    here.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not here.production:
+        ensure_keys(here.keys)
+    ensure_mesh_certificates(here, all_processes)
 
 
 def _tell_why(here: Layout, now: list[Standing]) -> None:

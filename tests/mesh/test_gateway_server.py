@@ -90,9 +90,10 @@ def test_with_tls_on_only_who_has_a_certificate_of_the_mesh_is_answered_and_new_
 
 
 def test_it_says_that_it_is_not_well_before_it_goes_and_then_ends_by_itself(tmp_path: Path) -> None:
-    port = free_port()
-    with running(tmp_path, port, RAGWEAVE_DRAIN_S="0") as process:
+    port, heartbeat = free_port(), tmp_path / "heartbeat"
+    with running(tmp_path, port, RAGWEAVE_DRAIN_S="0", RAGWEAVE_HEARTBEAT_FILE=str(heartbeat)) as process:
         assert get(port, None) == 200
+        assert heartbeat.exists()
         process.send_signal(signal.SIGTERM)
         said(process, "draining")
         said(process, "stopped")
