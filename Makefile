@@ -82,6 +82,9 @@ crash-test: install ## Kill processes under imports 50 times: nothing lost, noth
 	$(BIN)/python -m tests.e2e.kill_points
 	$(BIN)/python -m tests.e2e.crash $(CRASH)
 
+backup-test: install ## Back a mesh up while it is written to, restore it, and compare all of it
+	$(BIN)/python -m tests.e2e.backups
+
 filter-test: install ## Hold 2,000 random filters to what they mean in every store, and 200 filtered queries a mode to each other
 	FILTERS=2000 QUERIES=200 CHUNKS=20000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py tests/contract/test_filtered_search.py
 

@@ -1,6 +1,7 @@
 """The `ragweave` command: the local mesh, and the calls people make by hand."""
 
 from ragweave.cli import (  # noqa: F401 - importing them registers their commands
+    backups,
     cache,
     calls,
     collections,

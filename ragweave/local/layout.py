@@ -65,6 +65,7 @@ class Layout:
         edge_authority: CA that tools trust at the edge; where None the local one, or the system's for a certificate of
             the edge's own.
         tls_server_name: Name that mounted certificates of services carry; their addresses where empty.
+        backup_dir: Where backups stand, if not in the data folder.
         replicas: How many processes of a service, or workers, there are; one of those not named.
         targets: Where services are found that are not found at their processes' own addresses, as gRPC targets.
     """
@@ -81,6 +82,7 @@ class Layout:
     hosts: tuple[str, ...] = ()
     edge_authority: Path | None = None
     tls_server_name: str = ""
+    backup_dir: Path | None = None
     replicas: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, str] = field(default_factory=dict)
 
@@ -117,6 +119,7 @@ class Layout:
             hosts=_hosts(given),
             edge_authority=trusted,
             tls_server_name=given.get("RAGWEAVE_TLS_SERVER_NAME") or "",
+            backup_dir=root / given["RAGWEAVE_BACKUP_DIR"] if given.get("RAGWEAVE_BACKUP_DIR") else None,
             replicas=replicas,
             targets={name: target for name in SERVICES if (target := given.get(f"RAGWEAVE_{name.upper()}_TARGET"))},
         )
@@ -151,6 +154,11 @@ class Layout:
     def edge(self) -> Path:
         """Folder of the rendered edge configuration."""
         return self.data / "edge"
+
+    @property
+    def backups(self) -> Path:
+        """Folder of backups."""
+        return self.backup_dir or self.data / "backups"
 
     @property
     def state_file(self) -> Path:
@@ -199,6 +207,7 @@ class Layout:
         """What every process of this mesh gets beside the caller's own environment."""
         return {
             "RAGWEAVE_DATA_DIR": str(self.data),
+            "RAGWEAVE_BACKUP_DIR": str(self.backups),
             "RAGWEAVE_HOST": self.host,
             "PYTHONUTF8": "1",  # file names are UTF-8, whatever the locale
             "RAGWEAVE_REDIS_URL": self.redis_url or f"unix://{self.redis_socket}",

@@ -100,7 +100,9 @@ def store_binary() -> str:
 
 
 def _redis_command(layout: Layout, socket: Path) -> list[str]:
-    """The embedded store: a 0600 socket, no port, every acknowledged write on disk."""
+    """The embedded store: a 0600 socket, no port, every acknowledged write on disk. Nobody waits for other replicas
+    before a backup gets its snapshot.
+    """
     return [
         store_binary(),
         "--port", "0",
@@ -110,6 +112,8 @@ def _redis_command(layout: Layout, socket: Path) -> list[str]:
         "--appendonly", "yes",
         "--appendfsync", "always",
         "--save", "",
+        "--repl-diskless-sync", "yes",
+        "--repl-diskless-sync-delay", "0",
         "--maxmemory-policy", "noeviction",
         "--daemonize", "no",
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ragweave.backups.swapping import settle
 from ragweave.local.hangs import LOOK_S, end_when_hung
 from ragweave.local.layout import Layout, service_of
 from ragweave.local.processes import Process, ensure_mesh_certificates, processes
@@ -83,6 +84,10 @@ def start_ticks(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if after_name[0] == "Z" else int(after_name[19])
+
+
+class MeshRuns(Exception):
+    """What is asked for cannot be done while the mesh runs; the message says what does."""
 
 
 class Supervisor:
@@ -317,6 +322,19 @@ def _lock(layout: Layout) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def kept_down(layout: Layout) -> Iterator[None]:
+    """Keeps the mesh from starting meanwhile. Raises MeshRuns where a process of it runs."""
+    try:
+        with _lock(layout):
+            recorded = _recorded_running(read_state(layout).get("processes", {}))
+            if running := sorted({**recorded, **_left_running(layout)}):
+                raise MeshRuns(f"still running on {layout.data}: {', '.join(running)}; `ragweave down` stops the mesh")
+            yield
+    except SystemExit:
+        raise MeshRuns(f"the mesh runs on {layout.data}; `ragweave down` stops it") from None
+
+
 def _spawn_guard(layout: Layout) -> int:
     """Starts a guard; returns its pid."""
     layout.logs.mkdir(parents=True, exist_ok=True)
@@ -364,10 +382,12 @@ def supervise(layout: Layout) -> None:
     """Runs the supervisor in this process."""
     os.chdir(layout.root)
     layout.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):
-        folder.mkdir(parents=True, exist_ok=True)
-    layout.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(layout):
+        if settle(layout.data):
+            _say("a restore had been cut off: everything is as it was before it")
+        for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):
+            folder.mkdir(parents=True, exist_ok=True)
+        layout.redis_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         asyncio.run(Supervisor(layout, processes(layout)).run())
 
 

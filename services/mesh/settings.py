@@ -23,6 +23,7 @@ class MeshSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAGWEAVE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     data_dir: Path = Field(Path(".ragweave"), description="Folder of everything the mesh keeps; made absolute.")
+    backup_dir: Path = Field(Path(), description="Folder of backups; <data_dir>/backups where empty.")
     host: str = Field("127.0.0.1", min_length=1, description="Address servers listen on. Loopback unless meant.")
     metrics_host: str = Field(
         "127.0.0.1", min_length=1, description="Address of the metrics ports; they ask nobody who they are."
@@ -142,6 +143,7 @@ class MeshSettings(BaseSettings):
             return given
         data_dir = Path(given.get("data_dir") or ".ragweave").expanduser().absolute()
         derived = {
+            "backup_dir": data_dir / "backups",
             "redis_url": f"unix://{data_dir}/redis/redis.sock",
             "jwks": str(data_dir / "keys" / "jwks.json"),
             "mesh_jwks": str(data_dir / "keys" / "mesh_jwks.json"),
@@ -159,7 +161,8 @@ class MeshSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _roots_fit(self) -> Self:
-        check_roots(self.roots, self.data_dir, [key for key in (self.mesh_key, self.tls_key) if key])
+        apart = [path for path in (self.mesh_key, self.tls_key, self.backup_dir) if path]
+        check_roots(self.roots, self.data_dir, apart)
         return self
 
     @field_validator("redis_url")

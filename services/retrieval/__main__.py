@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import grpc
 
+from ragweave.internal.v1.backup_service_pb2_grpc import add_BackupServiceServicer_to_server
 from ragweave.internal.v1.evaluation_run_service_pb2_grpc import add_EvaluationRunServiceServicer_to_server
 from ragweave.internal.v1.index_service_pb2_grpc import add_IndexServiceServicer_to_server
 from ragweave.internal.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
@@ -38,6 +39,7 @@ from services.retrieval.convert_evaluations import query_of
 from services.retrieval.erasure import Erasure
 from services.retrieval.evaluations import Evaluations
 from services.retrieval.freshness import Freshness
+from services.retrieval.index_backup import IndexBackup
 from services.retrieval.indexer import Indexer
 from services.retrieval.measured_store import MeasuredVectorStore
 from services.retrieval.ports import Questions, SharedResults, VectorStore
@@ -46,7 +48,13 @@ from services.retrieval.query_sets import QuerySets
 from services.retrieval.retriever import Retriever
 from services.retrieval.revisions import RevisionsMirror
 from services.retrieval.scaling import SparseScales
-from services.retrieval.servicer import CacheServicer, IndexServicer, RetrievalServicer, TenantServicer
+from services.retrieval.servicer import (
+    BackupServicer,
+    CacheServicer,
+    IndexServicer,
+    RetrievalServicer,
+    TenantServicer,
+)
 from services.retrieval.servicer_evaluations import EvaluationRunServicer, EvaluationServicer
 from services.retrieval.settings import Settings
 from services.retrieval.similar import SimilarFinder
@@ -58,7 +66,7 @@ from services.retrieval.warming import CacheWarmer
 def open_store(settings: Settings) -> AbstractAsyncContextManager[VectorStore]:
     if settings.store == "edge":
         return EdgeVectorStore.open(
-            settings.index_dir or settings.mesh.data_dir / "index",
+            settings.index_folder,
             build_threshold=settings.build_threshold,
             threads=settings.threads,
             max_open=settings.max_open,
@@ -84,6 +92,7 @@ def open_shared(settings: Settings) -> AbstractAsyncContextManager[SharedResults
         settings.cache_url or settings.mesh.redis_url,
         ttl_s=settings.cache_ttl_s,
         timeout_s=settings.cache_timeout_s,
+        era=settings.era,
     )
 
 
@@ -125,6 +134,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         answering = Answering(retriever, cache, log, usage, body_of, sent_from)
         keeper = CacheKeeper(cache, log, collections)
         warmer = CacheWarmer(answering, log, collections, query_read)
+        backup = IndexBackup(opened if isinstance(opened, EdgeVectorStore) else None, mesh.backup_dir)
         indexer = Indexer(store, collections, revisions, scales)
         sets = QuerySets(kept.sets, most=settings.query_sets)
         evaluations = Evaluations(
@@ -143,6 +153,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_IndexServiceServicer_to_server(IndexServicer(indexer, collections), server)
             add_EvaluationServiceServicer_to_server(EvaluationServicer(sets, evaluations), server)
             add_EvaluationRunServiceServicer_to_server(EvaluationRunServicer(evaluations), server)
+            add_BackupServiceServicer_to_server(BackupServicer(backup), server)
             add_TenantServiceServicer_to_server(TenantServicer(Erasure(indexer, keeper, kept)), server)
 
         tasks = [background.create_task(each.run()) for each in (collections, scales, revisions, log)]

@@ -6,8 +6,10 @@ from typing import Any
 
 import grpc
 
+from ragweave.internal.v1 import backup_service_pb2 as backup_pb
 from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import tenant_service_pb2 as tenant_pb
+from ragweave.internal.v1.backup_service_pb2_grpc import BackupServiceServicer
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceServicer
 from ragweave.internal.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from ragweave.v1 import cache_pb2, cache_service_pb2, filter_pb2
@@ -23,6 +25,7 @@ from services.retrieval.cache_keeping import CacheKeeper
 from services.retrieval.chunks import IndexId
 from services.retrieval.collections_mirror import CollectionsMirror
 from services.retrieval.erasure import Erasure
+from services.retrieval.index_backup import IndexBackup
 from services.retrieval.indexer import Indexer
 from services.retrieval.retriever import Retriever
 from services.retrieval.similar import SimilarFinder
@@ -180,6 +183,18 @@ class IndexServicer(IndexServiceServicer):
     async def DropIndex(self, request: index_pb.DropIndexRequest, context: Context) -> index_pb.DropIndexResponse:
         await self._indexer.drop(self._index(request))
         return index_pb.DropIndexResponse()
+
+
+class BackupServicer(BackupServiceServicer):
+    def __init__(self, backup: IndexBackup) -> None:
+        self._backup = backup
+
+    async def CopyIndex(
+        self, request_iterator: AsyncIterator[backup_pb.CopyIndexRequest], context: Context
+    ) -> AsyncIterator[backup_pb.CopyIndexResponse]:
+        asked = (request.backup async for request in request_iterator)
+        async for stage in self._backup.copy(asked):
+            yield backup_pb.CopyIndexResponse(stage=backup_pb.CopyIndexResponse.Stage.Value(stage.name))
 
 
 class TenantServicer(TenantServiceServicer):

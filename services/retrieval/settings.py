@@ -55,6 +55,19 @@ class Settings(ServiceSettings):
         30 * 86_400, ge=86_400, le=3650 * 86_400, description="Seconds after which an evaluation is forgotten."
     )
 
+    @property
+    def index_folder(self) -> Path:
+        """Of the embedded index."""
+        return self.index_dir or self.mesh.data_dir / "index"
+
+    @property
+    def era(self) -> str:
+        """Changes whenever the embedded index is restored from a backup, which leaves a new one."""
+        try:
+            return (self.index_folder / "era").read_text()
+        except FileNotFoundError:
+            return ""
+
     @model_validator(mode="after")
     def _server_is_named(self) -> Self:
         if self.store == "qdrant" and not self.qdrant_url:

@@ -33,8 +33,10 @@ from services.system.adapters.sql_revocations import SqlRevocationStore
 from services.system.adapters.sql_tables import check
 from services.system.adapters.sql_tenants import SqlTenantRecords, SqlTenantStore
 from services.system.adapters.sql_usage import SqlUsageStore
+from services.system.adapters.taker import open_taker
 from services.system.audit import Audit
 from services.system.audit_intake import AuditIntake
+from services.system.backups import Backups
 from services.system.export import Exports
 from services.system.health import Deployment
 from services.system.migrations import SYSTEM
@@ -72,6 +74,7 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
         open_channel(mesh, mesh.retrieval_target) as retrieval,
         open_channel(mesh, mesh.embedding_target) as embedding,
         AsyncExitStack() as opened,
+        open_taker(mesh) as (shelf, taker),
     ):
         deployment = Deployment(
             [*[await opened.enter_async_context(each) for each in servers(mesh)], RedisWorkers(redis)],
@@ -116,9 +119,19 @@ async def wire(settings: Settings) -> AsyncIterator[Wiring]:
             add_QuotaServiceServicer_to_server(QuotaServicer(quotas), server)
             add_UsageServiceServicer_to_server(UsageServicer(usage), server)
 
+        kept = settings.backup
+        backups = Backups(shelf, taker, gone, at=kept.at, daily=kept.daily, weekly=kept.weekly)
         steps = (*intake.steps, *usage.steps)
         maintenance = Maintenance("system", steps, interval_s=settings.maintenance_interval_s)
-        async with revocations.running(), intake.running(), tenants.running(), maintenance.running():
+        # A loop of its own: a backup takes as long as it takes.
+        backing_up = Maintenance("system", backups.steps, interval_s=settings.maintenance_interval_s)
+        async with (
+            revocations.running(),
+            intake.running(),
+            tenants.running(),
+            maintenance.running(),
+            backing_up.running(),
+        ):
             yield Wiring(
                 register,
                 checks={"database": lambda: check(database)},

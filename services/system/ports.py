@@ -1,6 +1,6 @@
 """What the system service needs of the world: stores of its own."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -238,6 +238,10 @@ class TenantStore(Protocol):
 
     async def gone(self, tenants: Collection[str]) -> frozenset[str]:
         """Those of the tenants that are deleted or being so."""
+        ...
+
+    async def deleted(self) -> Mapping[str, datetime]:
+        """Every tenant that is deleted or being so, with when that was asked for."""
         ...
 
     async def deleting(self) -> Sequence[Tenant]:

@@ -1,9 +1,10 @@
 """Settings of the system service."""
 
+from datetime import time
 from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.mesh.quotas import QuotaSettings
 from services.mesh.settings import ServiceSettings
@@ -11,6 +12,25 @@ from services.mesh.urls import SecretUrl
 
 # Those that answer for themselves, and the workers.
 SERVED = {"collections", "embedding", "jobs", "retrieval", "system", "worker"}
+
+
+class BackupSettings(BaseSettings):
+    """Read from RAGWEAVE_BACKUP_*; their folder is RAGWEAVE_BACKUP_DIR, which retrieval reads too."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAGWEAVE_BACKUP_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    at: time | None = Field(
+        None, description="Time of the day, UTC, at which a backup is made, such as 03:15; none is where empty."
+    )
+    daily: int = Field(7, ge=0, le=3650, description="Days of which the last backup is kept.")
+    weekly: int = Field(4, ge=0, le=520, description="Weeks of which the last backup is kept.")
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: object) -> object:
+        return given or None
 
 
 class Settings(ServiceSettings):
@@ -45,6 +65,7 @@ class Settings(ServiceSettings):
         10_000, ge=1, le=1_000_000, description="Revocations a tenant may have at a time; every process holds them."
     )
     quota: QuotaSettings = Field(default_factory=QuotaSettings, description="Limits of tenants that none were set for.")
+    backup: BackupSettings = Field(default_factory=BackupSettings, description="Backups made by themselves.")
     erase_settle_s: float = Field(
         90.0,
         ge=0,

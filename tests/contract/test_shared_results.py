@@ -46,6 +46,18 @@ async def test_what_is_put_is_got_by_whoever_asks_the_same(results: RedisResults
     assert 0 < await results._redis.pttl(name) <= 60_000
 
 
+async def test_answers_of_an_index_that_was_restored_since_are_not_got(server: Store) -> None:
+    kept = entry(1)
+    async with RedisResults.open(server.url, ttl_s=60, timeout_s=5) as before:
+        before.put(kept)
+    async with RedisResults.open(server.url, ttl_s=60, timeout_s=5, era="restored") as after:
+        assert await after.get(kept.asked) is None
+        after.put(kept)
+        await after.settled()
+        assert await after.get(kept.asked) == kept
+        assert await after.drop("acme", None) == 2
+
+
 @pytest.mark.parametrize("damage", [b"", b"x", b"\n\n\n", b"cut"])
 async def test_a_value_that_is_not_whole_is_none(results: RedisResults, damage: bytes) -> None:
     kept = entry(1)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ragweave.copying import copy_tree
 from services.mesh.errors import DependencyUnavailable, IndexLocked
 from services.mesh.schemas import UnknownSchema
 from services.retrieval.adapters.edge import EdgeVectorStore
-from services.retrieval.adapters.edge_build import copy_tree
 from services.retrieval.adapters.qdrant_keys import SCHEMA, STEPS, Step
 from services.retrieval.chunks import EncodedChunk, IndexId, VectorQuery
 from tests.retrieval_fakes import chunk, direction, encoded, vector

@@ -101,13 +101,13 @@ def events_of(client: Client, job: str) -> list[job_service_pb2.WatchJobResponse
 def check_documents(client: Client, collection: str, corpus: Corpus) -> None:
     """Every document is there once, its chunks as computed here, no chunk twice, nothing else; and searches find it."""
     parent = f"collections/{collection}"
-    listed = list(_documents(client, parent))
+    listed = list(documents_of(client, parent))
     assert Counter(each.source_uri for each in listed) == Counter(corpus.texts.keys()), "documents are lost or double"
     for document in listed:
         uri, expected = document.source_uri, corpus.chunks[document.source_uri]
         assert document.state == document_pb2.Document.ACTIVE, document
         assert document.chunk_count == len(expected), uri
-        chunks = list(_chunks(client, document.name))
+        chunks = list(chunks_of(client, document.name))
         assert len({chunk.name for chunk in chunks}) == len(chunks), f"{uri}: a chunk stands twice"
         assert [chunk.text for chunk in chunks] == expected, uri
         assert " ".join(chunk.text for chunk in chunks).split() == corpus.texts[uri].split(), uri
@@ -149,13 +149,15 @@ def _pages(call: Callable[[Any], Any], request: Any) -> Iterator[Any]:
             return
 
 
-def _documents(client: Client, parent: str) -> Iterator[document_pb2.Document]:
+def documents_of(client: Client, parent: str) -> Iterator[document_pb2.Document]:
+    """Every document of a collection."""
     request = document_service_pb2.ListDocumentsRequest(parent=parent, page_size=_PAGE)
     for page in _pages(client.documents.ListDocuments, request):
         yield from page.documents
 
 
-def _chunks(client: Client, parent: str) -> Iterator[Any]:
+def chunks_of(client: Client, parent: str) -> Iterator[Any]:
+    """Every chunk of a document."""
     request = document_service_pb2.ListChunksRequest(parent=parent, page_size=_PAGE)
     for page in _pages(client.documents.ListChunks, request):
         yield from page.chunks

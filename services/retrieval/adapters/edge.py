@@ -18,6 +18,7 @@ from services.mesh.breakers import breaker_of, failing
 from services.mesh.disk import Disk
 from services.mesh.errors import DependencyUnavailable, DiskFull, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
+from services.retrieval.adapters.edge_copies import ShardCopies, replay
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
 from services.retrieval.adapters.edge_filter import recipe
 from services.retrieval.adapters.edge_folder import FolderLock, IndexFolder, Manifest
@@ -93,7 +94,7 @@ class _Index:
 
 
 class EdgeVectorStore:
-    """Fulfils VectorStore.
+    """Fulfils VectorStore and IndexCopies.
 
     Small indexes share one engine. Once one has `build_threshold` points without a graph, its graph is built: the
     shard is copied (writes wait for that, reads do not), the copy optimised by a process of low priority, then a
@@ -343,6 +344,18 @@ class EdgeVectorStore:
         if known.build is not None:
             await asyncio.shield(known.build)
 
+    @asynccontextmanager
+    async def copying(self, target: Path) -> AsyncIterator[None]:
+        """Fulfils IndexCopies; no graph is built meanwhile."""
+
+        async def place(index: IndexId) -> tuple[EdgeEngine, Path]:
+            return await self._place(self._indexes[index])
+
+        with _told("copy"):
+            copies = ShardCopies(self._indexes, self._creating, self._building, place, self._start)
+            async with copies.copying(target):
+                yield
+
     def pids(self) -> list[int]:
         """The engines that run."""
         engines = (self._shared, *(index.engine for index in self._indexes.values()))
@@ -488,10 +501,10 @@ class EdgeVectorStore:
             await builder.built()
             new = await self._start()
             started.push_async_callback(new.stop)
-            replayed = await _replay(new, target, journal, 0)
+            replayed = await replay(new, target, journal, 0)
             async with index.writing, index.starting:
                 await old.request("barrier", source)
-                await _replay(new, target, journal, replayed)
+                await replay(new, target, journal, replayed)
                 points = await new.request("info", target)
                 manifest = index.manifest.next(max(1, points - index.unindexed))
                 await asyncio.to_thread(index.folder.store, manifest)
@@ -593,14 +606,6 @@ class _Builder:
         line = await asyncio.to_thread(self._process.stdout.readline)
         if line.strip() != word.encode():
             raise _BuilderFailed(f"ended before it was {word}")
-
-
-async def _replay(engine: EdgeEngine, shard: Path, journal: Path, offset: int) -> int:
-    """Repeats on a shard what a journal holds beyond `offset`, to its end: where that is."""
-    end = False
-    while not end:
-        offset, end = await engine.request("replay", shard, str(journal), offset)
-    return offset
 
 
 @contextlib.contextmanager

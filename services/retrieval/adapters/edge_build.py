@@ -11,35 +11,10 @@ from typing import Final
 
 import qdrant_edge as edge
 
+from ragweave.copying import copy_tree
 from services.retrieval.adapters.edge_child import config_of, die_with_parent
 
 _NICE: Final = 5
-_COPIED_AT_A_TIME: Final = 2**22
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copies a folder; holes in files stay holes (a write-ahead log is 32 MiB of them)."""
-    target.mkdir()
-    for entry in os.scandir(source):
-        if entry.is_dir():
-            copy_tree(Path(entry.path), target / entry.name)
-        else:
-            _copy_file(entry.path, target / entry.name)
-
-
-def _copy_file(source: str, target: Path) -> None:
-    with open(source, "rb", buffering=0) as read, target.open("xb", buffering=0) as written:
-        size, at = os.fstat(read.fileno()).st_size, 0
-        os.truncate(written.fileno(), size)
-        while at < size:
-            try:
-                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
-            except OSError:  # only a hole is left
-                return
-            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
-            os.lseek(written.fileno(), at, os.SEEK_SET)
-            while at < end:
-                at += os.sendfile(written.fileno(), read.fileno(), at, min(_COPIED_AT_A_TIME, end - at))
 
 
 def main() -> None:

@@ -31,10 +31,15 @@ _DROP_S: Final = 15.0
 
 
 class RedisResults:
-    """Fulfils SharedResults. A value is a line about the answer, with its digest, then the answer."""
+    """Fulfils SharedResults. A value is a line about the answer, with its digest, then the answer.
 
-    def __init__(self, client: Any, *, ttl_s: float, timeout_s: float) -> None:
+    Args:
+        era: Of the index. Answers of another, whatever their revision, are not of this index: it has been restored.
+    """
+
+    def __init__(self, client: Any, *, ttl_s: float, timeout_s: float, era: str = "") -> None:
         self._redis = client
+        self._era = f"-{era}" if era else ""
         self._ttl_s = ttl_s
         self._reading = Dispensable(_READS, timeout_s=timeout_s)
         self._writing = Dispensable(_WRITES, timeout_s=_WRITE_TIMEOUT_S)
@@ -44,14 +49,15 @@ class RedisResults:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, ttl_s: float, timeout_s: float) -> AsyncIterator[Self]:
+    async def open(cls, url: str, *, ttl_s: float, timeout_s: float, era: str = "") -> AsyncIterator[Self]:
         """The answers in the store at `url`, which need not be up; on exit, what is unwritten is written.
 
         Args:
             timeout_s: How long a search waits for one.
+            era: See the class.
         """
         async with open_redis(url, connections=_CONNECTIONS, known_as=(_READS, _WRITES)) as client:
-            made = cls(client, ttl_s=ttl_s, timeout_s=timeout_s)
+            made = cls(client, ttl_s=ttl_s, timeout_s=timeout_s, era=era)
             try:
                 yield made
             finally:
@@ -62,7 +68,7 @@ class RedisResults:
         return self._reading.down
 
     async def get(self, asked: Asked) -> Entry | None:
-        answers = await self._reading.answers(self._redis.pipeline(transaction=False).get(_name(asked)))
+        answers = await self._reading.answers(self._redis.pipeline(transaction=False).get(self._name(asked)))
         return _entry(asked, answers[0]) if answers and answers[0] else None
 
     def put(self, entry: Entry) -> None:
@@ -70,7 +76,7 @@ class RedisResults:
         if self._waiting + len(value) > _BACKLOG:
             return
         self._waiting += len(value)
-        self._unwritten[_name(entry.asked)] = value
+        self._unwritten[self._name(entry.asked)] = value
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
@@ -89,6 +95,10 @@ class RedisResults:
         if self._writer is not None:
             await self._writer
 
+    def _name(self, asked: Asked) -> str:
+        indexes = ".".join(map(mark, asked.indexes))
+        return f"{_PREFIX}:{_RELEASE}{self._era}:t{mark(asked.tenant)}:{indexes}:{asked.key.hex()}"
+
     async def _write(self) -> None:
         try:
             while self._unwritten:
@@ -100,10 +110,6 @@ class RedisResults:
                 await self._writing.answers(pipeline)
         finally:
             self._writer = None
-
-
-def _name(asked: Asked) -> str:
-    return f"{_PREFIX}:{_RELEASE}:t{mark(asked.tenant)}:{'.'.join(map(mark, asked.indexes))}:{asked.key.hex()}"
 
 
 def mark(name: str) -> str:

@@ -1,6 +1,6 @@
 """The system's stores in memory: for tests, and the reference the database is held to."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -196,6 +196,9 @@ class MemoryTenantStore:
 
     async def gone(self, tenants: Collection[str]) -> frozenset[str]:
         return frozenset(each for each in tenants if each in self._tenants)
+
+    async def deleted(self) -> Mapping[str, datetime]:
+        return {name: each.delete_time for name, each in self._tenants.items() if each.delete_time}
 
     async def deleting(self) -> Sequence[Tenant]:
         return [each for each in self._tenants.values() if each.state is TenantState.DELETING]

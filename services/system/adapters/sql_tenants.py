@@ -1,7 +1,8 @@
 """Tenants that are deleted or being so, in SQL; and what else the system's database keeps of tenants."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -31,6 +32,10 @@ class SqlTenantStore:
     async def gone(self, tenants: Collection[str]) -> frozenset[str]:
         found = await self._database.read(select(TENANTS.c.tenant).where(TENANTS.c.tenant.in_(tenants)))
         return frozenset(row.tenant for row in found)
+
+    async def deleted(self) -> Mapping[str, datetime]:
+        found = await self._database.read(select(TENANTS.c.tenant, TENANTS.c.delete_time))
+        return {row.tenant: row.delete_time for row in found}
 
     async def deleting(self) -> Sequence[Tenant]:
         unfinished = select(TENANTS).where(TENANTS.c.state == TenantState.DELETING).order_by(TENANTS.c.delete_time)
