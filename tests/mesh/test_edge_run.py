@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from services.mesh.edge_run import EdgeKeys
@@ -21,12 +22,18 @@ from tests.ports import free_port
 SLEEPER = (
     "import signal; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); [signal.pause() for _ in 'ab']"
 )
+RUN = """
+import sys
+from pathlib import Path
+from services.mesh.edge_run import run
+sys.exit(run({command!r}, None, Path("/nonexistent")))
+"""
 
 
 @asynccontextmanager
 async def parent_of(*command: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A process that runs `command` as the edge's runs Envoy; and the pid of its child, which has said a line."""
-    code = f"import sys; from services.mesh.edge_run import run; sys.exit(run({list(command)!r}, None))"
+    code = RUN.format(command=list(command))
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     try:
         assert parent.stdout is not None
@@ -75,7 +82,7 @@ async def test_envoy_killed_ends_the_parent_as_its_shell_would() -> None:
 
 
 async def test_a_program_that_cannot_be_started_is_an_error() -> None:
-    code = "import sys; from services.mesh.edge_run import run; sys.exit(run(['/nonexistent'], None))"
+    code = RUN.format(command=["/nonexistent"])
     assert await (await asyncio.create_subprocess_exec(sys.executable, "-c", code)).wait() == 127
 
 
@@ -158,30 +165,90 @@ def environment(edge_folder: Path, world: World, **settings: Any) -> dict[str, s
     return {**os.environ, **mesh, **given, "RAGWEAVE_EDGE_ACCESS_LOG": str(edge_folder / "access.log")}
 
 
-async def test_the_whole_edge_ends_on_sigterm_and_frees_its_port(world: World, tmp_path: Path) -> None:
-    port, folder = free_port(), tmp_path / "edge"
+@asynccontextmanager
+async def whole_edge(world: World, folder: Path, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The edge's process on a free port, once it listens there."""
     folder.mkdir()
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.mesh.edge_run", "--out", str(folder),
-        env=environment(folder, world, port=port, admin_port=free_port(), concurrency=1),
+        env=environment(folder, world, concurrency=1, **settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):
-            while True:
+            while not await listens(settings["port"]):
                 assert parent.returncode is None
-                with suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
                 await asyncio.sleep(0.05)
-        [child] = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        yield parent
+    finally:
+        with suppress(ProcessLookupError):
+            parent.kill()
+        await parent.wait()
+
+
+async def listens(port: int) -> bool:
+    with suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+    return False
+
+
+def children(parent: asyncio.subprocess.Process) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+
+
+async def test_the_whole_edge_ends_on_sigterm_and_frees_its_port(world: World, tmp_path: Path) -> None:
+    port = free_port()
+    async with whole_edge(world, tmp_path / "edge", port=port, admin_port=free_port()) as parent:
+        [child] = children(parent)
         parent.terminate()
         assert await parent.wait() == 0
         assert not Path(f"/proc/{child}").exists()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-    finally:
-        with suppress(ProcessLookupError):
-            parent.kill()
-        await parent.wait()
+
+
+async def epoch(admin_port: int) -> int:
+    """How many Envoys were before the one that takes connections; -1 while none says."""
+    with suppress(httpx.HTTPError):
+        async with httpx.AsyncClient() as client:
+            said = (await client.get(f"http://127.0.0.1:{admin_port}/server_info")).json()
+            return int(said["command_line_options"]["restart_epoch"]) if said["state"] == "LIVE" else -1
+    return -1
+
+
+async def test_one_envoy_takes_over_from_another_and_no_call_is_lost(world: World, tmp_path: Path) -> None:
+    """Nobody is behind the edge: its own refusals are answers too, and a connection refused or cut is none."""
+    port, admin, folder, answered = free_port(), free_port(), tmp_path / "edge", 0
+    async with whole_edge(world, folder, port=port, admin_port=admin, drain_s=1, handover_s=2) as parent:
+        [first], over = children(parent), asyncio.Event()
+        config, keys = (folder / "envoy.yaml").read_bytes(), Path(world.mesh.jwks).read_text()
+
+        async def call() -> None:
+            nonlocal answered
+            while not over.is_set():
+                async with httpx.AsyncClient() as client:  # a connection of its own each time
+                    assert (await client.get(f"http://127.0.0.1:{port}/api/v2/x")).status_code == 501
+                answered += 1
+                await asyncio.sleep(0.02)
+
+        calling = [asyncio.create_task(call()) for _ in range(4)]
+        async with asyncio.timeout(90):
+            Path(world.mesh.jwks).write_text("{}")
+            parent.send_signal(signal.SIGHUP)
+            assert parent.stderr
+            while b"the edge stays as it is" not in await parent.stderr.readline():
+                assert not parent.stderr.at_eof()
+            assert children(parent) == [first] and (folder / "envoy.yaml").read_bytes() == config
+            Path(world.mesh.jwks).write_text(keys)
+            parent.send_signal(signal.SIGHUP)
+            while await epoch(admin) != 1:
+                await asyncio.sleep(0.05)
+            await gone(first)
+            at = answered
+            while answered == at:
+                await asyncio.sleep(0.01)
+        over.set()
+        await asyncio.gather(*calling)
+        assert len(children(parent)) == 1 and parent.returncode is None
