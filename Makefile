@@ -54,6 +54,10 @@ breaker-test: install ## Have dependencies fail for 60 s: what they still get, a
 deadline-test: install ## Make 2,000 searches with a stage that hangs: how many are answered in time
 	$(BIN)/python -m tests.e2e.deadlines
 
+rolling-test: install ## Restart everything under load, a process at a time: no call may be lost
+	$(BIN)/python -m tests.e2e.rolling
+	$(BIN)/python -m tests.e2e.rolling --embedded
+
 docs-test: install ## Open the API's documentation in headless Chromium and try a search out on it
 	$(BIN)/python -m tests.e2e.docs_page
 

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class RerankServer:
         failures: Statuses and headers to answer with first, one each.
         answers: Bodies to answer with instead of scores, one each.
         silent: While set, it does not answer.
+        delay_s: Seconds before it answers.
     """
 
     url: str = ""
@@ -34,6 +36,7 @@ class RerankServer:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
     silent: threading.Event = field(default_factory=threading.Event)
+    delay_s: float = 0.0
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -81,6 +84,7 @@ def rerank_server() -> Iterator[RerankServer]:
             question = json.loads(self.rfile.read(int(self.headers["content-length"])))
             state.asked.append(question)
             state.headers.append({name.lower(): value for name, value in self.headers.items()})
+            time.sleep(state.delay_s)
             if state.silent.is_set():
                 state.released.wait(60)
                 self.close_connection = True

@@ -1,4 +1,4 @@
-"""Commands for the local mesh: up, down, status, logs, doctor."""
+"""Commands for the local mesh: up, down, restart, status, logs, doctor."""
 
 import os
 import shutil
@@ -19,6 +19,8 @@ from ragweave.local.health import Standing, memory_bytes, standings, taken_ports
 from ragweave.local.keys import ensure_keys
 from ragweave.local.layout import BadSetting, Layout
 from ragweave.local.processes import Process, ensure_mesh_certificates, processes
+from ragweave.local.restarting import CannotRestart, chosen
+from ragweave.local.restarting import restart as restarting
 from ragweave.local.supervisor import read_state, start_detached, start_ticks, supervisor_pid
 from ragweave.local.weaknesses import weaknesses
 
@@ -86,6 +88,28 @@ def down() -> None:
         while supervisor_pid(here) == pid or (guard_began and start_ticks(guard) == guard_began):
             time.sleep(_LOOK_S)
     out.print("stopped")
+
+
+@command()
+def restart(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Processes, or services with all their replicas; everything but the store where left out."),
+    ] = None,
+) -> None:
+    """Restart the mesh, or parts of it, one process at a time; with replicas no call is lost."""
+    here = layout()
+    all_processes = processes(here)
+    try:
+        to_restart = chosen(all_processes, names or [])
+        with err.status(f"restarting {to_restart[0].name}") as status:
+            for done, following in zip(
+                restarting(here, all_processes, to_restart), [*to_restart[1:], None], strict=True
+            ):
+                out.print(f"{done.name}: restarted in {done.took_s:.1f} s")
+                status.update(f"restarting {following.name}" if following else "")
+    except CannotRestart as error:
+        fail(str(error))
 
 
 @command()

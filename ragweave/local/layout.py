@@ -170,6 +170,11 @@ class Layout:
         return self.data / "run" / f"{part}.alive"
 
     @property
+    def restarts(self) -> Path:
+        """Folder in which a file asks the supervisor to restart the process of its name; SIGHUP has it look."""
+        return self.data / "run" / "restart"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one supervisor of this data folder; holds its pid."""
         return self.data / "run" / "supervisor.lock"

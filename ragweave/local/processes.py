@@ -6,11 +6,27 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from ragweave.certificates import EDGE
 from ragweave.local.authority import ensure_certificates
 from ragweave.local.layout import WORKER, BadSetting, Layout
+
+
+class Succession(StrEnum):
+    """How another process takes the place of one that runs.
+
+    AFTER: It is started when that one has ended.
+    WAITING: It is started at once, and opens nothing before that one has ended.
+    OVER: It is started at once, listens at the same port, and has that one go (services/mesh/succession.py).
+    WITHIN: The process renews what it runs by itself, on SIGHUP.
+    """
+
+    AFTER = "AFTER"
+    WAITING = "WAITING"
+    OVER = "OVER"
+    WITHIN = "WITHIN"
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Process:
         address: `host:port` of its gRPC health service, of the gateway's HTTP; empty where it has none.
         environment: Added to the mesh's own.
         role: Whose certificate it shows with TLS on; empty where it speaks none.
+        succession: How it is restarted.
     """
 
     name: str
@@ -32,6 +49,7 @@ class Process:
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     role: str = ""
+    succession: Succession = Succession.AFTER
 
 
 def processes(layout: Layout) -> list[Process]:
@@ -50,6 +68,8 @@ def processes(layout: Layout) -> list[Process]:
                 address=layout.address(part),
                 environment=layout.replica_environment(part),
                 role=name,
+                # With replicas callers are sent to those; else they wait.
+                succession=Succession.WAITING if len(layout.parts(name)) > 1 else Succession.OVER,
             )
             for part in layout.parts(name)
         ]
@@ -60,6 +80,7 @@ def processes(layout: Layout) -> list[Process]:
             after=store,
             environment={**layout.replica_environment(part), "RAGWEAVE_JOBS_WORKER_NAME": f"worker-{number}"},
             role=WORKER,
+            succession=Succession.WAITING,
         )
         for number, part in enumerate(layout.parts(WORKER), 1)
     ]
@@ -70,6 +91,7 @@ def processes(layout: Layout) -> list[Process]:
             [python, "-m", "services.mesh.edge_run", "--out", str(layout.edge)],
             address=layout.address("edge"),
             role=EDGE,
+            succession=Succession.WITHIN,
         )
     )
     return made

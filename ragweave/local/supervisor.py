@@ -23,11 +23,13 @@ from typing import Any
 from ragweave.backups.swapping import settle
 from ragweave.local.hangs import LOOK_S, end_when_hung
 from ragweave.local.layout import Layout, service_of
-from ragweave.local.processes import Process, ensure_mesh_certificates, processes
+from ragweave.local.processes import Process, Succession, ensure_mesh_certificates, processes
 
 # Seconds between a death and the next start: short at first, doubled while it keeps dying within _STEADY_S.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.2, 10.0, 20.0
-_STOP_S = 15.0
+_STOP_S = 20.0
+# How long who takes over may need until the one before it has ended.
+_HAND_OVER_S = 60.0
 _EDGE_DRAIN_S = 0.5
 # Set for each process, to its name.
 _MARK = "RAGWEAVE_PROCESS"
@@ -99,6 +101,8 @@ class Supervisor:
         self._all = to_run
         self._state = {p.name: Running() for p in self._all}
         self._stopping = asyncio.Event()
+        self._asked = {p.name: asyncio.Event() for p in self._all}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._guard = os.getppid()
         self._stopped = False
         self._unwritten = False
@@ -108,6 +112,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        shutil.rmtree(self._layout.restarts, ignore_errors=True)  # what was asked of an earlier one
+        loop.add_signal_handler(signal.SIGHUP, self._look_for_requests)
         self._adopt()
         keepers = {p.name: asyncio.create_task(self._keep(p)) for p in self._all}
         watchers = (self._keep_guard(), self._bound_logs(), self._keep_certificates())
@@ -116,12 +122,20 @@ class Supervisor:
         for task in others:
             task.cancel()
         await self._stop_in_order(keepers)
+        await asyncio.gather(*self._leaving)
         self._stopped = True
         self._write_state()
 
     def stop(self) -> None:
         """Begins to stop everything."""
         self._stopping.set()
+
+    def _look_for_requests(self) -> None:
+        """Takes the names of processes that somebody wants to be restarted."""
+        for path in self._layout.restarts.glob("*"):
+            path.unlink(missing_ok=True)
+            if path.name in self._asked:
+                self._asked[path.name].set()
 
     def _adopt(self) -> None:
         """Takes over what an earlier supervisor left running, so that it is neither lost nor started twice."""
@@ -145,7 +159,10 @@ class Supervisor:
                 except OSError as error:
                     _say(f"{process.name}: cannot be started: {error}")
             if state.pid:
-                state.last_exit = await self._ended(process, state.pid)
+                ended = asyncio.create_task(self._ended(process, state.pid))
+                while await self._asked_before(ended, self._asked[process.name]):
+                    ended = await self._restart(process, state, ended)
+                state.last_exit = await ended
                 state.pid = 0
                 self._write_state()
                 if self._stopping.is_set():
@@ -156,10 +173,80 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _start(self, process: Process, state: Running) -> None:
+    async def _asked_before(self, ended: "asyncio.Task[str]", asked: asyncio.Event) -> bool:
+        """Whether somebody asks for a restart before the process has ended."""
+        told = asyncio.create_task(asked.wait())
+        await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        asked.clear()
+        return not ended.done()
+
+    async def _restart(self, process: Process, state: Running, ended: "asyncio.Task[str]") -> "asyncio.Task[str]":
+        """Has another process take the place of one that runs; the end of what runs then."""
+        pid, ticks = state.pid, state.start_ticks
+        _say(f"{process.name}: restarted as asked, pid {pid} goes")
+        if process.succession is Succession.WITHIN:
+            os.kill(pid, signal.SIGHUP)
+            return ended
+        if process.succession is Succession.OVER:
+            return await self._hand_over(process, state, ended)
+        leaving = asyncio.create_task(self._end(process.name, pid, ended))
+        if process.succession is Succession.AFTER:
+            await leaving
+        else:
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        try:
+            await self._start(process, state, predecessor=f"{pid}:{ticks}")
+        except OSError as error:
+            _say(f"{process.name}: cannot be started: {error}")
+        return ended if state.pid == pid else asyncio.create_task(self._ended(process, state.pid))
+
+    async def _hand_over(self, process: Process, state: Running, ended: "asyncio.Task[str]") -> "asyncio.Task[str]":
+        """As `_restart`; the successor has what runs go, which goes on where that one does not come."""
+        pid, ticks, began = state.pid, state.start_ticks, state.started_at
+        try:
+            await self._start(process, state, predecessor=f"{pid}:{ticks}", takes_over=True)
+        except OSError as error:
+            _say(f"{process.name}: cannot be started: {error}")
+        if state.pid == pid:
+            return ended
+        coming = asyncio.create_task(self._ended(process, state.pid))
+        await asyncio.wait({ended, coming}, return_when=asyncio.FIRST_COMPLETED, timeout=_HAND_OVER_S)
+        if ended.done():
+            return coming
+        _say(f"{process.name}: pid {state.pid} does not take over; pid {pid} goes on")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGKILL)
+        await coming
+        state.pid, state.start_ticks, state.started_at = pid, ticks, began
+        self._write_state()
+        if self._stopping.is_set():
+            os.kill(pid, signal.SIGTERM)
+        return ended
+
+    async def _end(self, name: str, pid: int, ended: "asyncio.Future[Any]") -> None:
+        """Ends a process, in good order where it does so in time."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        done, _ = await asyncio.wait([ended], timeout=_STOP_S)
+        if not done:
+            _say(f"{name}: did not stop within {_STOP_S:.0f} s; killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await ended
+
+    async def _start(
+        self, process: Process, state: Running, *, predecessor: str = "", takes_over: bool = False
+    ) -> None:
         heartbeat = self._layout.heartbeat(process.name)
         heartbeat.unlink(missing_ok=True)
-        mark = {_MARK: process.name, "RAGWEAVE_HEARTBEAT_FILE": str(heartbeat)}
+        mark = {
+            _MARK: process.name,
+            "RAGWEAVE_HEARTBEAT_FILE": str(heartbeat),
+            "RAGWEAVE_PREDECESSOR": predecessor,
+            "RAGWEAVE_TAKES_OVER": "on" if takes_over else "off",
+        }
         environment = {**os.environ, **self._layout.environment(), **process.environment, **mark}
         if process.after:
             await self._exists(process.after)
@@ -208,14 +295,8 @@ class Supervisor:
     async def _stop(self, name: str, keeper: asyncio.Task[None]) -> None:
         pid = self._state[name].pid
         if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        done, _ = await asyncio.wait([keeper], timeout=_STOP_S)
-        if not done:
-            _say(f"{name}: did not stop within {_STOP_S:.0f} s; killed")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            await keeper
+            await self._end(name, pid, keeper)
+        await keeper
 
     async def _keep_guard(self) -> None:
         while True:
@@ -274,14 +355,15 @@ def _recorded_running(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, i
 def _left_running(layout: Layout) -> dict[str, int]:
     """Pids by name of this data folder's processes, whoever started them. Each of ours leads a session."""
     folder_mark = f"RAGWEAVE_DATA_DIR={layout.data}"
-    found = {}
+    found: dict[str, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         with contextlib.suppress(OSError):
             environment = (folder / "environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
             if os.getsid(pid) == pid and folder_mark in environment and start_ticks(pid):
                 for name in (entry.removeprefix(f"{_MARK}=") for entry in environment if entry.startswith(f"{_MARK}=")):
-                    found[name] = pid
+                    if start_ticks(pid) > start_ticks(found.get(name, 0)):  # one that goes is older than its successor
+                        found[name] = pid
     return found
 
 
@@ -308,7 +390,7 @@ async def _ended(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _lock(layout: Layout) -> Iterator[None]:
+def supervising(layout: Layout) -> Iterator[None]:
     """Makes this the one supervisor of the data folder. Raises SystemExit when there is another."""
     layout.lock_file.parent.mkdir(parents=True, exist_ok=True)
     with layout.lock_file.open("a+") as file:
@@ -326,7 +408,7 @@ def _lock(layout: Layout) -> Iterator[None]:
 def kept_down(layout: Layout) -> Iterator[None]:
     """Keeps the mesh from starting meanwhile. Raises MeshRuns where a process of it runs."""
     try:
-        with _lock(layout):
+        with supervising(layout):
             recorded = _recorded_running(read_state(layout).get("processes", {}))
             if running := sorted({**recorded, **_left_running(layout)}):
                 raise MeshRuns(f"still running on {layout.data}: {', '.join(running)}; `ragweave down` stops the mesh")
@@ -382,7 +464,7 @@ def supervise(layout: Layout) -> None:
     """Runs the supervisor in this process."""
     os.chdir(layout.root)
     layout.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _lock(layout):
+    with supervising(layout):
         if settle(layout.data):
             _say("a restore had been cut off: everything is as it was before it")
         for folder in (layout.logs, layout.data / "redis", layout.import_root, layout.edge):

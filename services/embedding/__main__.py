@@ -24,8 +24,9 @@ from services.embedding.rerank_sources import Kind, RerankSource
 from services.embedding.reranker import LocalReranker
 from services.embedding.servicer import EmbeddingServicer, ModelServicer, TenantServicer, TokenizerServicer
 from services.embedding.settings import Settings
+from services.mesh.listening import CannotStart
 from services.mesh.reports import QueueReport
-from services.mesh.serve import CannotStart, Wiring, serve
+from services.mesh.serve import Wiring, serve
 from services.mesh.settings import read
 
 

@@ -33,10 +33,11 @@ from services.mesh.traces import Part
 
 # What a call leaves unused at each hop, so that it hears of a late callee before its own caller gives up.
 DEADLINE_MARGIN_S = 0.010
-# A server that was killed is back within seconds: it is looked for at that pace, not gRPC's two minutes.
+# A server that was killed is back within seconds: it is looked for at that pace, not gRPC's two minutes. The second is
+# how long a connection may take: calls wait for that of a process that takes another's place (succession.py).
 RECONNECTING: Final = {
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 3_000,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
 # Silence after which a peer is asked for a sign of life; half as long it has to give one.

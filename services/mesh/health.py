@@ -27,6 +27,7 @@ Check: TypeAlias = Callable[[], Awaitable[None]]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CHECK_TIMEOUT_S = 2.0
+_FIRST_INTERVAL_S = 0.2
 # One late answer on a busy machine must not take a service out of rotation.
 _FAILURES_TO_STOP = 2
 
@@ -111,6 +112,7 @@ class Readiness:
         self._interval_s = interval_s
         self._serving: bool | None = None
         self._draining = False
+        self._served = False
         self._log = structlog.get_logger("mesh.health")
 
     async def start(self) -> None:
@@ -119,10 +121,10 @@ class Readiness:
         await self._say(serving=False)
 
     async def run(self) -> None:
-        """Checks until cancelled."""
+        """Checks until cancelled; more often until it serves, since others wait for that."""
         while True:
             await self.check()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._interval_s if self._served else min(_FIRST_INTERVAL_S, self._interval_s))
 
     async def check(self) -> None:
         """One round: all checks at the same time, each bounded."""
@@ -150,6 +152,7 @@ class Readiness:
         if serving is self._serving or self._draining:
             return
         self._serving = serving
+        self._served |= serving
         await self._answer(_SERVING if serving else _NOT_SERVING)
         self._log.info("health", serving=serving)
 

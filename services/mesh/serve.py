@@ -1,9 +1,7 @@
 """Runs a process of the mesh: wires it, serves until told to stop, drains, closes."""
 
 import asyncio
-import errno
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -25,15 +23,18 @@ from ragweave import contract
 from ragweave.internal.v1.process_service_pb2_grpc import add_ProcessServiceServicer_to_server
 from services.mesh import interceptors
 from services.mesh.breakers import breakers, protecting
+from services.mesh.chain import Chain
 from services.mesh.channels import opening_as
 from services.mesh.guards import Guards, open_guards
 from services.mesh.health import Check, Readiness
 from services.mesh.heartbeat import beating
+from services.mesh.listening import CannotStart, cannot_listen, claimed, listen, options
 from services.mesh.process_servicer import ProcessServicer
 from services.mesh.settings import MeshSettings, ServiceSettings
+from services.mesh.succession import GO, may_begin, tell_to_go
 from services.mesh.telemetry import configure_logs, exporting_traces, exposing_metrics
 from services.mesh.this_process import Queues, ThisProcess, Unchecked, no_queues
-from services.mesh.tls import Certificates, CertificatesUnusable, server_credentials
+from services.mesh.tls import Certificates, CertificatesUnusable
 from services.mesh.vitals import telling_vitals
 from services.mesh.weaknesses import refused
 from services.mesh.worker_reports import reporting
@@ -41,14 +42,8 @@ from services.mesh.worker_reports import reporting
 S = TypeVar("S", bound=ServiceSettings)
 Guard: TypeAlias = Callable[[MeshSettings], AbstractAsyncContextManager[Guards]]
 
-# Connections are renewed at this age, so that channels see new addresses; streams on them may end in their own time.
-_CONNECTION_AGE_S = 30 * 60
-_CONNECTION_GRACE_S = 60 * 60
-# Pings that come faster than this get a connection ended: the edge sends one every second, channels less often.
-PING_INTERVAL_MS = 500
-# Metadata of one call: a REST path arrives as such, and the edge takes 32 KiB of headers. gRPC's own bounds begin to
-# refuse calls at 8 KiB, at random, and all over 16 KiB.
-_METADATA_BYTES = 64 * 2**10
+# How long who takes over waits for what it needs before it answers all the same, and between two looks.
+_FIRST_SERVING_S, _FIRST_LOOK_S = 5.0, 0.05
 # Cancelled handlers need a moment to end.
 _HANDLERS_END_S = 0.2
 
@@ -73,10 +68,6 @@ class Wiring:
     stopping: Callable[[], None] = lambda: None
 
 
-class CannotStart(SystemExit):
-    """The process cannot serve; ends it with one line that says why and what to set."""
-
-
 @dataclass(frozen=True)
 class Running:
     """A server that takes calls.
@@ -84,10 +75,12 @@ class Running:
     Attributes:
         port: Port it listens on; the free one found where the settings say 0.
         drain: Says NOT_SERVING, pauses, takes no new calls, gives those in flight their grace.
+        hand_over: The same without turning anybody away: a successor listens already.
     """
 
     port: int
     drain: Callable[[], Awaitable[None]]
+    hand_over: Callable[[], Awaitable[None]]
 
 
 async def serve(
@@ -112,11 +105,13 @@ async def serve(
     configure_logs(name, settings.mesh.log_level)
     log = structlog.get_logger("mesh")
     with _stop_signal() as stopped:
+        if not settings.mesh.takes_over and not await may_begin(settings.mesh.predecessor, stopped):
+            return
         async with running(name, wire, settings, guard=guard) as server:
             log.info("serving", port=server.port)
             await stopped.wait()
-            log.info("draining")
-            await server.drain()
+            log.info("draining", handed_over=stopped.handed_over)
+            await (server.hand_over() if stopped.handed_over else server.drain())
         await _all_ended()
     log.info("stopped")
 
@@ -133,6 +128,8 @@ async def serve_worker(
     log = structlog.get_logger("mesh")
     _refuse_unfit(name, settings.mesh)
     with _stop_signal() as stopped:
+        if not await may_begin(settings.mesh.predecessor, stopped):
+            return
         async with AsyncExitStack() as opened:
             protected = opened.enter_context(protecting(settings.mesh))
             with opening_as(name), protected.wiring():
@@ -167,6 +164,8 @@ async def running(
 ) -> AsyncIterator[Running]:
     """The server of a service inside the block, with the whole chain, health and reflection; `serve` less the signals.
 
+    One that takes over listens first, then has its predecessor go, and opens what it needs when that one has ended.
+
     Args:
         guard: Opens what the chain asks about callers.
 
@@ -176,6 +175,13 @@ async def running(
     """
     _refuse_unfit(name, settings.mesh)
     async with AsyncExitStack() as opened:
+        chained, server, port = _Chained(), None, 0
+        if settings.mesh.takes_over:
+            server = _server(chained, settings)
+            opened.push_async_callback(server.stop, 0)
+            port = listen(server, name, settings)
+            tell_to_go(settings.mesh.predecessor)
+            await may_begin(settings.mesh.predecessor, asyncio.Event())
         protected = opened.enter_context(protecting(settings.mesh))
         with opening_as(name), protected.wiring():
             wiring = await opened.enter_async_context(wire(settings))
@@ -185,11 +191,8 @@ async def running(
         with protected.wiring():
             guards = await opened.enter_async_context(guard(settings.mesh))
         chain = interceptors.chain(settings.mesh, contract.methods(), guards.trail, guards.denials)
-        server = grpc.aio.server(
-            interceptors=[chain],
-            options=_options(settings.mesh),
-            maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
-        )
+        chained.chain = chain
+        server = server or _server(chained, settings)
         registrations = _Registrations(server)
         wiring.register(cast(grpc.aio.Server, registrations))
         checks = {**wiring.checks, **guards.checks}
@@ -208,25 +211,61 @@ async def running(
         await opened.enter_async_context(beating(settings.mesh.heartbeat_file))
         await readiness.start()
         await readiness.check()
+        if settings.mesh.takes_over:
+            await _first_serving(readiness)
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
         # One cluster answers reflection at the edge, so every server lists all that can be called there.
         reflection.enable_server_reflection(
             (*contract.public_services(), "grpc.health.v1.Health", reflection.SERVICE_NAME), server
         )
-        port = _listen(server, name, settings)
+        opened.enter_context(claimed(name, settings))
+        port = port or listen(server, name, settings)
         await server.start()
         opened.push_async_callback(chain.ended, _HANDLERS_END_S)
         opened.push_async_callback(server.stop, 0)
         checking = asyncio.create_task(readiness.run())
         opened.push_async_callback(_cancelled, checking)
 
-        async def drain() -> None:
-            await readiness.drain()
-            await asyncio.sleep(settings.mesh.drain_s)
+        async def hand_over() -> None:
             wiring.stopping()
             await server.stop(settings.mesh.grace_s)
 
-        yield Running(port, drain)
+        async def drain() -> None:
+            await readiness.drain()
+            await asyncio.sleep(settings.mesh.drain_s)
+            await hand_over()
+
+        yield Running(port, drain, hand_over)
+
+
+class _Chained(grpc.aio.ServerInterceptor):
+    """The chain, which is made after the server of a process that takes over, and before that starts."""
+
+    chain: Chain
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        return await self.chain.intercept_service(continuation, handler_call_details)
+
+
+def _server(chained: _Chained, settings: ServiceSettings) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[chained],
+        options=options(settings),
+        maximum_concurrent_rpcs=settings.mesh.max_concurrent_calls,
+    )
+
+
+async def _first_serving(readiness: Readiness) -> None:
+    """Until all checks pass, for a while: whoever waits for this process would be turned away by NOT_SERVING."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_SERVING_S):
+            while not readiness.serving:
+                await asyncio.sleep(_FIRST_LOOK_S)
+                await readiness.check()
 
 
 class _Registrations:
@@ -254,34 +293,6 @@ def _refuse_unfit(name: str, settings: MeshSettings) -> None:
             raise CannotStart(f"{name}: {error}") from None
 
 
-def _options(settings: MeshSettings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # on by default: a second server would share the port silently
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_metadata_size", _METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # or it is a minute, whatever the line above says
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
-        ("grpc.max_connection_age_ms", _CONNECTION_AGE_S * 1000),
-        ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_S * 1000),
-    ]
-
-
-def _listen(server: grpc.aio.Server, name: str, settings: ServiceSettings) -> int:
-    host, port = settings.mesh.host, settings.port
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        if settings.mesh.tls:
-            return server.add_secure_port(address, server_credentials(Certificates(settings.mesh.certificates(name))))
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise _cannot_listen(host, port, name, f"RAGWEAVE_{name.upper()}_PORT") from None
-
-
 @contextmanager
 def _metrics(name: str, settings: ServiceSettings) -> Iterator[None]:
     with ExitStack() as exposed:
@@ -289,42 +300,39 @@ def _metrics(name: str, settings: ServiceSettings) -> Iterator[None]:
             exposed.enter_context(exposing_metrics(settings.mesh.metrics_host, settings.metrics_port))
         except OSError:
             variable = f"RAGWEAVE_{name.upper()}_METRICS_PORT"
-            raise _cannot_listen(
+            raise cannot_listen(
                 settings.mesh.metrics_host, settings.metrics_port, f"metrics of {name}", variable
             ) from None
         yield
 
 
-def _cannot_listen(host: str, port: int, name: str, variable: str) -> CannotStart:
-    """The reason, found by asking the system once more: gRPC does not tell."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return CannotStart(f"{name} cannot listen on {host}:{port}: {error.strerror}; set RAGWEAVE_HOST")
-    return CannotStart(f"port {port} ({name}) is taken; set {variable}")
+class _Stopped(asyncio.Event):
+    """Set when this process is to end.
+
+    Attributes:
+        handed_over: Whether a successor listens already.
+    """
+
+    handed_over = False
 
 
 @contextmanager
-def _stop_signal() -> Iterator[asyncio.Event]:
-    """Set on the first SIGTERM or SIGINT; the second has its usual effect."""
+def _stop_signal() -> Iterator[_Stopped]:
+    """Set on the first SIGTERM, SIGINT or GO; the second has its usual effect."""
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    stopped = _Stopped()
 
-    def stop() -> None:
+    def stop(number: int) -> None:
+        stopped.handed_over = number == GO
         stopped.set()
         restore()
 
     def restore() -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in (signal.SIGTERM, signal.SIGINT, GO):
             loop.remove_signal_handler(each)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, stop)
+    for each in (signal.SIGTERM, signal.SIGINT, GO):
+        loop.add_signal_handler(each, stop, each)
     try:
         yield stopped
     finally:

@@ -113,7 +113,12 @@ class MeshSettings(BaseSettings):
         512, ge=0, le=100_000, description="Users' calls of one rate class that may wait; more are refused."
     )
     health_interval_s: float = Field(2.0, ge=0.05, le=60, description="Seconds between two rounds of health checks.")
-    drain_s: float = Field(1.0, ge=0, le=60, description="Seconds between NOT_SERVING and refusing new calls.")
+    drain_s: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        description="Seconds between NOT_SERVING and refusing new calls: until the edge has looked twice.",
+    )
     grace_s: float = Field(10.0, ge=0, le=600, description="Seconds calls in flight get to end while stopping.")
 
     breaker_failures: int = Field(
@@ -125,6 +130,18 @@ class MeshSettings(BaseSettings):
     )
     breaker_look_s: float = Field(
         1.0, ge=0, le=3600, description="Seconds between looks whether it may be probed early; 0 never looks."
+    )
+
+    predecessor: str = Field(
+        "",
+        pattern=r"^$|^\d+:\d+$",
+        description="Process whose place this one takes, and waits for the end of: its pid and start time. The "
+        "supervisor sets it.",
+    )
+    takes_over: bool = Field(
+        False,
+        description="Whether nobody else serves meanwhile: callers wait at this process's port, and its predecessor is "
+        "told to go. The supervisor sets it.",
     )
 
     otlp_endpoint: SecretUrl = Field(

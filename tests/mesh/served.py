@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.mesh.guards import open_guards
@@ -19,16 +20,17 @@ class Settings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="RAGWEAVE_SCRIPTED_", frozen=True)
 
-
-async def slowly() -> None:
-    """Longer than the pause of a drain, shorter than its grace."""
-    print("handling", flush=True)
-    await asyncio.sleep(0.5)
+    takes_s: float = Field(0.5, description="Seconds of a call: more than the pause of a drain, less than its grace.")
 
 
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
-    """The scripted services; says when its resources close."""
+    """The scripted services; says when a call begins, and when its resources close."""
+
+    async def slowly() -> None:
+        print("handling", flush=True)
+        await asyncio.sleep(settings.takes_s)
+
     try:
         yield Wiring(lambda server: add_scripted(Scripted(slowly), server))
     finally:

@@ -17,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ragweave import contract
+from ragweave.local.supervisor import start_ticks
 from tests.mesh.harness import World
 from tests.mesh.kinds import KINDS, Scripted, add_scripted, responses_of
 from tests.spans import collecting
@@ -42,6 +43,10 @@ class Process:
             if self.lines[-1]["event"] == event:
                 return self.lines[-1]
         raise AssertionError(f"ended without logging {event}: {self.lines}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -124,6 +129,30 @@ async def test_two_servers_never_share_a_port(world: World) -> None:
         port = (await first.logged("serving"))["port"]
         async with process(world, "scripted", RAGWEAVE_SCRIPTED_PORT=str(port)) as second:
             assert (await second.ended())[0] == 1
+
+
+async def test_a_successor_lets_callers_wait_while_its_predecessor_ends(world: World, free_port: int) -> None:
+    given = {"RAGWEAVE_SCRIPTED_PORT": str(free_port), "RAGWEAVE_SCRIPTED_TAKES_S": "1.5"}
+    asked = {"metadata": world.bearer(roles=["reader"]), "timeout": 60}
+    async with process(world, "scripted", **given) as first, world.channel(free_port) as channel:
+        await first.logged("serving")
+        begun = asyncio.create_task(responses_of(GET.start(channel, **asked)))
+        assert await first.stdout.readline() == b"handling\n"
+        follows = {"RAGWEAVE_PREDECESSOR": f"{first.pid}:{start_ticks(first.pid)}", "RAGWEAVE_TAKES_OVER": "on"}
+        async with process(world, "scripted", **given, **follows) as second:
+            while channel.get_state() is grpc.ChannelConnectivity.READY:
+                await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            # The predecessor has not ended, its successor has not begun. Whom a connection reaches just now is open.
+            waiting = asyncio.create_task(responses_of(GET.start(channel, wait_for_ready=True, **asked)))
+            assert await begun
+            code, out, err = await first.ended()
+            assert (code, out) == (0, "closed\n")
+            draining = next(line for line in map(json.loads, err.splitlines()) if line["event"] == "draining")
+            assert draining["handed_over"] is True
+            assert await waiting
+            assert await second.stdout.readline() == b"handling\n"
+            second.signal(signal.SIGTERM)
+            assert (await second.ended())[0] == 0
 
 
 async def test_a_taken_metrics_port_is_named_too(world: World) -> None:

@@ -18,7 +18,8 @@ from ragweave.local.authority import ensure_certificates
 from services.mesh import tls
 from services.mesh.edge import OWNERS
 from services.mesh.identity import acting_for
-from services.mesh.serve import CannotStart, Wiring
+from services.mesh.listening import CannotStart
+from services.mesh.serve import Wiring
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.tls import Certificates, CertificatesUnusable
 from services.mesh.tokens import ServiceTokens

@@ -18,7 +18,7 @@ from services.embedding import convert
 from services.embedding.__main__ import wire
 from services.embedding.rerank_sources import sources_from
 from services.embedding.settings import Settings
-from services.mesh.serve import CannotStart
+from services.mesh.listening import CannotStart
 from tests.cross_encoders import write_cross_encoder
 from tests.mesh.harness import World, caller_of
 from tests.mesh.test_embedding_service import detail, refused

@@ -6,7 +6,7 @@ import pytest
 from ragweave.v1 import collection_service_pb2
 from ragweave.v1.collection_service_pb2_grpc import CollectionServiceStub
 from services.mesh import channels
-from services.mesh.serve import PING_INTERVAL_MS
+from services.mesh.listening import PING_INTERVAL_MS
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import Scripted, add_scripted
 from tests.tcp_relay import tcp_relay
