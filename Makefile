@@ -119,6 +119,12 @@ bench-footprint: install ## Measure start-up time and idle memory
 bench-edge: install ## Measure what the edge's check and limits cost
 	$(BIN)/python -m benchmarks.edge
 
+bench-trace: install ## Measure what tracing costs a call: off, not recorded, recorded
+	$(BIN)/python -m benchmarks.tracing
+
+trace-test: install ## Give searches up while the vector store has them: how soon it hears of that, with tracing on
+	$(BIN)/python -m tests.e2e.traces
+
 bench-audit: install ## Measure what the audit log and the deny list cost
 	$(BIN)/python -m benchmarks.audit
 
