@@ -6,6 +6,7 @@ from ragweave.cli import (  # noqa: F401 - importing them registers their comman
     calls,
     collections,
     demo,
+    doctor,
     evaluations,
     guard,
     health,

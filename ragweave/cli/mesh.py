@@ -1,7 +1,6 @@
-"""Commands for the local mesh: up, down, restart, status, logs, doctor."""
+"""Commands for the local mesh: up, down, restart, status, logs."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ragweave.cli.console import command, err, fail, layout, out
 from ragweave.local.health import Standing, memory_bytes, standings, taken_ports
 from ragweave.local.keys import ensure_keys
-from ragweave.local.layout import BadSetting, Layout
+from ragweave.local.layout import Layout
 from ragweave.local.processes import Process, ensure_mesh_certificates, processes
 from ragweave.local.restarting import CannotRestart, chosen
 from ragweave.local.restarting import restart as restarting
@@ -27,7 +25,6 @@ from ragweave.local.weaknesses import weaknesses
 _READY_S = 60.0
 _LOOK_S = 0.1
 _CERTIFICATES_LOOK_S = 3600.0
-_LOW_DISK_BYTES = 2 * 2**30
 
 
 @command()
@@ -167,51 +164,6 @@ def logs(
                     _print_line(path, line, several=len(files) > 1)
                 ends[path] = file.tell()
         time.sleep(0.2)
-
-
-@command()
-def doctor() -> None:
-    """Look for what is wrong with this machine's mesh or weak about it, and say how to mend it."""
-    here = layout()
-    findings = [*_look_at_machine(here), *_look_at_mesh(here)]
-    for good, sentence in findings:
-        mark = "[green]ok  [/]" if good else "[red]FAIL[/]"
-        out.print(f"{mark} {escape(sentence)}", soft_wrap=True)
-    weak = weaknesses(here)
-    for each in weak:
-        out.print(f"[yellow]weak[/] {escape(str(each))}", soft_wrap=True)
-    if not all(good for good, _ in findings) or (here.production and any(each.refused for each in weak)):
-        raise typer.Exit(1)
-
-
-def _look_at_machine(here: Layout) -> list[tuple[bool, str]]:
-    version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    found = [(sys.version_info >= (3, 11), f"{version} (3.11 or later is needed)")]
-    try:
-        processes(here)
-        found.append((True, "Envoy and a Redis-protocol server are installed"))
-    except BadSetting as error:
-        found.append((False, str(error)))
-    existing = next(path for path in (here.data, *here.data.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    found.append((free > _LOW_DISK_BYTES, f"{free / 2**30:.1f} GiB free for {here.data} (2 GiB are wanted)"))
-    missing = [name for name in ("dev.pem", "mesh.pem") if not here.production and not (here.keys / name).exists()]
-    found += [(False, f"{here.keys / name} is missing; `ragweave up` makes it") for name in missing]
-    return found
-
-
-def _look_at_mesh(here: Layout) -> list[tuple[bool, str]]:
-    if not supervisor_pid(here):
-        taken = taken_ports(here)
-        return [
-            (False, "the mesh is not running; `ragweave up` starts it"),
-            *((False, sentence) for sentence in taken.values()),
-            *([(True, "all ports are free")] if not taken else []),
-        ]
-    return [
-        (each.ready, f"{each.name} is {each.state}" + ("" if each.ready else f"; see `ragweave logs {each.name}`"))
-        for each in standings(here, processes(here))
-    ]
 
 
 def _ensure_secrets(here: Layout, all_processes: Sequence[Process]) -> None:

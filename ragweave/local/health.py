@@ -26,7 +26,7 @@ class Standing:
     """How one process is.
 
     Attributes:
-        state: "serving", "not serving", "starting" or "down".
+        state: "serving", "not serving", "starting", "silent" (it takes calls and answers none) or "down".
     """
 
     name: str
@@ -113,8 +113,9 @@ def _grpc_state(layout: Layout, process: Process) -> str:
             answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(), timeout=_PROBE_S
             )
-        except grpc.RpcError:
-            return "starting"
+        except grpc.RpcError as error:
+            hangs = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return "silent" if hangs else "starting"
     return "serving" if answer.status == health_pb2.HealthCheckResponse.SERVING else "not serving"
 
 

@@ -6,7 +6,6 @@ A loop that stands still touches nothing, whatever the process serves; and a fil
 
 import asyncio
 import faulthandler
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -28,7 +27,7 @@ async def beating(file: Path | None, *, beat_s: float = BEAT_S) -> AsyncIterator
         yield
         return
     faulthandler.enable()
-    file.touch()  # noqa: ASYNC240 - once, before anything is served
+    _touch(file)
     beat = asyncio.create_task(_beat(file, beat_s))
     try:
         yield
@@ -40,9 +39,13 @@ async def beating(file: Path | None, *, beat_s: float = BEAT_S) -> AsyncIterator
 
 async def _beat(file: Path, beat_s: float) -> None:
     while True:
-        with suppress(OSError):  # a full disk is no reason to end, and the folder may be gone with its mesh
-            os.utime(file)
+        _touch(file)
         await asyncio.sleep(beat_s)
+
+
+def _touch(file: Path) -> None:
+    with suppress(OSError):  # a full disk is no reason to end, and the folder may be gone with its mesh
+        file.touch()
 
 
 def is_beating(file: Path, *, silent_s: float = SILENT_S) -> bool:

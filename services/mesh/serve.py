@@ -223,8 +223,8 @@ async def running(
         await server.start()
         opened.push_async_callback(chain.ended, _HANDLERS_END_S)
         opened.push_async_callback(server.stop, 0)
-        checking = asyncio.create_task(readiness.run())
-        opened.push_async_callback(_cancelled, checking)
+        for work in (readiness.run(), itself.watch()):
+            opened.push_async_callback(_cancelled, asyncio.create_task(work))
 
         async def hand_over() -> None:
             wiring.stopping()

@@ -28,6 +28,7 @@ from services.mesh.settings import MeshSettings
 # What waits in a process or for it, as it is now.
 Queues: TypeAlias = Callable[[], Awaitable[Sequence[QueueReport]]]
 
+_WATCH_S: Final = 10.0
 # Shorter than whoever asks waits.
 _QUEUES_TIMEOUT_S: Final = 0.4
 
@@ -105,6 +106,12 @@ class ThisProcess:
             dependencies=tuple(dependencies),
             queues=tuple(await self._waiting()),
         )
+
+    async def watch(self) -> None:
+        """Looks at what it takes every now and then until cancelled, so that a report is about the time before it."""
+        while True:
+            self._consumption.cpu_usage()
+            await asyncio.sleep(_WATCH_S)
 
     async def _waiting(self) -> Sequence[QueueReport]:
         """Queues that cannot be asked are left out: the dependency that keeps them is told as it is."""

@@ -42,20 +42,25 @@ async def server(world: World, *, ready: bool = True) -> AsyncIterator[int]:
 
 
 class Hanging(ProcessServiceServicer):
-    """A process that takes calls and answers none."""
+    """A process that takes calls and answers so many of them."""
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
 
     async def GetProcess(
         self, request: pb.GetProcessRequest, context: grpc.aio.ServicerContext
     ) -> health_pb2.Health.Process:
-        await asyncio.Event().wait()
-        raise AssertionError
+        self._answers -= 1
+        if self._answers < 0:
+            await asyncio.Event().wait()
+        return health_pb2.Health.Process(name="late", state=health_pb2.Health.SERVING)
 
 
 @asynccontextmanager
-async def hanging() -> AsyncIterator[int]:
+async def hanging(*, answers: int = 0) -> AsyncIterator[int]:
     """The port of one."""
     server = grpc.aio.server()
-    add_ProcessServiceServicer_to_server(Hanging(), server)
+    add_ProcessServiceServicer_to_server(Hanging(answers), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield port
@@ -77,6 +82,15 @@ async def test_each_replica_is_asked_whatever_it_says_of_itself(world: World) ->
     assert silent["jobs-3"] == (State.DOWN, "does not answer within 0.7 s")
     assert silent["jobs-4"] == (State.DOWN, "cannot be reached")
     assert [each.state for each in again] == [each.state for each in found]
+
+
+async def test_one_late_answer_is_forgiven_two_in_a_row_are_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hanging(answers=1) as port, GrpcProcesses(world.mesh, "jobs", world.target(port)) as processes:
+        (first,) = await processes.look()
+        monkeypatch.setattr("services.system.adapters.grpc_processes._ANSWER_S", 0.05)
+        (late,), (later,) = await processes.look(), await processes.look()
+    assert [each.state for each in (first, late, later)] == [State.SERVING, State.DEGRADED, State.DOWN]
+    assert {each.name for each in (first, late, later)} == {"late"}
 
 
 async def test_a_process_tells_services_alone_how_it_is(world: World) -> None:

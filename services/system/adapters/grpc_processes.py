@@ -38,6 +38,7 @@ class GrpcProcesses:
         self._target = target
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._names: dict[str, str] = {}
+        self._answered: set[str] = set()
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -66,11 +67,20 @@ class GrpcProcesses:
             stub = ProcessServiceStub(await self._channel(address))
             report = process_from(await stub.GetProcess(pb.GetProcessRequest(), timeout=_ANSWER_S))
         except grpc.aio.AioRpcError as error:
-            return ProcessReport(name, State.DOWN, _said(error))
+            return ProcessReport(name, self._state_after(address, error), _said(error))
         except CertificatesUnusable:
             return ProcessReport(name, State.DOWN, "cannot be asked: the certificate of system cannot be used")
         self._names[address] = report.name
+        self._answered.add(address)
         return replace(report, response_s=time.perf_counter() - began_s)
+
+    def _state_after(self, address: str, error: grpc.aio.AioRpcError) -> State:
+        """One late answer on a busy machine, and one refused for want of room, tell of a process that lives."""
+        answered = address in self._answered
+        self._answered.discard(address)
+        late = answered and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return State.DEGRADED if late or full else State.DOWN
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
         """A channel to one process, kept; to those that say that they take no calls as well."""

@@ -1,0 +1,1 @@
+"""What `ragweave doctor` looks at on this machine; what only the services know is asked of them (services/doctor)."""

@@ -1,0 +1,1 @@
+"""What only the services' own settings and drivers can tell `ragweave doctor`; no service imports it."""
