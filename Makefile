@@ -89,6 +89,9 @@ crash-test: install ## Kill processes under imports 50 times: nothing lost, noth
 backup-test: install ## Back a mesh up while it is written to, restore it, and compare all of it
 	$(BIN)/python -m tests.e2e.backups
 
+disk-full-test: install ## Fill a small disk under a mesh: writes are refused, searches go on, nothing is lost (needs root)
+	$(BIN)/python -m tests.e2e.disk_full
+
 filter-test: install ## Hold 2,000 random filters to what they mean in every store, and 200 filtered queries a mode to each other
 	FILTERS=2000 QUERIES=200 CHUNKS=20000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py tests/contract/test_filtered_search.py
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MIB = 2**20
@@ -28,8 +28,9 @@ class SmallDisk:
     def fill(self, leave_bytes: int = 0) -> None:
         """Leaves so much room and no more, whatever was taken before."""
         with self._filler.open("ab") as filler:
-            if (more := self.free_bytes - leave_bytes) > 0:
-                os.posix_fallocate(filler.fileno(), filler.tell(), more)
+            while (more := self.free_bytes - leave_bytes) > 0:
+                with suppress(OSError):  # others took some meanwhile
+                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), more)
 
     def free(self) -> None:
         """Gives back what `fill` took."""
