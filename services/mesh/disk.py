@@ -3,7 +3,8 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -36,18 +37,15 @@ class Disk:
         self._reserve_bytes = reserve_bytes
 
     @property
-    def low(self) -> bool:
-        """Whether less than the reserve is left. Asks the kernel, which knows: 2 us."""
-        return self._reserve_bytes > 0 and self.free_bytes < self._reserve_bytes
-
-    @property
-    def free_bytes(self) -> int:
-        """What a process without privileges may still write; 0 where the folder, or its parent, is not there."""
-        try:
-            found = os.statvfs(self._folder)
-        except FileNotFoundError:
-            found = os.statvfs(self._folder.parent)
-        return found.f_bavail * found.f_frsize
+    def free_bytes(self) -> float:
+        """What a process without privileges may still write there, or where the folder would be made. Asks the kernel,
+        which knows: 2 us. Infinite where the disk is read-only: nothing is kept there that could grow.
+        """
+        for place in (self._folder, *self._folder.parents):
+            with suppress(FileNotFoundError):
+                found = os.statvfs(place)
+                return inf if found.f_flag & os.ST_RDONLY else found.f_bavail * found.f_frsize
+        return inf
 
     def check(self, needed_bytes: int = 0) -> None:
         """Returns if there is room for so much beside the reserve.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from services.jobs.adapters.folder_blobs import FolderBlobStore
 from services.jobs.extraction import ExtractedText
 from services.mesh.breakers import Breaker
+from services.mesh.disk import Disk
 from services.mesh.errors import DependencyUnavailable, DiskFull
 from services.mesh.redis import answering, open_redis
 from services.mesh.sql import Mode, OpenDatabase, Schema, sqlite_url
@@ -107,6 +109,16 @@ async def test_the_registry_s_database_refuses_what_does_not_fit_and_loses_nothi
         assert await books() == kept + 1
     with sqlite3.connect(disk.folder / "shelf.db") as reopened:
         assert reopened.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_disk_that_is_read_only_holds_nothing_up(disk: SmallDisk) -> None:
+    """As the root of a container is, of a service that keeps everything elsewhere."""
+    disk.fill()
+    kept = Disk(disk.folder / "data", "data", reserve_bytes=1)
+    with pytest.raises(DiskFull):
+        kept.check()
+    subprocess.run(["mount", "-o", "remount,ro", disk.folder], check=True)
+    kept.check()
 
 
 def some(count: int, first: int = 0) -> list[EncodedChunk]:

@@ -30,7 +30,9 @@ def test_without_a_reserve_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_yet_to_be_made_is_on_the_disk_of_its_parent(tmp_path: Path) -> None:
-    assert Disk(tmp_path / "later", "data", reserve_bytes=0).free_bytes > 0
+    assert Disk(tmp_path / "later" / "still", "data", reserve_bytes=0).free_bytes > 0
+    with pytest.raises(DiskFull):
+        Disk(tmp_path / "later" / "still", "data", reserve_bytes=MOST).check()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
