@@ -48,6 +48,10 @@ _EVERY_S: Final = 0.05
 _LEAST: Final = 30
 _MODEL: Final = "flaky"
 _COLLECTION: Final = "failing"
+_DOCUMENTS: Final = [
+    {"document_id": "cat", "text": "the cat eats fish", "document": {"mime_type": "text/plain"}},
+    {"document_id": "dog", "text": "the dog sleeps", "document": {"mime_type": "text/plain"}},
+]
 _ALL: Final = 1_000_000
 
 
@@ -232,7 +236,7 @@ async def _search(client: AsyncClient) -> Outcome:
 def _filled(mesh: Mesh) -> None:
     with mesh.client() as client:
         client.create_collection(_COLLECTION)
-        client.wait(client.import_texts(_COLLECTION, {"cat": "the cat eats fish", "dog": "the dog sleeps"}).name)
+        client.wait(client.import_texts(_COLLECTION, _DOCUMENTS).name)
 
 
 def _failing(server: RerankServer) -> tuple[Callable[[], None], Callable[[], None], Callable[[], int]]:

@@ -11,6 +11,7 @@ from enum import Enum, StrEnum, auto
 from functools import cache
 from types import TracebackType
 from typing import Final, Self, TypeAlias
+from weakref import WeakSet
 
 import grpc
 import structlog
@@ -128,6 +129,8 @@ class Breaker:
         self._probe: Question | None = None
         self._looks: list[Look] = []
         self._looking: asyncio.Task[None] | None = None
+        self._parts: WeakSet[Breaker] = WeakSet()
+        self._registry = registry
         _, opened, refusals = _families(registry)
         self._opened, self._refusals = opened.labels(dependency), refusals.labels(dependency)
         self._log = structlog.get_logger("mesh.breakers")
@@ -171,9 +174,17 @@ class Breaker:
             yield
         finally:
             self._looks.remove(look)
-            if (looking := self._looking) is not None:
-                looking.cancel()
-                await asyncio.wait({looking})
+            for each in (self, *self._parts):
+                if (looking := each._looking) is not None:
+                    looking.cancel()
+                    await asyncio.wait({looking})
+
+    def part(self, look: Look) -> "Breaker":
+        """One for a part of the dependency that may fail alone; it looks by `look` inside the blocks of `looking`."""
+        made = Breaker(self.dependency, self.limits, clock=self._clock, registry=self._registry)
+        made._looks.append(look)
+        self._parts.add(made)
+        return made
 
     def _refusal(self) -> DependencyUnavailable:
         return DependencyUnavailable(

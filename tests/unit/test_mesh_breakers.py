@@ -202,6 +202,21 @@ async def test_nothing_looks_once_the_block_has_ended() -> None:
     assert asyncio.all_tasks() == before
 
 
+async def test_a_part_that_fails_is_left_alone_alone_and_looks_as_long_as_its_whole() -> None:
+    whole, asked = Breaker("store", Limits(look_s=0.001)), asyncio.Event()
+
+    async def look() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    part, before = whole.part(look), asyncio.all_tasks()
+    async with whole.looking(look):
+        fail(part, 5)
+        assert (state(part), state(whole)) == (State.OPEN, State.CLOSED)
+        await asked.wait()
+    assert asyncio.all_tasks() == before
+
+
 def test_each_transition_is_logged_and_says_nothing_secret(breaker: Breaker, clock: Clock) -> None:
     with capture_logs() as logs:
         fail(breaker, 5)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from services.mesh import filters
-from services.mesh.breakers import breaker_of, failing
+from services.mesh.breakers import Breaker, breaker_of, failing
 from services.mesh.disk import Disk
 from services.mesh.errors import DependencyUnavailable, DiskFull, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
@@ -76,11 +76,13 @@ class _Index:
         writing: Held by each write, and by a build while it copies and while it switches.
         unindexed: Points written since; None until they have been counted.
         deleted: Points deleted since.
+        breaker: Of an engine of its own: one that hangs leaves the others in use.
     """
 
     folder: IndexFolder
     manifest: Manifest
     engine: EdgeEngine | None = None
+    breaker: Breaker | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     unindexed: int | None = None
@@ -365,9 +367,10 @@ class EdgeVectorStore:
 
     async def _read(self, index: IndexId, operation: str, *arguments: Any) -> Any:
         """The engine's answer; None where there is no such index. Repeated once when the engine dies."""
-        if index not in self._indexes:
+        known = self._indexes.get(index)
+        if known is None:
             return None
-        with _told(operation), self._breaker.asking(_DEAD):
+        with _told(operation), self._breaker_of(known).asking(_DEAD):
             for repeated in (False, True):
                 known = self._indexes.get(index)
                 if known is None:
@@ -383,7 +386,7 @@ class EdgeVectorStore:
     async def _write(self, index: _Index, operation: str, *arguments: Any) -> Any:
         with _told(operation):
             async with index.writing:
-                with self._breaker.asking(_DEAD):
+                with self._breaker_of(index).asking(_DEAD):
                     engine, shard = await self._place(index)
                     return await engine.request(operation, shard, *arguments)
 
@@ -404,13 +407,25 @@ class EdgeVectorStore:
     async def _unindexed(self, index: _Index) -> int:
         """Points without a graph; after a restart, those beyond what the graph was built of."""
         if index.unindexed is None:
-            with _told("info"), self._breaker.asking(_DEAD):
+            with _told("info"), self._breaker_of(index).asking(_DEAD):
                 engine, shard = await self._place(index)
                 points = await engine.request("info", shard)
             index.unindexed = max(0, points - index.manifest.built_points)
         return index.unindexed
 
     # Engines.
+
+    def _breaker_of(self, index: _Index) -> Breaker:
+        """What the engine that serves an index is asked through."""
+        if not index.manifest.built_points:
+            return self._breaker
+        if index.breaker is None:
+            index.breaker = self._breaker.part(lambda: self._ping(index))
+        return index.breaker
+
+    async def _ping(self, index: _Index) -> None:
+        engine, _ = await self._place(index)
+        await engine.request("ping")
 
     async def _place(self, index: _Index) -> tuple[EdgeEngine, Path]:
         """The engine that serves an index, and the shard to ask it for."""
