@@ -27,7 +27,6 @@ import structlog
 
 from ragweave import AsyncClient, RagweaveError
 from ragweave.cli.console import edge_credentials
-from ragweave.v1 import search_pb2
 from services.embedding.adapters.endpoint import Endpoint
 from services.embedding.adapters.rerank_endpoints import CohereReranker
 from services.embedding.models import RerankerSpec
@@ -224,8 +223,8 @@ async def _search(client: AsyncClient) -> Outcome:
         await client.search(
             "the cat",
             _COLLECTION,
-            rerank=search_pb2.SearchRequest.Rerank(model=_MODEL),
-            cache_control=search_pb2.SearchRequest.BYPASS,
+            rerank={"model": _MODEL},
+            cache_control="BYPASS",
             require_all=True,
         )
     except RagweaveError as error:
