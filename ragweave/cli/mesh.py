@@ -94,7 +94,7 @@ def restart(
         typer.Argument(help="Processes, or services with all their replicas; everything but the store where left out."),
     ] = None,
 ) -> None:
-    """Restart the mesh, or parts of it, one process at a time; with replicas no call is lost."""
+    """Restart the mesh, or parts of it, one process at a time, each once the one before serves again."""
     here = layout()
     all_processes = processes(here)
     try:

@@ -1,9 +1,11 @@
 """Where a server of the mesh listens: with which bounds, and that nobody shares the port with it but its successor."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import grpc
 
@@ -99,3 +101,26 @@ def _trouble_with(host: str, port: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def stop_listening(port: int) -> None:
+    """Has this process take no more connections at a port, and keep those it has.
+
+    gRPC ends both at once, and a caller that is told to go connects again before the port is closed: to be reset.
+    """
+    for descriptor in _listening(port):
+        with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
+            listener.shutdown(socket.SHUT_RD)
+
+
+def _listening(port: int) -> Iterator[int]:
+    """Descriptors of the sockets of this process that listen at a port (proc(5), net/tcp: state 0A)."""
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):
+            rows = [row.split() for row in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]
+            inodes |= {row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if entry.readlink().name.removeprefix("socket:[").rstrip("]") in inodes:
+                yield int(entry.name)

@@ -28,7 +28,7 @@ from services.mesh.channels import opening_as
 from services.mesh.guards import Guards, open_guards
 from services.mesh.health import Check, Readiness
 from services.mesh.heartbeat import beating
-from services.mesh.listening import CannotStart, cannot_listen, claimed, listen, options
+from services.mesh.listening import CannotStart, cannot_listen, claimed, listen, options, stop_listening
 from services.mesh.process_servicer import ProcessServicer
 from services.mesh.settings import MeshSettings, ServiceSettings
 from services.mesh.succession import GO, may_begin, tell_to_go
@@ -226,14 +226,18 @@ async def running(
         for work in (readiness.run(), itself.watch()):
             opened.push_async_callback(_cancelled, asyncio.create_task(work))
 
-        async def hand_over() -> None:
+        async def stop() -> None:
             wiring.stopping()
             await server.stop(settings.mesh.grace_s)
 
         async def drain() -> None:
             await readiness.drain()
             await asyncio.sleep(settings.mesh.drain_s)
-            await hand_over()
+            await stop()
+
+        async def hand_over() -> None:
+            stop_listening(port)
+            await stop()
 
         yield Running(port, drain, hand_over)
 
