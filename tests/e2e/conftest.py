@@ -49,6 +49,7 @@ def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str, rerank_mo
         "RAGWEAVE_JOBS_WEB_ALLOW": f"{host}/32",
         "RAGWEAVE_JOBS_WEB_PORTS": port,
         "RAGWEAVE_EMBEDDING_RERANK_MODELS": rerank_models,
+        "RAGWEAVE_EDGE_METRICS_PORT": str(free_port()),
     }
     made = _started(folder, **settings)
     try:
