@@ -52,7 +52,7 @@ class Collection:
     """A collection as the backup holds it.
 
     Attributes:
-        index_revision: How far its index had come.
+        index_revision: How far its index had come; 0 where the mesh was down.
     """
 
     uid: str
