@@ -99,7 +99,7 @@ def check_whole(client: Client, collection: str) -> int:
         assert document.state == document_pb2.Document.ACTIVE, document
         chunks = list(chunks_of(client, document.name))
         assert [chunk.ordinal for chunk in chunks] == list(range(document.chunk_count)), document.name
-        assert {chunk.content_hash for chunk in chunks} == {document.content_hash}, document.name
+        assert {chunk.revision for chunk in chunks} == {document.revision}, document.name
         found += 1
     return found
 
