@@ -1,4 +1,4 @@
-"""A mesh given known secrets: none of them shows in a log, a process list, a file of its own, or an answer."""
+"""A mesh given known secrets: none of them shows in a log, a span, a process list, a file of its own, or an answer."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from ragweave.local.processes import store_binary
 from ragweave.v1 import job_pb2
 from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
 from tests.ports import free_port
+from tests.spans import collecting
 
 PASSWORD, API_KEY, CONTENT = "sw0rdfish-password", "sw0rdfish-api-key", "sw0rdfish-content"
 # Header and first bytes of the payload of any JWT.
@@ -46,13 +47,14 @@ def store(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 @pytest.mark.timeout(600)
 def test_secrets_show_nowhere(tmp_path: Path) -> None:
-    with store(tmp_path / "store") as (port, server):
+    with store(tmp_path / "store") as (port, server), collecting() as (collector, endpoint):
         mesh = Mesh(
             tmp_path / "data",
             RAGWEAVE_TLS="on",
             RAGWEAVE_REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{port}/0",
             RAGWEAVE_RETRIEVAL_QDRANT_API_KEY=API_KEY,
             RAGWEAVE_LOG_LEVEL="debug",
+            RAGWEAVE_OTLP_ENDPOINT=endpoint,
         )
         mesh.start()
         try:
@@ -67,12 +69,14 @@ def test_secrets_show_nowhere(tmp_path: Path) -> None:
             mesh.stop()
     secrets = [PASSWORD.encode(), API_KEY.encode(), CONTENT.encode(), *_private_keys(mesh)]
     places = {"answers": "\n".join(said).encode(), "command lines": command_lines, **kept}
+    places["spans"] = b"".join(collector.raw)
     found = [(where, secret) for where, content in places.items() for secret in secrets if secret in content]
     found += [(where, match[0]) for where, content in places.items() for match in TOKEN.finditer(content)]
     assert found == []
     assert b"services.jobs" in command_lines
     assert len([name for name in kept if name.endswith(".log")]) >= 7
     assert len(secrets) > 10
+    assert {"ragweave-edge", "ragweave-retrieval", "ragweave-worker"} <= {span.service for span in collector.spans}
 
 
 def _used(mesh: Mesh) -> list[str]:
