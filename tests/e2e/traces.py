@@ -27,6 +27,7 @@ from tests.spans import Collector, Told, collecting
 ON_REQUEST: Final = {"RAGWEAVE_TRACE_SAMPLE_RATIO": "0", "RAGWEAVE_TRACE_CALLERS": "true"}
 EDGE, RETRIEVAL, EMBEDDING = "ragweave-edge", "ragweave-retrieval", "ragweave-embedding"
 SEARCH: Final = "ragweave.v1.RetrievalService/Search"
+EMBED: Final = "ragweave.v1.EmbeddingService/Embed"
 STORE: Final = "vector store"
 # What issue 6 allows.
 ALLOWED_S: Final = 0.100
@@ -65,8 +66,9 @@ def abandoned_search(mesh: Mesh, collector: Collector, collection: str) -> tuple
     host, _, port = mesh.edge.rpartition(":")
     with _connected(mesh, host, int(port)) as caller:
         caller.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        # The store is asked once the query has its vector.
-        collector.until(lambda spans: any(each.trace_id == trace_id and each.service == EMBEDDING for each in spans))
+        # The store is asked as soon as retrieval has the query's vector.
+        asked = (trace_id, RETRIEVAL, EMBED)
+        collector.until(lambda spans: any((each.trace_id, each.service, each.name) == asked for each in spans))
         left_s = time.time()
     return trace_id, left_s
 
