@@ -38,7 +38,7 @@ DEADLINE_MARGIN_S = 0.010
 RECONNECTING: Final = {
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.min_reconnect_backoff_ms": 3_000,
-    "grpc.max_reconnect_backoff_ms": 2_000,
+    "grpc.max_reconnect_backoff_ms": 500,
 }
 # Silence after which a peer is asked for a sign of life; half as long it has to give one.
 KEEPALIVE_MS: Final = 6_000

@@ -82,6 +82,6 @@ class Settings(ServiceSettings):
     @field_validator("vital_services")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := sorted(set(names) - SERVED):
-            raise ValueError(f"there is no service {', '.join(unknown)}; there are {', '.join(sorted(SERVED))}")
+        if set(names) - SERVED:
+            raise ValueError(f"not all of them are services; those are {', '.join(sorted(SERVED))}")
         return names

@@ -161,6 +161,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
         as_worker = {"service": "jobs"}
         registry = await opened.enter_async_context(world.channel_as(keeping, caller_of("ann"), **as_worker))
         index = await opened.enter_async_context(world.channel_as(searching, caller_of("ann"), **as_worker))
+        await index.channel_ready()
         made = Mesh(
             world,
             CollectionServiceStub(outside),

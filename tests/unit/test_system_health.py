@@ -151,5 +151,5 @@ async def test_each_address_of_a_target_is_asked(target: str, addresses: list[st
 
 def test_what_is_vital_must_be_a_service() -> None:
     assert Settings(vital_services="retrieval, jobs").vital_services == ("retrieval", "jobs")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="there is no service retreival"):
+    with pytest.raises(ValueError, match="not all of them are services"):
         Settings(vital_services="retreival")  # type: ignore[arg-type]
