@@ -9,8 +9,10 @@ from tests.cross_encoders import write_cross_encoder
 from tests.e2e.kill_points import LEASE
 from tests.e2e.stack import TLS, Mesh
 from tests.e2e.tenancy import roots_in
+from tests.e2e.traces import ON_REQUEST
 from tests.e2e.troubles import SMALL_GRAPHS, black_hole, reranking_into
 from tests.ports import free_port
+from tests.spans import Collector, collecting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,7 +42,27 @@ def rerank_models(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str, rerank_models: str) -> Iterator[Mesh]:
+def collecting_spans() -> Iterator[tuple[Collector, str]]:
+    """Where `mesh` and `doomed` send spans of calls whose callers ask for it, and the endpoint of that."""
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def collector(collecting_spans: tuple[Collector, str]) -> Collector:
+    return collecting_spans[0]
+
+
+@pytest.fixture(scope="session")
+def traced(collecting_spans: tuple[Collector, str]) -> dict[str, str]:
+    """Settings of a mesh that sends spans there."""
+    return {"RAGWEAVE_OTLP_ENDPOINT": collecting_spans[1], **ON_REQUEST}
+
+
+@pytest.fixture(scope="session")
+def demo_mesh(
+    tmp_path_factory: pytest.TempPathFactory, intranet: str, rerank_models: str, traced: dict[str, str]
+) -> Iterator[Mesh]:
     """A mesh with the demo's corpus in `python-reference`. Tests make collections of their own and kill nothing."""
     folder = tmp_path_factory.mktemp("mesh")
     host, _, port = intranet.partition(":")
@@ -50,6 +72,7 @@ def demo_mesh(tmp_path_factory: pytest.TempPathFactory, intranet: str, rerank_mo
         "RAGWEAVE_JOBS_WEB_PORTS": port,
         "RAGWEAVE_EMBEDDING_RERANK_MODELS": rerank_models,
         "RAGWEAVE_EDGE_METRICS_PORT": str(free_port()),
+        **traced,
     }
     made = _started(folder, **settings)
     try:
@@ -85,14 +108,14 @@ QUICKLY = {
 
 
 @pytest.fixture(scope="session")
-def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def doomed(tmp_path_factory: pytest.TempPathFactory, traced: dict[str, str]) -> Iterator[Mesh]:
     """A mesh whose processes may be killed: who kills one waits until all serve again. It hears and forgets quickly.
 
     Its reranking models do not answer.
     """
     with black_hole() as hole:
         reranking = reranking_into(hole)
-        made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY, **LEASE, **SMALL_GRAPHS, **reranking)
+        made = _started(tmp_path_factory.mktemp("doomed"), **QUICKLY, **LEASE, **SMALL_GRAPHS, **reranking, **traced)
         try:
             yield made
         finally:
