@@ -40,7 +40,7 @@ from services.mesh.errors import (
 from services.mesh.receipts import Receipt
 from tests.jobs_store import Store, store_in
 
-LEASE_S = 0.3
+LEASE_S = 1.0
 CORRUPT = Failure(3, "UNREADABLE_DOCUMENT", "b.pdf: it is corrupt")
 DOWN = Failure(14, "DEPENDENCY_UNAVAILABLE", "embedding is unavailable", transient=True)
 
