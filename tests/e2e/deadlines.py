@@ -109,11 +109,12 @@ async def search(
     at_once: int,
     draw: random.Random,
     fields: Mapping[str, Any],
+    least_s: float = LEAST_S,
 ) -> list[Call]:
-    """So many searches for words of the corpus, of random deadlines: short ones more often."""
+    """So many searches for words of the corpus, of random deadlines from `least_s` on: short ones more often."""
     words = [text.split()[:4] for text in corpus.texts.values()]
     asked = [
-        (" ".join(draw.choice(words)), math.exp(draw.uniform(math.log(LEAST_S), math.log(MOST_S))))
+        (" ".join(draw.choice(words)), math.exp(draw.uniform(math.log(least_s), math.log(MOST_S))))
         for _ in range(calls)
     ]
     waiting = iter(asked)

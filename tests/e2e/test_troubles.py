@@ -187,10 +187,12 @@ def test_without_the_reranker_the_order_of_before_stays(searching: Searching, mo
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_searches_with_a_stage_that_hangs_are_answered_before_their_deadline(searching: Searching, stage: str) -> None:
-    """The short mode of `make deadline-test`; one in a thousand may be late there, and on a busy machine here."""
+    """The short mode of `make deadline-test`, of deadlines that a busy machine keeps too, but for one."""
     draw = random.Random(SEED)
     with hanging(searching.mesh, stage, "small", "large") as fields:
-        calls = asyncio.run(search(searching.mesh, searching.corpus, calls=25, at_once=8, draw=draw, fields=fields))
+        calls = asyncio.run(
+            search(searching.mesh, searching.corpus, calls=16, at_once=4, draw=draw, fields=fields, least_s=1.0)
+        )
     assert sum(call.answered_without(stage) for call in calls) >= len(calls) - 1, calls
 
 
