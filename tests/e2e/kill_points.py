@@ -54,7 +54,7 @@ def doomed_worker(mesh: Mesh, what: str, where: str, log: Path) -> Iterator["sub
         "RAGWEAVE_JOBS_SLOTS": "1",
         # Who sleeps hears of it by what it was about to do, and not by a heartbeat that happens to be faster.
         **({"RAGWEAVE_JOBS_HEARTBEAT_S": "600"} if what == "STOP" else {}),
-        "RAGWEAVE_JOBS_METRICS_PORT": "0",
+        "RAGWEAVE_WORKER_METRICS_PORT": "0",
     }
     command = [sys.executable, "-m", "tests.e2e.doomed_worker", what, where]
     with log.open("wb") as out, subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=out) as worker:
