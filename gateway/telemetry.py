@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -52,6 +52,7 @@ def exposing_metrics(host: str, port: int) -> Iterator[None]:
     if not port:
         yield
         return
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # as services.mesh.telemetry has it
     server, thread = start_http_server(port, host)
     try:
         yield
