@@ -4,7 +4,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 import grpc
 import pytest
@@ -33,6 +35,16 @@ def answers(channel: grpc.Channel) -> bool:
         return True
 
 
+def answers_http(address: str, trust: ssl.SSLContext | None = None) -> bool:
+    opened = HTTPSConnection(address, context=trust, timeout=5) if trust else HTTPConnection(address, timeout=5)
+    with closing(opened):
+        try:
+            opened.request("GET", "/healthz")
+            return opened.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+
+
 def test_no_service_answers_a_process_without_a_certificate(
     secure: Mesh, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -45,12 +57,20 @@ def test_no_service_answers_a_process_without_a_certificate(
         "none": (authority, None, None),
         "of another CA": (authority, theirs.key.read_bytes(), theirs.certificate.read_bytes()),
     }
-    assert len(listening(secure)) >= 5
-    for role, address in listening(secure).items():
+    services = listening(secure)
+    gateway = services.pop("gateway")
+    assert len(services) >= 5
+    for role, address in services.items():
         assert not answers(grpc.insecure_channel(address)), f"{role} speaks plain text"
         for kind, shown in credentials.items():
             channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*shown))
             assert answers(channel) is (kind == "ours"), f"{role}, certificate: {kind}"
+    assert not answers_http(gateway)
+    for kind, files in {"ours": ours, "none": None, "of another CA": theirs}.items():
+        trust = ssl.create_default_context(cafile=ours.authority)
+        if files:
+            trust.load_cert_chain(files.certificate, files.key)
+        assert answers_http(gateway, trust) is (kind == "ours"), f"gateway, certificate: {kind}"
 
 
 def test_what_people_type_works_over_tls(secure: Mesh) -> None:
@@ -104,7 +124,7 @@ def test_certificates_are_renewed_while_the_mesh_runs(secure: Mesh) -> None:
 def _shown(address: str, files: CertificateFiles) -> bytes:
     """The certificate a port shows, DER."""
     trust = ssl.create_default_context(cafile=files.authority)
-    trust.set_alpn_protocols(["h2"])
+    trust.set_alpn_protocols(["h2", "http/1.1"])
     trust.load_cert_chain(files.certificate, files.key)
     host, _, port = address.rpartition(":")
     with (
