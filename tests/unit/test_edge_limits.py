@@ -89,7 +89,7 @@ def test_limits_can_be_switched_off(tmp_path: Path) -> None:
     names = [each["name"] for each in manager["typed_config"]["http_filters"]]
     assert "envoy.filters.http.local_ratelimit" not in names
     assert "tier" not in names
-    assert names[-2:] == ["envoy.filters.http.rbac", "envoy.filters.http.router"]
+    assert names[-3:] == ["envoy.filters.http.rbac", "pressure", "envoy.filters.http.router"]
 
 
 @pytest.mark.parametrize(
