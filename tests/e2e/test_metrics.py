@@ -147,4 +147,5 @@ def test_the_edge_shows_its_metrics_and_nothing_else_of_its_admin_page(mesh: Mes
         request = urllib.request.Request(f"{edge_metrics(mesh)}{path}", method=method)
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=30)
+        refused.value.close()
         assert refused.value.code == 404

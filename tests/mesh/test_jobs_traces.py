@@ -1,5 +1,6 @@
 """What a worker does for a call that no longer waits: its trace, and what its lines of the log say."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
@@ -34,6 +35,12 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
         yield made
 
 
+async def item_recorded(spans: InMemorySpanExporter) -> None:
+    """The job has ended a moment before the work on its last item has: a worker that stops then gives that up."""
+    while not any(span.name == "ITEM" for span in spans.get_finished_spans()):
+        await asyncio.sleep(0.01)
+
+
 async def test_an_item_is_linked_to_its_call_and_its_stages_are_its_parts(
     rig: Rig, spans: InMemorySpanExporter
 ) -> None:
@@ -42,6 +49,7 @@ async def test_an_item_is_linked_to_its_call_and_its_stages_are_its_parts(
         job_id = await rig.submit(await rig.put(prose(40, "plum")))
     async with rig.working():
         assert (await rig.ended(job_id)).state is JobState.SUCCEEDED
+        await item_recorded(spans)
     (item,) = (span for span in spans.get_finished_spans() if span.name == "ITEM")
     assert item.parent is None
     assert [traceparent_of(link.context) for link in item.links] == [call.traceparent]
@@ -62,6 +70,7 @@ async def test_a_line_of_a_worker_says_what_it_works_on_and_for_which_call(
             job_id = await rig.submit(await rig.put(""))
         async with rig.working():
             assert (await rig.ended(job_id)).state is JobState.FAILED
+            await item_recorded(spans)
     (line,) = (line for line in lines if line["event"] == "failed")
     (item,) = (span for span in spans.get_finished_spans() if span.name == "ITEM")
     assert item.context is not None
