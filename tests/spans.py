@@ -1,11 +1,16 @@
 """Spans as tests look at them: of this process, and of every process that sends them to a collector in memory."""
 
+import base64
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import grpc
 import pytest
@@ -20,6 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.mesh import traces
 from services.mesh.traces import Trace
 
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
 
 
@@ -65,7 +71,7 @@ class Told:
 
 
 @dataclass
-class Collector(pb_grpc.TraceServiceServicer):
+class Collector:
     """Takes traces as an OTLP collector does, and keeps them.
 
     Attributes:
@@ -75,13 +81,12 @@ class Collector(pb_grpc.TraceServiceServicer):
     spans: list[Told] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
 
-    def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> pb.ExportTraceServiceResponse:
-        self.raw.append(request.SerializeToString())
-        for resource in request.resource_spans:
+    def take(self, message: bytes) -> None:
+        self.raw.append(message)
+        for resource in pb.ExportTraceServiceRequest.FromString(message).resource_spans:
             service = _values(resource.resource.attributes)["service.name"]
             for scope in resource.scope_spans:
                 self.spans += [_told(service, span) for span in scope.spans]
-        return pb.ExportTraceServiceResponse()
 
     def of_trace(self, trace_id: str) -> list[Told]:
         """In the order they began."""
@@ -98,16 +103,45 @@ class Collector(pb_grpc.TraceServiceServicer):
 
 @contextmanager
 def collecting() -> Iterator[tuple[Collector, str]]:
-    """A collector, and the endpoint it is told at."""
+    """A collector, and the endpoint it is told at.
+
+    Its server is a process of its own: gRPC's blocking server and grpc.aio in one process have crashed it.
+    """
     collector = Collector()
-    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
-    pb_grpc.add_TraceServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    command = [sys.executable, "-m", "tests.spans"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        port = int(server.stdout.readline())
+        taking = threading.Thread(target=_take, args=(server.stdout, collector))
+        taking.start()
+        try:
+            yield collector, f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+            taking.join()
+
+
+def _take(lines: IO[str], collector: Collector) -> None:
+    for line in lines:
+        if line.endswith("\n"):  # or it was killed in the middle of it
+            collector.take(base64.b64decode(line))
+
+
+class _Servicer(pb_grpc.TraceServiceServicer):
+    """Writes every message to stdout, a line each, before it is acknowledged."""
+
+    def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> pb.ExportTraceServiceResponse:
+        print(base64.b64encode(request.SerializeToString()).decode(), flush=True)
+        return pb.ExportTraceServiceResponse()
+
+
+def main() -> None:
+    """Serves until killed; the port is the first line on stdout."""
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+    pb_grpc.add_TraceServiceServicer_to_server(_Servicer(), server)
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()
-    try:
-        yield collector, f"http://127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+    server.wait_for_termination()
 
 
 def without_parent(spans: Sequence[Told], *, known: Sequence[str] = ()) -> list[Told]:
@@ -150,3 +184,7 @@ def _values(attributes: Any) -> dict[str, Any]:
         kind = each.value.WhichOneof("value")
         found[each.key] = getattr(each.value, kind) if kind else None
     return found
+
+
+if __name__ == "__main__":
+    main()
