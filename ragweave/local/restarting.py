@@ -74,17 +74,17 @@ def _same_service(one: Process, other: Process) -> bool:
 
 
 def _restart(layout: Layout, process: Process) -> None:
-    before, epoch = _entry(layout, process), _epoch(layout)
+    before, starts, epoch = _entry(layout, process), _starts(layout, process), _epoch(layout)
     supervisor = supervisor_pid(layout)
     if not supervisor:
         raise CannotRestart("the mesh is not running; `ragweave up` starts it")
     layout.restarts.mkdir(parents=True, exist_ok=True)
     (layout.restarts / process.name).touch()
     os.kill(supervisor, signal.SIGHUP)
-    until, came = time.monotonic() + _READY_S, False
+    until = time.monotonic() + _READY_S
     while not _back(layout, process, before, epoch):
-        came |= _entry(layout, process) != before
-        if process.succession is Succession.OVER and came and _entry(layout, process) == before:
+        tried = process.succession is Succession.OVER and _starts(layout, process) > starts
+        if tried and _entry(layout, process) == before:
             raise CannotRestart(
                 f"{process.name} goes on: what should take its place does not come; see `ragweave logs {process.name}`"
             )
@@ -112,6 +112,11 @@ def _entry(layout: Layout, process: Process) -> tuple[int, int]:
     """Pid and start time of a process as last started."""
     entry = read_state(layout).get("processes", {}).get(process.name, {})
     return int(entry.get("pid") or 0), int(entry.get("start_ticks") or 0)
+
+
+def _starts(layout: Layout, process: Process) -> int:
+    """How often it was started again so far; a successor that did not come counts."""
+    return int(read_state(layout).get("processes", {}).get(process.name, {}).get("restarts") or 0)
 
 
 def _epoch(layout: Layout) -> int:
