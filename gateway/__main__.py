@@ -12,12 +12,13 @@ from gateway.app import Health, application
 from gateway.documentation import files
 from gateway.server import CannotStart, serve
 from gateway.settings import ROLE, Settings
-from gateway.telemetry import configure_logs, exposing_metrics
+from gateway.telemetry import exposing_metrics
+from ragweave.json_logs import write_json_logs
 from ragweave.local.layout import BadSetting
 
 
 async def main(settings: Settings) -> None:
-    configure_logs(ROLE, settings.log_level)
+    write_json_logs(ROLE, settings.log_level, settings.log_levels)
     health = Health()
     with _metrics(settings):
         await serve(application(files(), health), health, settings)

@@ -2,11 +2,12 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ragweave.json_logs import log_levels_from
 from ragweave.local.layout import Layout
 
 ROLE = "gateway"
@@ -31,13 +32,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias="RAGWEAVE_LOG_LEVEL", description="Least level logged."
     )
+    log_levels: Annotated[dict[str, int], NoDecode] = Field(
+        {}, validation_alias="RAGWEAVE_LOG_LEVELS", description="Least levels of single loggers, as the mesh has them."
+    )
     heartbeat_file: Path | None = Field(
         None,
         validation_alias="RAGWEAVE_HEARTBEAT_FILE",
         description="File touched every second, for who watches this process; none where empty.",
     )
     drain_s: float = Field(
-        1.0,
+        2.0,
         ge=0,
         le=60,
         validation_alias="RAGWEAVE_DRAIN_S",
@@ -53,6 +57,11 @@ class Settings(BaseSettings):
     certificates_look_s: float = Field(
         10.0, gt=0, le=3600, description="Seconds between two looks at whether the certificate's files have changed."
     )
+
+    @field_validator("log_levels", mode="before")
+    @classmethod
+    def _read_log_levels(cls, given: object) -> object:
+        return log_levels_from(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _production_is_not_in_the_clear(self) -> Self:

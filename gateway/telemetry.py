@@ -1,9 +1,7 @@
 """Logs and metrics of the gateway, in the form the services have theirs."""
 
-import logging
 import re
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,34 +22,6 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 # Seconds; what is served here lies in memory.
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-
-
-def configure_logs(service: str, level: str) -> None:
-    """One JSON object a line on stderr, for our own lines and those of libraries alike."""
-    least = getattr(logging, level.upper())
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendered: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        lambda _logger, _method, event: {**event, "service": service},
-        structlog.processors.JSONRenderer(default=str),
-    ]
-    structlog.configure(
-        processors=[*shared, *rendered],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
-        )
-    )
-    logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
 
 
 @contextmanager

@@ -59,6 +59,11 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # or it is a minute, whatever the line above says
     ("grpc.http2.max_pings_without_data", 0),
+    # One that was killed is back within seconds: it is looked for at that pace, not gRPC's two minutes. The second is
+    # how long a connection may take.
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
 

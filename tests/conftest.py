@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import structlog
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
 
 from tests import reaper
+from tests.by_mesh import ByMesh
 
 # A run tries what every other run tried, on any machine; `--hypothesis-profile=default` draws anew.
 settings.register_profile("suite", derandomize=True)
@@ -24,28 +24,6 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-
-# Files of tests/e2e that do without the session's usual mesh, by the mesh they use. All others share a worker.
-MESH_OF = {
-    "test_directories.py": "directories",
-    "test_kill.py": "doomed",
-    "test_revocations.py": "doomed",
-    "test_secrets.py": "secrets",
-    "test_tenants.py": "doomed",
-}
-
-
-class ByMesh(LoadFileScheduling):
-    """Gives workers whole files, so that fixtures are shared, and one of them all files that use the same mesh."""
-
-    def __init__(self, config: pytest.Config, log: Any = None) -> None:
-        config.option.loadscopereorder = False  # they are in the right order: see below
-        super().__init__(config, log)
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = str(super()._split_scope(nodeid))
-        folder, _, name = file.rpartition("/")
-        return MESH_OF.get(name, "demo_mesh") if folder == "tests/e2e" else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -52,7 +52,7 @@ class Peers(
     limits: Amounts = field(default_factory=lambda: Amounts(1_000, 1_000, 1_000_000, 2**40))
 
     @asynccontextmanager
-    async def running(self, world: World) -> AsyncIterator[int]:
+    async def running(self, world: World, port: int = 0) -> AsyncIterator[int]:
         @asynccontextmanager
         async def wire(settings: ServiceSettings) -> AsyncIterator[Wiring]:
             def register(server: grpc.aio.Server) -> None:
@@ -63,8 +63,8 @@ class Peers(
 
             yield Wiring(register)
 
-        async with world.running(wire, world.settings(), name="peers") as port:
-            yield port
+        async with world.running(wire, world.settings(port), name="peers") as listening:
+            yield listening
 
     def add(self, tenant: str, collection_id: str, **fields: Any) -> None:
         self.collections[tenant, collection_id] = Collection(

@@ -158,9 +158,9 @@ class MemoryVectorStore:
         scales = Counter(each.scale for each in chunks)
         return LengthStats(len(chunks), sum(each.length for each in chunks), scales)
 
-    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
-        others = [(key, each) for key, each in self._chunks(index).items() if each.scale != scale]
-        return [UnscaledChunk(str(key), each.chunk.searched_text) for key, each in others[:limit]]
+    async def of_scales(self, index: IndexId, scales: Collection[int], limit: int) -> Sequence[UnscaledChunk]:
+        chosen = [(key, each) for key, each in self._chunks(index).items() if each.scale in scales]
+        return [UnscaledChunk(str(key), each.chunk.searched_text) for key, each in chosen[:limit]]
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
         chunks = self._chunks(index)

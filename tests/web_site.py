@@ -23,11 +23,12 @@ class Site:
         self.serving.add(asyncio.current_task())  # type: ignore[arg-type]
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            self.asked.append(head)
             length = next(
                 (int(line.split(":")[1]) for line in head.lower().split("\r\n") if "content-length" in line), 0
             )
-            self.bodies.append(await reader.readexactly(length))
+            body = await reader.readexactly(length)
+            self.asked.append(head)  # both in one step: of requests that come together the n-th body is the n-th head's
+            self.bodies.append(body)
             answers = self.answers.get(head.split(" ")[1], b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n")
             writer.write(answers.pop(0) if isinstance(answers, list) else answers)
             await writer.drain()

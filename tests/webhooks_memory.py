@@ -47,6 +47,7 @@ class _Kept:
 
     delivery: Delivery
     body: bytes
+    caused_by: str
     fence: int = 0
     free: datetime | None = None
     woken: bool = False
@@ -187,7 +188,7 @@ class MemoryWebhooks:
                 self._disable(hook, f"more than {self._most_waiting} deliveries wait for it")
                 continue
             delivery = Delivery(each.webhook_id, each.sequence, each.lane, each.topic, each.event_uid, each.event_time)
-            self._of(hook).setdefault(each.sequence, _Kept(delivery, each.body))
+            self._of(hook).setdefault(each.sequence, _Kept(delivery, each.body, each.caused_by))
         for hook in await self.all(tenant) if lost else []:
             self._disable(hook, lost)
         return True
@@ -204,7 +205,8 @@ class MemoryWebhooks:
             kept.fence, kept.free, kept.woken = kept.fence + 1, now + self._lease, False
             first = kept.delivery.first_attempt_time or now
             kept.delivery = replace(kept.delivery, attempts=kept.delivery.attempts + 1, first_attempt_time=first)
-            turns.append(Turn(hook, kept.delivery, kept.body, kept.fence, now, self._lease.total_seconds()))
+            lease_s = self._lease.total_seconds()
+            turns.append(Turn(hook, kept.delivery, kept.body, kept.fence, now, lease_s, kept.caused_by))
         return Turns(turns, self._more_in_s())
 
     async def finish(self, turn: Turn, sent: Sent) -> None:

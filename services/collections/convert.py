@@ -1,11 +1,10 @@
 """Between the contract's messages and the domain."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from ragweave.internal.v1 import index_service_pb2, registry_service_pb2
 from ragweave.v1 import (
@@ -32,7 +31,7 @@ from services.collections.records import (
     Source,
 )
 from services.collections.registry import Followed
-from services.mesh.errors import InvalidArgument
+from services.mesh.convert_times import time_from, time_to
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
 from services.mesh.receipts import Receipt, receipt_from
@@ -92,7 +91,7 @@ def stats_to(collection: Collection, totals: DocumentTotals, index: IndexStats) 
         tokens=totals.tokens,
         size_bytes=totals.size_bytes,
         revision=collection.revision,
-        last_write_time=_timestamp(totals.last_write_time),
+        last_write_time=time_to(totals.last_write_time),
     )
 
 
@@ -118,7 +117,7 @@ def changes_to(followed: Sequence[Change] | int) -> registry_service_pb2.WatchCo
     return registry_service_pb2.WatchCollectionChangesResponse(
         changes=[
             registry_service_pb2.CollectionChange(
-                kind=change.kind, event_time=_timestamp(change.time), record=record_to(change.collection)
+                kind=change.kind, event_time=time_to(change.time), record=record_to(change.collection)
             )
             for change in followed
         ]
@@ -187,10 +186,10 @@ def document_to(document: Document) -> document_pb2.Document:
         token_count=document.token_count,
         state=document_pb2.Document.State.Value("DELETED" if document.delete_time else document.state),
         revision=document.revision,
-        create_time=_timestamp(document.create_time),
-        update_time=_timestamp(document.update_time),
-        delete_time=_timestamp(document.delete_time),
-        purge_time=_timestamp(document.purge_time),
+        create_time=time_to(document.create_time),
+        update_time=time_to(document.update_time),
+        delete_time=time_to(document.delete_time),
+        purge_time=time_to(document.purge_time),
         etag=document.etag,
     )
     _describe(message, document)
@@ -280,7 +279,7 @@ def fields_to(document: Document) -> index_service_pb2.DocumentFields:
         principals=document.principals,
         content_hash=document.content_hash,
         revision=document.revision,
-        create_time=_timestamp(document.create_time),
+        create_time=time_to(document.create_time),
         generation=document.generation,
     )
     message.metadata.update(document.metadata)
@@ -354,11 +353,11 @@ def _without_counts(collection: Collection) -> collection_pb2.Collection:
         ),
         disabled=collection.disabled,
         visibility=collection_pb2.Collection.Visibility.Value(collection.visibility),
-        create_time=_timestamp(collection.create_time),
-        update_time=_timestamp(collection.update_time),
-        delete_time=_timestamp(collection.delete_time),
-        purge_time=_timestamp(collection.purge_time),
-        expire_time=_timestamp(collection.expire_time),
+        create_time=time_to(collection.create_time),
+        update_time=time_to(collection.update_time),
+        delete_time=time_to(collection.delete_time),
+        purge_time=time_to(collection.purge_time),
+        expire_time=time_to(collection.expire_time),
         etag=collection.etag,
     )
     if collection.source:
@@ -418,20 +417,13 @@ def _defaults_from(message: collection_pb2.SearchDefaults) -> SearchDefaults:
     return SearchDefaults(message.top_k, mode, fusion, message.min_score, rerank)
 
 
-def _expire_time_from(message: Timestamp) -> datetime:
-    try:
-        return message.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.of("collection.expire_time", "is no time between the years 1 and 9999") from None
-
-
 _COLLECTION_FIELDS: Mapping[str, Any] = {
     "labels": dict,
     "chunking": _chunking_from,
     "source": _source_from,
     "visibility": collection_pb2.Collection.Visibility.Name,
     "default_search": _defaults_from,
-    "expire_time": _expire_time_from,
+    "expire_time": lambda message: time_from(message, "collection.expire_time"),
     "ttl": lambda message: message.ToTimedelta(),
 }
 
@@ -442,11 +434,3 @@ def _describe(message: document_pb2.Document, document: Document) -> None:
         message.metadata.update(document.metadata)
     if document.principals:
         message.acl.principals.extend(document.principals)
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

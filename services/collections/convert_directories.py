@@ -1,9 +1,8 @@
 """Between the contract's messages of folders and the domain."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from ragweave.v1 import directory_pb2, directory_service_pb2
 from services.collections.entries import Entry, Finding, FoundRoot
+from services.mesh.convert_times import time_to
 from services.mesh.lists import Page
 
 
@@ -24,13 +23,11 @@ def entries_to(page: Page[Entry]) -> directory_service_pb2.ListDirectoryEntriesR
 
 
 def entry_to(entry: Entry) -> directory_pb2.DirectoryEntry:
-    update_time = Timestamp()
-    update_time.FromDatetime(entry.update_time)
     return directory_pb2.DirectoryEntry(
         path=entry.path,
         kind=directory_pb2.DirectoryEntry.Kind.Value(entry.kind),
         size_bytes=entry.size_bytes or 0,
-        update_time=update_time,
+        update_time=time_to(entry.update_time),
         mime_type=entry.mime_type,
         importable=not entry.problem,
         problem=entry.problem,

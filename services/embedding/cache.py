@@ -16,7 +16,7 @@ TENANT_BYTES: Final = 8
 # Entries waiting to be written far; what comes above is not written, and embedded again one day.
 _BACKLOG: Final = 4096
 # New entries wait this long for others to be written with, and let the callers have their answers first.
-_LINGER_S: Final = 0.02
+_LINGER_S: Final = 0.2
 
 
 def tenant_part(tenant: str) -> bytes:

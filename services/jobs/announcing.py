@@ -73,7 +73,16 @@ class Announcer:
                 if wanting := [each.id for each in enabled if each.wants(event.topic, event.collection_id)]:
                     body = self._body(event)
                     deliveries += [
-                        NewDelivery(each, event.sequence, lane_of(event), event.topic, event.uid, event.time, body)
+                        NewDelivery(
+                            each,
+                            event.sequence,
+                            lane_of(event),
+                            event.topic,
+                            event.uid,
+                            event.time,
+                            body,
+                            event.caused_by,
+                        )
                         for each in wanting
                     ]
             if await self._outbox.record(tenant, after, events[-1].sequence, deliveries) and deliveries:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
 from ragweave.internal.v1 import evaluation_job_service_pb2 as evaluation_pb
@@ -12,7 +11,7 @@ from ragweave.internal.v1 import upload_service_pb2 as upload_pb
 from ragweave.v1 import dead_letter_pb2, job_pb2
 from ragweave.v1 import job_service_pb2 as pb
 from ragweave.v1.document_pb2 import Document
-from services.jobs.adapters.messages import status_to, struct_from, time_to
+from services.jobs.adapters.messages import status_to, struct_from
 from services.jobs.blobs import Blob
 from services.jobs.evaluating import EvaluationRequest
 from services.jobs.importer import (
@@ -43,6 +42,7 @@ from services.jobs.selection import SelectionRequest
 from services.jobs.streams import Ended
 from services.jobs.syncing import SyncRequest
 from services.mesh.consistency import consistency_token
+from services.mesh.convert_times import duration_to, time_to
 from services.mesh.errors import InvalidArgument
 from services.mesh.identity import Caller
 from services.mesh.lists import Page
@@ -284,17 +284,12 @@ def item_to(item: Item, job: Assignment) -> job_pb2.JobItem:
         chunks=item.chunks,
         size_bytes=item.size_bytes,
         timings=[
-            job_pb2.JobItem.StageTiming(stage=stage, duration=duration_to(ms)) for stage, ms in item.timings_ms.items()
+            job_pb2.JobItem.StageTiming(stage=stage, duration=duration_to(ms / 1000))
+            for stage, ms in item.timings_ms.items()
         ],
         create_time=time_to(item.create_time),
         end_time=time_to(item.end_time),
     )
-
-
-def duration_to(milliseconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(round(milliseconds * 1000))
-    return duration
 
 
 def jobs_to(page: Page[Job]) -> pb.ListJobsResponse:

@@ -4,11 +4,11 @@ from google.rpc.status_pb2 import Status
 
 from ragweave.v1 import collection_pb2, event_pb2
 from ragweave.v1 import event_service_pb2 as pb
-from services.jobs.adapters.messages import time_to
 from services.jobs.convert import item_to, job_to
 from services.jobs.events import TenantEvent
 from services.jobs.streams import Ended
 from services.jobs.watching import Passed
+from services.mesh.convert_times import time_to
 from services.mesh.status import status_of
 
 

@@ -8,11 +8,11 @@ from google.protobuf.json_format import MessageToDict
 
 from ragweave.v1 import webhook_pb2
 from ragweave.v1 import webhook_service_pb2 as pb
-from services.jobs.adapters.messages import time_to
 from services.jobs.convert_events import event_to
 from services.jobs.events import TenantEvent
 from services.jobs.webhook import Delivery, Webhook, WebhookState
 from services.jobs.webhooks import Given
+from services.mesh.convert_times import time_to
 from services.mesh.lists import Page
 
 

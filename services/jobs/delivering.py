@@ -1,15 +1,18 @@
 """Sends deliveries to their webhooks, each at its time and in the order of its lane."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.jobs.figures import DeliveryFigures
 from services.jobs.ports_web import Web
 from services.jobs.ports_webhooks import Outbox
 from services.jobs.webhook import Schedule, Turn
+from services.mesh import traces
 from services.mesh.errors import AddressNotAllowed, DependencyUnavailable, LeaseLost, Unreachable
 
 # How often the outbox is looked into for what other processes put there.
@@ -90,17 +93,28 @@ class Deliverer:
 
     async def _send(self, turn: Turn, asked_s: float) -> None:
         webhook, delivery = turn.webhook, turn.delivery
-        told = {"tenant": webhook.tenant, "webhook": webhook.id, "delivery": delivery.sequence}
+        piece = f"{webhook.id}:{delivery.sequence}"
+        about: Mapping[str, str | int] = {
+            "tenant": webhook.tenant,
+            "webhook": webhook.id,
+            "delivery": delivery.sequence,
+            "attempt": delivery.attempts,
+        }
+        with traces.begun("DELIVERY", turn.caused_by, request_id=piece, about=about):
+            await self._to_its_end(turn, asked_s)
+
+    async def _to_its_end(self, turn: Turn, asked_s: float) -> None:
         if asyncio.get_running_loop().time() - asked_s > turn.lease_s / 2:
             # This process slept. Another may have sent this one and the next by now: it would come out of order.
-            self._log.warning("too late to be sent", **told)
+            self._log.warning("too late to be sent")
             return
         status, error = await post(self._web, turn)
         sent = self._schedule.after(turn, status, error)
         if sent.error:  # which may show a uri, and with it what only its receiver should know
-            self._log.info("not delivered", **told, attempt=delivery.attempts, state=str(sent.state), status=status)
+            self._log.info("not delivered", state=str(sent.state), status=status)
+            traces.failed(str(status) if status else "UNREACHABLE")
         if sent.disable:
-            self._log.warning("webhook disabled", **told, reason=sent.disable)
+            self._log.warning("webhook disabled", reason=sent.disable)
         while True:
             try:
                 await self._outbox.finish(turn, sent)
@@ -109,15 +123,18 @@ class Deliverer:
             except DependencyUnavailable:
                 await asyncio.sleep(_STORE_PAUSE_S)
             except LeaseLost:
-                self._log.warning("delivered by another meanwhile, or no longer wanted", **told)
+                self._log.warning("delivered by another meanwhile, or no longer wanted")
                 return
 
 
 async def post(web: Web, turn: Turn) -> tuple[int, str]:
     """The status a delivery was answered with; or 0, and why there was no answer. The answer itself is not read."""
     webhook, delivery = turn.webhook, turn.delivery
+    signed = webhook.headers(delivery.event_uid, turn.body, turn.now)
     try:
-        headers = webhook.headers(delivery.event_uid, turn.body, turn.now)
-        return await web.post(webhook.uri, turn.body, headers), ""
+        with traces.part("POST", {HTTP_REQUEST_METHOD: "POST"}) as part:
+            status = await web.post(webhook.uri, turn.body, {**signed, **traces.headers(part)})
+            part.note(HTTP_RESPONSE_STATUS_CODE, status)
+        return status, ""
     except (AddressNotAllowed, Unreachable) as error:
         return 0, error.message[:_MESSAGE_LENGTH]

@@ -59,6 +59,8 @@ class TenantEvent:
         job: As it was then.
         item: As it was then, without timings; of its document, only what it is called by, and its ACL.
         changed_collection: As the contract writes it, opaque here.
+        caused_by: The traceparent of the call that had the job's work queued last; "" where none did, and of changes of
+            collections.
     """
 
     tenant: str
@@ -70,6 +72,7 @@ class TenantEvent:
     job: Job | None = None
     item: Item | None = None
     changed_collection: bytes = b""
+    caused_by: str = ""
 
     @property
     def uid(self) -> str:

@@ -142,7 +142,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """An event to be delivered to a webhook."""
+    """An event to be delivered to a webhook.
+
+    Attributes:
+        caused_by: The traceparent of the call that the event came of; "" where none is known.
+    """
 
     webhook_id: str
     sequence: int
@@ -151,6 +155,7 @@ class NewDelivery:
     event_uid: str
     event_time: datetime
     body: bytes
+    caused_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,7 @@ class Turn:
         fence: Refuses what is written by who was given it before.
         now: When it was given.
         lease_s: For how long; more than twice as long as it may take to send it.
+        caused_by: As of the NewDelivery.
     """
 
     webhook: Webhook
@@ -169,6 +175,7 @@ class Turn:
     fence: int
     now: datetime
     lease_s: float
+    caused_by: str = ""
 
     @property
     def early(self) -> bool:

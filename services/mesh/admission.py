@@ -3,6 +3,10 @@
 Of calls of one kind so many run at a time, the others wait in line. What a newcomer would wait is Little's law: as many
 calls as are before it, times what lies between two ends while the service does all it can. With what its method took
 lately on top, that must fit into its deadline, with a margin for being wrong; else it is refused before it costs much.
+
+Calls also wait before anybody looks at them: gRPC takes in one for each turn of a process's event loop, so that a busy
+one has a line of which it knows nothing. Who comes out of that with most of its time gone is refused, too, even where
+there is room: those behind it have waited as long, and answering late ones only would make all of them late.
 """
 
 import asyncio
@@ -12,10 +16,18 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+# On an answer: the call was one too many. So the edge learns to refuse a share of them itself (envoy/pressure.lua).
+SHED_HEADER: Final = "x-ragweave-overloaded"
+# On a call: its time when the edge sent it on, as grpc-timeout has it; that header itself gRPC keeps to itself.
+GIVEN_HEADER: Final = "x-ragweave-timeout"
 # A call that may take longer by its nature, such as a watch or an upload, holds a connection, hardly a processor.
 LONGEST_JUDGED_S: Final = 60.0
 # Share of the time left that may be planned with: what calls take varies, and an answer has to travel back.
 PLANNED: Final = 0.75
+# Share of its time that a call must have left when it is looked at first, if it has waited for longer than a busy loop
+# takes: a caller that gives its calls no time is not a service that has none.
+FRESH: Final = 0.5
+WAITED_UNSEEN_S: Final = 0.25
 # Weight of the last observation; of the ends, which come in bursts, about the last 30 count.
 _TOOK_WEIGHT: Final = 0.1
 _APART_WEIGHT: Final = 1 / 30
@@ -27,6 +39,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     TOO_LATE = "too_late"
     WAITED = "waited"
+    STALE = "stale"
 
 
 class Refused(Exception):
@@ -67,15 +80,19 @@ class Gate:
     def waiting(self) -> int:
         return len(self._line)
 
-    async def enter(self, method: str, remaining_s: float | None) -> None:
+    async def enter(self, method: str, remaining_s: float | None, given_s: float | None = None) -> None:
         """Returns when the call may run; `leave` must follow, however it ends.
 
         Args:
             remaining_s: What its deadline leaves; None without one.
+            given_s: What it left when the call came to this process; None where nobody says so.
 
         Raises:
-            Refused: It would be late, or too many wait; or it waited longer than could be foreseen.
+            Refused: It would be late, or too many wait; or it waited longer than could be foreseen, here or before.
         """
+        unseen_s = 0.0 if remaining_s is None or given_s is None else given_s - remaining_s
+        if self._running and unseen_s > max(WAITED_UNSEEN_S, (1 - FRESH) * (given_s or 0.0)):
+            raise Refused(Reason.STALE, self._wait_s())
         if self._running < self._room:
             self._running += 1
             return

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from ragweave.contract import Method
+from services.mesh.admission import GIVEN_HEADER
 from services.mesh.identity import Caller
 
 
@@ -59,6 +60,11 @@ class Call:
     def transcoded(self) -> bool:
         """Whether the edge made it of a REST request. Only the edge says so: it strips the header from callers."""
         return "x-envoy-original-path" in self.metadata
+
+    @property
+    def by_edge(self) -> bool:
+        """Whether the edge sent it on, by headers that it strips from callers; unseen of gRPC without a deadline."""
+        return self.transcoded or GIVEN_HEADER in self.metadata
 
     def remaining_s(self) -> float | None:
         """Seconds until its deadline, never negative; None without one."""

@@ -1,11 +1,13 @@
 """Channels to the other services: each call bounded, on behalf of the caller, traced, retried as the contract says."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from math import inf
+from time import monotonic
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 from grpc.aio import ClientCallDetails, Metadata
@@ -42,6 +44,8 @@ RECONNECTING: Final = {
 }
 # Silence after which a peer is asked for a sign of life; half as long it has to give one.
 KEEPALIVE_MS: Final = 6_000
+# A target that is no list of replicas.
+_ONE_ADDRESS: Final = re.compile(r"(?P<host>[^:,/]+|\[[^\],]+\]):(?P<port>\d{1,5})")
 # For health checks, which the contract does not bound.
 _EXEMPT_TIMEOUT_S = 5.0
 
@@ -96,9 +100,11 @@ async def open_channel(
         *RECONNECTING.items(),
     ]
     # grpc.aio registers an interceptor of several kinds for the first of them only: one class a kind.
-    interceptors = [_UnaryUnary(added), _UnaryStream(added), _StreamUnary(added), _StreamStream(added)]
+    interceptors = [_UnaryStream(added), _StreamUnary(added), _StreamStream(added)]
     if not settings.tls:
-        plain = grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+        plain: grpc.aio.Channel = _Channel(
+            grpc.aio.insecure_channel(target, options=options, interceptors=interceptors), added
+        )
         async with plain as channel, breaker.looking(lambda: _serving(channel)):
             yield channel
         return
@@ -106,7 +112,7 @@ async def open_channel(
         options.append(("grpc.ssl_target_name_override", name))
 
     def opened(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+        return _Channel(grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors), added)
 
     renewed = renewing_channel(Certificates(settings.certificates(_service.get())), opened)
     async with renewed as channel, breaker.looking(lambda: _serving(channel)):
@@ -128,10 +134,11 @@ class _Sending:
     only knows an address.
     """
 
-    __slots__ = ("_hop", "_part", "_path", "_question", "details")
+    __slots__ = ("_hop", "_part", "_path", "_question", "metadata", "timeout_s")
 
-    def __init__(self, question: Question, details: ClientCallDetails, path: str, part: Part) -> None:
-        self.details = details
+    def __init__(self, question: Question, timeout_s: float, metadata: Metadata, path: str, part: Part) -> None:
+        self.timeout_s = timeout_s
+        self.metadata = metadata
         self._question = question
         self._path = path
         self._part = part
@@ -163,33 +170,41 @@ class _Added:
     def __init__(self, tokens: ServiceTokens, breaker: Breaker, target: str) -> None:
         self._tokens = tokens
         self._breaker = breaker
-        address, _, port = target.rpartition(":")
-        self._peer = {RPC_SYSTEM_NAME: "grpc", SERVER_ADDRESS: address, SERVER_PORT: port}
+        self._peer: dict[str, str | int] = {RPC_SYSTEM_NAME: "grpc", SERVER_ADDRESS: target}
+        if one := _ONE_ADDRESS.fullmatch(target):
+            self._peer |= {SERVER_ADDRESS: one["host"], SERVER_PORT: int(one["port"])}
 
-    def to(self, details: ClientCallDetails) -> _Sending:
+    def to(self, path: str, timeout_s: float | None, metadata: Iterable[tuple[str, Any]] | None) -> _Sending:
         """Raises DependencyUnavailable while the service is left alone; its health is asked for all the same."""
-        path = _path(details)
-        metadata = Metadata(*(details.metadata or ()))
+        own: dict[str, str] = {}
         if _service_of(path) in EXEMPT_SERVICES:
             longest_s = _EXEMPT_TIMEOUT_S
             question = self._breaker.aside()
         else:
             longest_s = contract.method(path).timeout_s
-            metadata["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
+            own["authorization"] = f"Bearer {self._tokens.token_for(caller())}"
             question = self._breaker.asking(_verdict)
-        part = self._trace(path, metadata)
+        part = self._trace(path, own)
         call = current_call()
-        timeout_s = outgoing_timeout_s(min(longest_s, bound_s()), details.timeout, call.remaining_s() if call else None)
-        changed = ClientCallDetails(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
-        return _Sending(question, changed, path, part)
+        bounded_s = outgoing_timeout_s(min(longest_s, bound_s()), timeout_s, call.remaining_s() if call else None)
+        given = ((name, value) for name, value in metadata or () if name not in own)
+        return _Sending(question, bounded_s, Metadata(*given, *own.items()), path, part)
 
-    def _trace(self, path: str, metadata: Metadata) -> Part:
+    def to_details(self, details: ClientCallDetails) -> tuple[_Sending, ClientCallDetails]:
+        """As `to`, as gRPC's interceptors have it."""
+        sent: str | bytes = details.method
+        path = sent.decode() if isinstance(sent, bytes) else sent
+        sending = self.to(path, details.timeout, details.metadata)
+        return sending, ClientCallDetails(
+            details.method, sending.timeout_s, sending.metadata, details.credentials, details.wait_for_ready
+        )
+
+    def _trace(self, path: str, own: dict[str, str]) -> Part:
         """Adds what the call belongs to; its own span is the parent of the callee's."""
         here = traces.current()
-        metadata["x-request-id"] = here.request_id if here else request_id_from(None)
+        own["x-request-id"] = here.request_id if here else request_id_from(None)
         part = traces.part(path[1:], {**self._peer, RPC_METHOD: path[1:]})
-        for name, value in traces.headers(part).items():
-            metadata[name] = value
+        own |= traces.headers(part)
         return part
 
 
@@ -199,27 +214,73 @@ def outgoing_timeout_s(bound_s: float, asked_s: float | None, remaining_s: float
     return min(bound_s, left_s, inf if asked_s is None else asked_s)
 
 
-def _path(details: ClientCallDetails) -> str:
-    sent: str | bytes = details.method
-    return sent.decode() if isinstance(sent, bytes) else sent
-
-
 def _service_of(path: str) -> str:
     return path.split("/")[1]
 
 
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, added: _Added) -> None:
+class _Channel(grpc.aio.Channel):
+    """A channel whose unary calls are added to as they are made; for other kinds it has interceptors.
+
+    One of those costs a call another task, and all that gRPC makes for a call once more.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, added: _Added) -> None:
+        self._channel = channel
         self._added = added
 
-    async def intercept_unary_unary(
-        self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
-    ) -> Any:
-        sending = self._added.to(client_call_details)
-        with sending:
-            call = await continuation(sending.details, request)
-            await call
-        return call
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
+        plain = self._channel.unary_unary(method, *arguments, **named)
+        known = contract.methods().get(method)  # health is not in it
+        repeatable = known is not None and known.idempotency != "IDEMPOTENCY_UNKNOWN"
+
+        async def answer(request: Any, **options: Any) -> Any:
+            sending = self._added.to(method, options.pop("timeout", None), options.pop("metadata", None))
+            began_s = monotonic()
+            with sending:
+                try:
+                    return await plain(request, timeout=sending.timeout_s, metadata=sending.metadata, **options)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.CANCELLED:  # by us has another exception
+                        raise
+                    left_s = sending.timeout_s - (monotonic() - began_s)
+                    if left_s <= 0 or not repeatable:
+                        raise _gone(error) from error
+                # A server that stops gave it up; gRPC repeats no such call. A successor takes it, or another replica.
+                try:
+                    return await plain(request, timeout=left_s, metadata=sending.metadata, **options)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.CANCELLED:
+                        raise
+                    raise _gone(error) from error
+
+        return answer
+
+    def unary_stream(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.unary_stream(*arguments, **named)
+
+    def stream_unary(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.stream_unary(*arguments, **named)
+
+    def stream_stream(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.stream_stream(*arguments, **named)
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
@@ -229,8 +290,8 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
-        sending = self._added.to(client_call_details)
-        call = await continuation(sending.details, request_iterator)
+        sending, details = self._added.to_details(client_call_details)
+        call = await continuation(details, request_iterator)
         answer = call.__await__
 
         def watched() -> Generator[Any, None, Any]:
@@ -249,8 +310,8 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request: Any
     ) -> Any:
-        sending = self._added.to(client_call_details)
-        return _watched(await continuation(sending.details, request), sending)
+        sending, details = self._added.to_details(client_call_details)
+        return _watched(await continuation(details, request), sending)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
@@ -260,8 +321,8 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Callable[..., Awaitable[Any]], client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
-        sending = self._added.to(client_call_details)
-        return _watched(await continuation(sending.details, request_iterator), sending)
+        sending, details = self._added.to_details(client_call_details)
+        return _watched(await continuation(details, request_iterator), sending)
 
 
 async def _watched(responses: AsyncIterable[Any], sending: _Sending) -> AsyncIterator[Any]:
@@ -269,6 +330,12 @@ async def _watched(responses: AsyncIterable[Any], sending: _Sending) -> AsyncIte
         async for response in responses:
             sending.answered()
             yield response
+
+
+def _gone(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """A server that stops cancels what it has taken in and not begun, or not ended in time: it is away."""
+    metadata = error.initial_metadata(), error.trailing_metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, *metadata, "the server gave the call up")
 
 
 def _verdict(error: Exception) -> Verdict:

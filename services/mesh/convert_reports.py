@@ -1,15 +1,14 @@
 """Between the contract's messages and reports."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from ragweave.v1.health_pb2 import Health
+from services.mesh.breakers import State as BreakerState
+from services.mesh.convert_times import duration_to, time_from, time_to
 from services.mesh.reports import (
     BreakerReport,
-    BreakerState,
     DependencyReport,
     ProcessReport,
     QueueReport,
@@ -27,7 +26,7 @@ def process_to(report: ProcessReport) -> Health.Process:
         error=report.error[:_MAX_TEXT],
         version=report.version,
         commit=report.commit,
-        start_time=timestamp_to(report.start_time),
+        start_time=time_to(report.start_time),
         uptime=duration_to(report.uptime_s),
         response_time=duration_to(report.response_s),
         memory_bytes=report.memory_bytes,
@@ -58,22 +57,6 @@ def process_from(message: Health.Process) -> ProcessReport:
     )
 
 
-def duration_to(seconds: float | None) -> Duration | None:
-    if seconds is None:
-        return None
-    message = Duration()
-    message.FromMicroseconds(round(seconds * 1e6))
-    return message
-
-
-def timestamp_to(at: datetime | None) -> Timestamp | None:
-    if at is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message
-
-
 def _dependency_to(report: DependencyReport) -> Health.Dependency:
     return Health.Dependency(
         name=report.name,
@@ -100,7 +83,7 @@ def _breaker_to(report: BreakerReport) -> Health.Breaker:
     return Health.Breaker(
         state=Health.Breaker.State.Value(report.state),
         failures=report.failures,
-        open_time=timestamp_to(report.open_time),
+        open_time=time_to(report.open_time),
         last_error=report.last_error[:_MAX_TEXT],
     )
 
@@ -148,4 +131,4 @@ def _seconds_from(message: Message, field: str) -> float | None:
 
 
 def _time_from(message: Message, field: str) -> datetime | None:
-    return getattr(message, field).ToDatetime(tzinfo=UTC) if message.HasField(field) else None
+    return time_from(getattr(message, field), field) if message.HasField(field) else None

@@ -12,6 +12,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from services.mesh.admission import SHED_HEADER
 from services.mesh.edge_settings import EdgeSettings
 from services.mesh.errors import Overloaded
 
@@ -88,7 +89,8 @@ class Refusal:
         retry_after_s: Seconds after which a retry may succeed.
         metadata: More for programs.
         names_field: The request check has named a field.
-        repeated: The edge has sent the call twice, or has too many under way: gRPC clients shall not repeat it at once.
+        pressure: The call was one too many: pressure.lua counts it with what services refuse.
+        repeated: The edge has sent the call twice: gRPC clients shall not repeat it at once.
     """
 
     status: int
@@ -104,6 +106,7 @@ class Refusal:
     retry_after_s: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     names_field: bool = False
+    pressure: bool = False
     repeated: bool = False
 
 
@@ -129,6 +132,9 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
         "retry_after_s": 1,
     }
     return (
+        # First what there is most of when there is much: Envoy tries one after another.
+        Refusal(503, "RESOURCE_EXHAUSTED", when=(_OVERLOADED,), **overloaded),
+        Refusal(503, "RESOURCE_EXHAUSTED", flags=("UO",), pressure=True, **overloaded),
         Refusal(400, "INVALID_ARGUMENT", said, "the request is invalid", when=(_FIELD_NAMED,), names_field=True),
         Refusal(408, "DEADLINE_EXCEEDED", late, flags=("DT", "UMSDR"), answered=504),
         Refusal(400, "INVALID_ARGUMENT", said, "the request is invalid", when=(_TRANSCODED,)),
@@ -160,10 +166,8 @@ def refusals(settings: EdgeSettings) -> tuple[Refusal, ...]:
             reason="HEADERS_TOO_LARGE",
         ),
         Refusal(501, "UNIMPLEMENTED", said, "not implemented"),
-        Refusal(503, "RESOURCE_EXHAUSTED", when=(_OVERLOADED,), **overloaded),
-        Refusal(503, "RESOURCE_EXHAUSTED", flags=("UO",), **overloaded),
         Refusal(502, "UNAVAILABLE", "the service behind this path gave no valid answer", retry_after_s=1),
-        Refusal(503, "UNAVAILABLE", away, retry_after_s=1, flags=("UF", "UC", "UR", "UO", "URX"), repeated=True),
+        Refusal(503, "UNAVAILABLE", away, retry_after_s=1, flags=("UF", "UC", "UR", "URX"), repeated=True),
         Refusal(503, "UNAVAILABLE", away, retry_after_s=1),
         Refusal(504, "DEADLINE_EXCEEDED", late),
         Refusal(500, "INTERNAL", "internal error", or_higher=True),
@@ -195,7 +199,7 @@ def _for_rest(row: Refusal, headers: Mapping[str, str]) -> dict[str, Any]:
     return {
         **_when(row, _REST_CALLER),
         **({"status_code": row.answered} if row.answered else {}),
-        "headers_to_add": _added({**headers, **_retry(row)}),
+        "headers_to_add": _added({**headers, **_more(row)}),
         "body_format_override": {"content_type": "application/json", "json_format": body},
     }
 
@@ -219,7 +223,7 @@ def _for_grpc(row: Refusal, headers: Mapping[str, str]) -> Iterable[dict[str, An
     }
     if row.repeated:
         told["grpc-retry-pushback-ms"] = "-1"
-    common = {"status_code": 200, "headers_to_add": _added({**headers, **_retry(row), **told})}
+    common = {"status_code": 200, "headers_to_add": _added({**headers, **_more(row), **told})}
     frame = _trailers_frame(told)
     yield {**_when(row, _GRPC_WEB_TEXT), **common, "body_format_override": _web("-text", b64encode(frame))}
     yield {**_when(row, _GRPC_WEB), **common, "body_format_override": _web("", frame)}
@@ -251,8 +255,11 @@ def _typed(name: str, **content: Any) -> dict[str, Any]:
     return {"@type": f"type.googleapis.com/google.rpc.{name}", **content}
 
 
-def _retry(row: Refusal) -> Mapping[str, str]:
-    return {"retry-after": str(row.retry_after_s)} if row.retry_after_s else {}
+def _more(row: Refusal) -> Mapping[str, str]:
+    return {
+        **({"retry-after": str(row.retry_after_s)} if row.retry_after_s else {}),
+        **({SHED_HEADER: "1"} if row.pressure else {}),
+    }
 
 
 def _added(headers: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from services.mesh.breakers import State as BreakerState
+
 
 class State(StrEnum):
     """How well something serves; the contract's Health.State."""
@@ -12,14 +14,6 @@ class State(StrEnum):
     SERVING = "SERVING"
     DEGRADED = "DEGRADED"
     DOWN = "DOWN"
-
-
-class BreakerState(StrEnum):
-    """What a breaker does with calls; the contract's Health.Breaker.State."""
-
-    CLOSED = "CLOSED"
-    OPEN = "OPEN"
-    HALF_OPEN = "HALF_OPEN"
 
 
 @dataclass(frozen=True, slots=True)

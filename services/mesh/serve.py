@@ -102,7 +102,7 @@ async def serve(
         CannotStart: The port is taken or cannot be listened on, the certificates cannot be used, or production refuses
             the settings as too weak.
     """
-    configure_logs(name, settings.mesh.log_level)
+    configure_logs(name, settings.mesh.log_level, settings.mesh.log_levels)
     log = structlog.get_logger("mesh")
     with _stop_signal() as stopped:
         if not settings.mesh.takes_over and not await may_begin(settings.mesh.predecessor, stopped):
@@ -124,7 +124,7 @@ async def serve_worker(
     `wire` opens what the work needs and yields the work: a function that runs until cancelled. It is cancelled on
     SIGTERM or SIGINT and gets the grace to end; where it ends or fails by itself, so does the process.
     """
-    configure_logs(name, settings.mesh.log_level)
+    configure_logs(name, settings.mesh.log_level, settings.mesh.log_levels)
     log = structlog.get_logger("mesh")
     _refuse_unfit(name, settings.mesh)
     with _stop_signal() as stopped:

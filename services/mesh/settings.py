@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from ragweave.certificates import CertificateFiles, name_of
+from ragweave.json_logs import log_levels_from
 from services.mesh.roots import DEFAULT_FOLDER, Root, check_roots, root_from
 from services.mesh.urls import SecretUrl, with_query
 
@@ -35,6 +36,9 @@ class MeshSettings(BaseSettings):
         None, description="File this process touches every second while its event loop runs; or none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_levels: Annotated[dict[str, int], NoDecode] = Field(
+        {}, description="Least levels of single loggers and of those below them, such as mesh.calls=warning,grpc=debug."
+    )
 
     redis_ca: Path | None = Field(
         None, description="CA certificates for a rediss:// store (PEM); the system's if empty."
@@ -175,6 +179,11 @@ class MeshSettings(BaseSettings):
         if not isinstance(given, str):
             return given
         return tuple(root_from(part.strip()) for part in given.split(",") if part.strip())
+
+    @field_validator("log_levels", mode="before")
+    @classmethod
+    def _read_log_levels(cls, given: object) -> object:
+        return log_levels_from(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _roots_fit(self) -> Self:

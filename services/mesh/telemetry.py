@@ -1,11 +1,8 @@
 """Logs, traces and metrics of a process, set up once when it starts."""
 
 import asyncio
-import logging
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TextIO, cast
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 from opentelemetry import trace
@@ -19,6 +16,7 @@ from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 from prometheus_client import disable_created_metrics, start_http_server
 
+from ragweave.json_logs import write_json_logs
 from services.mesh import traces
 from services.mesh.calls import current_call
 from services.mesh.settings import MeshSettings
@@ -29,33 +27,9 @@ _EXPORT_TIMEOUT_S = 3
 _EXPORT_EVERY_MS = 1000
 
 
-def configure_logs(service: str, level: str) -> None:
-    """One JSON object a line on stderr, for our own lines and those of libraries alike."""
-    least = getattr(logging, level.upper())
-    shared: list[structlog.typing.Processor] = [
-        correlated,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _Named(service),
-    ]
-    rendered: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(default=str),
-    ]
-    structlog.configure(
-        processors=[*shared, *rendered],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Lines(sys.stderr))),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
-        )
-    )
-    logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
+def configure_logs(service: str, level: str, levels: Mapping[str, int]) -> None:
+    """One JSON object a line on stderr, with the call or the piece of work it was written in."""
+    write_json_logs(service, level, levels, adding=[correlated])
 
 
 def correlated(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.ProcessorReturnValue:
@@ -72,34 +46,6 @@ def correlated(logger: object, method: str, event: structlog.typing.EventDict) -
     for name, value in known.items():
         event.setdefault(name, value)
     return event
-
-
-class _Lines:
-    """A file of a log, whose disk may be full: a call that went well does not fail because nobody can read about it."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, line: str) -> None:
-        with suppress(OSError):
-            self._file.write(line)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._file.flush()
-
-
-class _Named:
-    """Adds the service's name to each line."""
-
-    def __init__(self, service: str) -> None:
-        self._service = service
-
-    def __call__(
-        self, logger: object, method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.ProcessorReturnValue:
-        event["service"] = self._service
-        return event
 
 
 class _AsAsked(Sampler):

@@ -16,7 +16,6 @@ from services.mesh.breakers import Breaker
 from services.mesh.consumption import Consumption
 from services.mesh.reports import (
     BreakerReport,
-    BreakerState,
     DependencyReport,
     ProcessReport,
     QueueReport,
@@ -142,7 +141,7 @@ def with_breakers(looked_at: Sequence[DependencyReport], breakers: Iterable[Brea
 def _told(breaker: Breaker) -> BreakerReport:
     opened = breaker.opened_at
     return BreakerReport(
-        BreakerState(breaker.state),
+        breaker.state,
         breaker.failures,
         None if opened is None else datetime.fromtimestamp(opened, UTC),
         breaker.last_error,

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram
+
+from services.mesh.this_process import product_version
 
 # What is told as of late.
 _RECENT_S: Final = 10.0
@@ -45,7 +46,7 @@ async def telling_vitals(
     most. The disk is asked at each scrape, outside the loop.
     """
     build, lag, free, size = _families(registry)
-    build.labels(service, version("ragweave")).set(1)
+    build.labels(service, product_version()).set(1)
     free.set_function(lambda: _usage(data_dir)[1])
     size.set_function(lambda: _usage(data_dir)[0])
     recent_s: deque[float] = deque([0.0], maxlen=max(1, round(_RECENT_S / look_s)))

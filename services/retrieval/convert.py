@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
+from functools import lru_cache
 from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct, Value
@@ -13,6 +14,7 @@ from ragweave.internal.v1 import index_service_pb2 as index_pb
 from ragweave.internal.v1 import registry_service_pb2 as registry_pb
 from ragweave.v1 import collection_pb2, filter_pb2
 from ragweave.v1 import search_pb2 as pb
+from services.mesh.convert_times import duration_to
 from services.mesh.errors import DomainError, InvalidArgument
 from services.mesh.filters import Filter, canonical, leaves, spelled, unparse
 from services.mesh.filters.typed import from_typed, to_typed
@@ -23,7 +25,6 @@ from services.retrieval.collection import CollectionView, SearchDefaults
 from services.retrieval.convert_explaining import explanation_to
 from services.retrieval.convert_hits import hit_to
 from services.retrieval.convert_refining import boosts_from, facets_from, facets_to, group_by_from, groups_to, mmr_from
-from services.retrieval.convert_times import duration_to
 from services.retrieval.filterable import SCHEMA, both
 from services.retrieval.fusion import Dbsf, Fusion, Rrf
 from services.retrieval.masking import mask_of
@@ -43,6 +44,21 @@ _CACHE_CONTROLS: Final = {
     pb.SearchRequest.BYPASS: CacheControl.BYPASS,
     pb.SearchRequest.REFRESH: CacheControl.REFRESH,
 }
+
+# Bytes of a request, such as one of some words; vectors and long filters seldom come twice.
+_LONGEST_KNOWN_AGAIN: Final = 1024
+
+
+def query_of(request: pb.SearchRequest) -> Query:
+    """As `query_from`; the very same query for a request that was here lately."""
+    if request.ByteSize() > _LONGEST_KNOWN_AGAIN:
+        return query_from(request)
+    return _query_of(request.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=1024)
+def _query_of(written: bytes) -> Query:
+    return query_from(pb.SearchRequest.FromString(written))
 
 
 def query_from(request: pb.SearchRequest) -> Query:
@@ -142,8 +158,7 @@ def answer_to(answer: Answer, trace_id: str) -> pb.SearchResponse:
 
 def lasting_to(answer: Answer) -> pb.SearchResponse:
     """What of the response is the same in every call that it answers; see answer_to."""
-    return pb.SearchResponse(
-        hits=[hit_to(hit, answer.mask) for hit in answer.hits],
+    response = pb.SearchResponse(
         groups=groups_to(answer.groups),
         facets=facets_to(answer.facets),
         total_size=answer.total,
@@ -152,6 +167,9 @@ def lasting_to(answer: Answer) -> pb.SearchResponse:
         usage=pb.SearchResponse.Usage(query_tokens=answer.query_tokens, candidates=answer.candidates),
         explanation=explanation_to(answer.explanation) if answer.explanation else None,
     )
+    for hit in answer.hits:
+        hit_to(hit, answer.mask, response.hits.add())
+    return response
 
 
 def timings_to(timings_s: Mapping[str, float]) -> list[pb.SearchResponse.StageTiming]:

@@ -7,13 +7,13 @@ from typing import Final
 from ragweave.v1 import cache_pb2 as pb_cache
 from ragweave.v1 import cache_service_pb2 as service_pb
 from ragweave.v1 import search_pb2 as pb
+from services.mesh.convert_times import duration_to, time_to
 from services.mesh.lists import ListQuery, Page
 from services.retrieval.answering import Served
 from services.retrieval.cache import Layer, Status, Tally
 from services.retrieval.cache_keeping import ENTRIES, Purged, Stats
 from services.retrieval.convert import degraded_to, lasting_to, query_from, timings_to
 from services.retrieval.convert_explaining import stage_to
-from services.retrieval.convert_times import duration_to, time_to
 from services.retrieval.query import Query
 from services.retrieval.results import OF_NO_ANSWER, Entry
 from services.retrieval.retriever import Answer

@@ -8,10 +8,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from ragweave.v1 import evaluation_pb2
 from ragweave.v1 import evaluation_service_pb2 as pb
 from ragweave.v1.search_pb2 import SearchRequest
+from services.mesh.convert_times import duration_to, time_to
 from services.mesh.errors import InvalidArgument, Violation
 from services.mesh.lists import Page
 from services.retrieval.convert import query_from
-from services.retrieval.convert_times import duration_to, time_to
 from services.retrieval.evaluations import DEFAULT_TOP_K, Wanted
 from services.retrieval.measures import Measures
 from services.retrieval.query import Query

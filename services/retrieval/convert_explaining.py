@@ -3,8 +3,8 @@
 from typing import Final
 
 from ragweave.v1 import search_pb2 as pb
+from services.mesh.convert_times import duration_to
 from services.mesh.filters import canonical, unparse
-from services.retrieval.convert_times import duration_to
 from services.retrieval.explaining import Explanation
 from services.retrieval.stages import Ran
 

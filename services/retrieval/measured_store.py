@@ -100,9 +100,9 @@ class MeasuredVectorStore:
         with self._timed("length_stats", index):
             return await self._store.length_stats(index)
 
-    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
-        with self._timed("unscaled", index):
-            return await self._store.unscaled(index, scale, limit)
+    async def of_scales(self, index: IndexId, scales: Collection[int], limit: int) -> Sequence[UnscaledChunk]:
+        with self._timed("of_scales", index):
+            return await self._store.of_scales(index, scales, limit)
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
         with self._timed("rescale", index):

@@ -134,8 +134,8 @@ class VectorStore(Protocol):
         """Lengths and scales of all chunks, counted when asked."""
         ...
 
-    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
-        """Some chunks whose sparse weights have another scale."""
+    async def of_scales(self, index: IndexId, scales: Collection[int], limit: int) -> Sequence[UnscaledChunk]:
+        """Some chunks whose sparse weights have one of these scales, found without looking at the others."""
         ...
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:

@@ -6,8 +6,9 @@ index needs makes their weights anew from their texts.
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from statistics import fmean
 from typing import Final
 
@@ -22,6 +23,9 @@ _CHUNKS_AT_A_TIME: Final = 64
 _FIRST_REST_S: Final = 0.02
 # Rest after work, by its time: at most a fifth of a core goes into rescaling.
 _REST_SHARE: Final = 4.0
+# To count an index takes the store 0.2 us a chunk, in which it answers nobody. So it rests from that for 100 times as
+# long; an average that has to move by 2 % does not go far meanwhile.
+_COUNTED_A_SECOND: Final = 50_000
 _RETRY_S: Final = 1.0
 
 
@@ -45,6 +49,7 @@ class SparseScales:
         self._scales: dict[IndexId, int] = {}
         self._seen: set[IndexId] = set()
         self._due: dict[IndexId, None] = {}
+        self._counted_again_s: dict[IndexId, float] = {}
         self._current: IndexId | None = None
         self._changed = asyncio.Condition()
         self._writing: defaultdict[IndexId, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -76,6 +81,7 @@ class SparseScales:
         """The index is gone."""
         self._scales.pop(index, None)
         self._writing.pop(index, None)
+        self._counted_again_s.pop(index, None)
         self._seen.discard(index)
 
     async def settled(self) -> None:
@@ -88,10 +94,7 @@ class SparseScales:
         log = structlog.get_logger("retrieval.scaling")
         clock = asyncio.get_running_loop().time
         while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._due))
-                index = self._current = next(iter(self._due))
-                del self._due[index]
+            index = await self._next()
             started_s = clock()
             try:
                 await self._settle(index)
@@ -107,20 +110,36 @@ class SparseScales:
                     self._changed.notify_all()
             await asyncio.sleep(_FIRST_REST_S + _REST_SHARE * (clock() - started_s))
 
+    async def _next(self) -> IndexId:
+        """The index that is due for longest, of those that may be counted again."""
+        clock = asyncio.get_running_loop().time
+        async with self._changed:
+            while True:
+                again_s = {index: self._counted_again_s.get(index, 0.0) for index in self._due}
+                for index, may_s in again_s.items():
+                    if may_s <= clock():
+                        del self._due[index]
+                        self._current = index
+                        return index
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(again_s.values(), default=None)):
+                        await self._changed.wait()
+
     async def _settle(self, index: IndexId) -> None:
         stats = await self._store.length_stats(index)
+        self._counted_again_s[index] = asyncio.get_running_loop().time() + stats.chunks / _COUNTED_A_SECOND
         if not stats.chunks:
             return
         scale, average = self._scales.get(index, _used(stats)), stats.total_length / stats.chunks
         self._scales[index] = scale = scale_of(average) if drifted(scale, average) else scale
         if set(stats.scales) != {scale}:
             encoder = encoder_for(await self._language_of(index))
-            while await self._rescale_some(index, scale, encoder):
+            while await self._rescale_some(index, stats.scales.keys() - {scale}, scale, encoder):
                 pass
 
-    async def _rescale_some(self, index: IndexId, scale: int, encoder: SparseEncoder) -> bool:
+    async def _rescale_some(self, index: IndexId, others: Collection[int], scale: int, encoder: SparseEncoder) -> bool:
         async with self.writing(index):
-            chunks = await self._store.unscaled(index, scale, _CHUNKS_AT_A_TIME)
+            chunks = await self._store.of_scales(index, others, _CHUNKS_AT_A_TIME)
             if chunks:
                 vectors = await asyncio.to_thread(_encoded, chunks, scale, encoder)
                 await self._store.rescale(index, scale, vectors)

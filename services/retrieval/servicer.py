@@ -49,7 +49,7 @@ class RetrievalServicer(RetrievalServiceServicer):
         self._similar = similar
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        query = convert.query_from(request)
+        query = convert.query_of(request)
         written = partial(convert_cache.written_from, request)
         served = await self._answering.search(query, caller(context), written, timeout_s=_remaining_s())
         return convert_cache.response_from(served, _trace_id())

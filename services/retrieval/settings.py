@@ -21,7 +21,10 @@ class Settings(ServiceSettings):
     store: Literal["edge", "qdrant"] = Field("edge", description="Where chunks are kept: embedded, or a Qdrant server.")
     index_dir: Path | None = Field(None, description="Folder of the embedded index; <data_dir>/index where empty.")
     build_threshold: int = Field(
-        10_000, ge=100, le=10_000_000, description="Chunks without a search graph that start building one."
+        10_000,
+        ge=100,
+        le=10_000_000,
+        description="Chunks without a search graph that start building one; a twentieth of those with one, if more.",
     )
     threads: int = Field(1, ge=1, le=64, description="Threads of an engine, and of the building of a graph.")
     max_open: int = Field(64, ge=1, le=10_000, description="Small indexes the shared engine keeps open at a time.")

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Final, Protocol
 
 import snowballstemmer  # type: ignore[import-untyped]
@@ -96,6 +97,7 @@ class SparseEncoder:
         self._stop_words = STOP_WORDS.get(language, frozenset())
         algorithm = _ALGORITHMS.get(language)
         self._stemmer: Stemmer | None = snowballstemmer.stemmer(algorithm) if algorithm else None
+        self._stemming = Lock()
         self._index = lru_cache(maxsize=65_536)(self._index_of)
 
     def terms(self, text: str) -> Iterator[Term]:
@@ -144,7 +146,10 @@ class SparseEncoder:
         return int.from_bytes(hashlib.blake2b(self._stem(word).encode(), digest_size=4).digest(), "little")
 
     def _stem(self, word: str) -> str:
-        return self._stemmer.stemWord(word) if self._stemmer is not None and word.isalpha() else word
+        if self._stemmer is None or not word.isalpha():
+            return word
+        with self._stemming:  # a stemmer keeps the word it is at in itself; writes are encoded in threads
+            return self._stemmer.stemWord(word)
 
 
 @lru_cache(maxsize=64)

@@ -147,8 +147,16 @@ class Stages:
         Args:
             works: By the model, or the id of the collection, that each is of.
         """
-        running = (self.within(stage, work, of=of) for of, work in works.items())
-        done = await asyncio.gather(*running, return_exceptions=True)
+        done: Sequence[T | BaseException]
+        if len(works) == 1:  # mostly: needs no task of its own
+            ((of, work),) = works.items()
+            try:
+                done = [await self.within(stage, work, of=of)]
+            except UNABLE as error:
+                done = [error]
+        else:
+            running = (self.within(stage, work, of=of) for of, work in works.items())
+            done = await asyncio.gather(*running, return_exceptions=True)
         results: dict[str, T] = {}
         failures: dict[str, DomainError] = {}
         for key, outcome in zip(works, done, strict=True):

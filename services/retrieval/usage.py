@@ -128,8 +128,14 @@ class Usage:
                     await self.flush()
 
     async def flush(self) -> None:
-        """Hands on all that was counted, as far as it is taken now."""
-        while batch := self._unsent or self._taken():
+        """Hands on all that was counted before, as far as it is taken now.
+
+        What is counted meanwhile waits for the next time: under load there is always some.
+        """
+        waiting = len(self._tallies)
+        while batch := self._unsent or self._taken(min(waiting, MAX_ROWS)):
+            if batch is not self._unsent:
+                waiting -= len(batch.tallies)
             self._unsent = batch
             if self._clock() - batch.made_s > _GIVEN_UP_S:
                 self._log.error("usage is lost: nobody has taken it for a day", tallies=len(batch.tallies))
@@ -161,12 +167,12 @@ class Usage:
                 self._uncounted += 1
         return tally
 
-    def _taken(self) -> _Batch | None:
+    def _taken(self, most: int) -> _Batch | None:
         """The oldest of what waits, as a batch of its own; None where nothing does."""
         if self._uncounted:
             self._log.error("searches were not counted: too many tallies wait", searches=self._uncounted)
             self._uncounted = 0
-        keys = [key for key, _ in zip(self._tallies, range(MAX_ROWS), strict=False)]
+        keys = [key for key, _ in zip(self._tallies, range(most), strict=False)]
         if not keys:
             return None
         return _Batch(uuid4().hex, [self._tallies.pop(key) for key in keys], self._clock())

@@ -1,14 +1,13 @@
 """Between the contract's messages and the domain."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from ragweave.v1 import audit_event_pb2, quota_pb2, revocation_pb2, system_service_pb2, tenant_pb2
 from services.mesh.audit import AuditEvent
+from services.mesh.convert_times import time_from, time_to
 from services.mesh.errors import InvalidArgument
 from services.mesh.lists import Page
 from services.mesh.quotas import amounts_to
@@ -30,7 +29,7 @@ def asked_from(request: Any) -> Mapping[str, Any]:
 def audit_event_to(event: AuditEvent) -> audit_event_pb2.AuditEvent:
     return audit_event_pb2.AuditEvent(
         name=event.name,
-        event_time=_timestamp(event.event_time),
+        event_time=time_to(event.event_time),
         subject=event.subject,
         service=event.service,
         method=event.method,
@@ -58,7 +57,7 @@ def new_revocation_from(given: revocation_pb2.Revocation) -> NewRevocation:
         subject=given.subject,
         token_id=given.token_id,
         reason=given.reason,
-        expire_time=_expire_time_from(given.expire_time) if given.HasField("expire_time") else None,
+        expire_time=time_from(given.expire_time, "revocation.expire_time") if given.HasField("expire_time") else None,
     )
 
 
@@ -66,8 +65,8 @@ def revocation_to(revocation: Revocation) -> revocation_pb2.Revocation:
     message = revocation_pb2.Revocation(
         name=revocation.name,
         reason=revocation.reason,
-        expire_time=_timestamp(revocation.expire_time),
-        create_time=_timestamp(revocation.create_time),
+        expire_time=time_to(revocation.expire_time),
+        create_time=time_to(revocation.create_time),
         creator=revocation.creator,
         etag=revocation.etag,
     )
@@ -91,7 +90,7 @@ def quota_to(quota: Quota) -> quota_pb2.Quota:
         name=quota.name,
         limits=amounts_to(quota.limits),
         usage=None if quota.usage is None else amounts_to(quota.usage),
-        update_time=_timestamp(quota.update_time),
+        update_time=time_to(quota.update_time),
         etag=quota.etag,
     )
 
@@ -108,8 +107,8 @@ def tenant_to(tenant: Tenant) -> tenant_pb2.Tenant:
             )
             for part in tenant.parts
         ],
-        delete_time=_timestamp(tenant.delete_time),
-        purge_time=_timestamp(tenant.purge_time),
+        delete_time=time_to(tenant.delete_time),
+        purge_time=time_to(tenant.purge_time),
     )
 
 
@@ -146,18 +145,3 @@ def tenant_from(name: str, *, of: str, field: str = "name") -> str:
     if kind != of or not tenant or "/" in tenant or len(tenant) > _MAX_TENANT:
         raise InvalidArgument.of(field, f"must be {of}/{{tenant}}")
     return tenant
-
-
-def _expire_time_from(message: Timestamp) -> datetime:
-    try:
-        return message.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.of("revocation.expire_time", "is no time between the years 1 and 9999") from None
-
-
-def _timestamp(at: datetime | None) -> Timestamp | None:
-    if at is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message

@@ -2,7 +2,8 @@
 
 from ragweave.v1.health_pb2 import Health
 from ragweave.v1.version_pb2 import Version
-from services.mesh.convert_reports import process_to, timestamp_to
+from services.mesh.convert_reports import process_to
+from services.mesh.convert_times import time_to
 from services.system.health import DeploymentReport, ServiceReport, VersionReport
 
 
@@ -10,7 +11,7 @@ def deployment_to(report: DeploymentReport) -> Health:
     return Health(
         state=Health.State.Value(report.state),
         version=report.version,
-        observe_time=timestamp_to(report.observe_time),
+        observe_time=time_to(report.observe_time),
         services=map(_service_to, report.services),
     )
 

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
-
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from ragweave.internal.v1.usage_service_pb2 import RecordUsageRequest
 from ragweave.v1.system_service_pb2 import GetUsageRequest, GetUsageResponse
 from ragweave.v1.usage_pb2 import Usage
+from services.mesh.convert_times import duration_to, time_from, time_to
 from services.mesh.errors import InvalidArgument
 from services.mesh.latency import percentile_s
 from services.system.records import SEARCHES, Figures, Granularity, UsageRow
@@ -25,8 +22,8 @@ def asked_from(request: GetUsageRequest) -> Mapping[str, Any]:
     """The request, as `SearchUsage.report` takes it. Raises InvalidArgument: a time or the collection is none."""
     return {
         "collection_id": _collection_from(request.collection),
-        "since": _time_from(request.start_time, "start_time") if request.HasField("start_time") else None,
-        "until": _time_from(request.end_time, "end_time") if request.HasField("end_time") else None,
+        "since": time_from(request.start_time, "start_time") if request.HasField("start_time") else None,
+        "until": time_from(request.end_time, "end_time") if request.HasField("end_time") else None,
         "granularity": Granularity(Usage.Granularity.Name(request.granularity or Usage.HOUR)),
         **{name: getattr(request, name) for name in ("page_size", "page_token", "page")},
     }
@@ -36,8 +33,8 @@ def report_to(report: Report) -> GetUsageResponse:
     return GetUsageResponse(
         usage=map(row_to, report.rows.items),
         total=_figures_to(report.total),
-        start_time=_time_to(report.since),
-        end_time=_time_to(report.until),
+        start_time=time_to(report.since),
+        end_time=time_to(report.until),
         next_page_token=report.rows.next_page_token,
         total_size=report.rows.total_size,
     )
@@ -47,7 +44,7 @@ def row_to(row: UsageRow) -> Usage:
     return Usage(
         collection=f"collections/{row.collection_id}",
         collection_uid=row.collection_uid,
-        start_time=_time_to(row.start_time),
+        start_time=time_to(row.start_time),
         granularity=Usage.Granularity.Value(row.granularity),
         figures=_figures_to(row.figures),
     )
@@ -55,7 +52,7 @@ def row_to(row: UsageRow) -> Usage:
 
 def rows_from(request: RecordUsageRequest) -> Iterator[UsageRow]:
     for row in request.rows:
-        hour = Granularity.HOUR.begin(_time_from(row.time, "rows.time"))
+        hour = Granularity.HOUR.begin(time_from(row.time, "rows.time"))
         figures = Figures(**{name: getattr(row, name) for name in SEARCHES}, latencies=dict(row.latencies))
         yield UsageRow(row.tenant, Granularity.HOUR, hour, row.collection_uid, row.collection_id, figures)
 
@@ -66,13 +63,7 @@ def _figures_to(figures: Figures) -> Usage.Figures:
     )
     if figures.latencies:
         for name, percent in _PERCENTILES.items():
-            getattr(message.latency, name).CopyFrom(_duration(percentile_s(figures.latencies, percent)))
-    return message
-
-
-def _duration(seconds: float) -> Duration:
-    message = Duration()
-    message.FromMicroseconds(round(seconds * 1e6))
+            getattr(message.latency, name).CopyFrom(duration_to(percentile_s(figures.latencies, percent)))
     return message
 
 
@@ -82,16 +73,3 @@ def _collection_from(name: str) -> str:
     if name and not found:
         raise InvalidArgument.of("collection", f"takes collections/{{collection}} or the bare id, found {name!r:.80}")
     return found["id"] if found else ""
-
-
-def _time_from(message: Timestamp, field: str) -> datetime:
-    try:
-        return message.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.of(field, "is no time between the years 1 and 9999") from None
-
-
-def _time_to(at: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message

@@ -121,8 +121,8 @@ class SearchUsage:
             raise InvalidArgument.of("end_time", f"must come after the start, {since:%Y-%m-%dT%H:%M:%SZ}")
         first = _earlier(last, _DEFAULT_SPANS[granularity]) if since is None else since
         asked = Asked(who.tenant, granularity, granularity.begin(first), _end(granularity, last), collection_id)
-        rows = await self._store.list_rows(asked, query)
-        return Report(asked.since, asked.until, rows, await self._store.total(asked))
+        total = await self._store.total(asked)  # first: what is added meanwhile is in a row at least
+        return Report(asked.since, asked.until, await self._store.list_rows(asked, query), total)
 
     async def list_rows(self, who: Caller, *, order_by: str, **asked: Any) -> Page[UsageRow]:
         """A page of all hourly rows of the caller's tenant; `asked` as `Listing.query` takes it."""

@@ -419,9 +419,11 @@ async def test_lengths_and_scales_are_counted(store: VectorStore) -> None:
 async def test_weights_of_another_scale_are_replaced(store: VectorStore) -> None:
     await filled(store)
     scale = scale_of(3.0)
-    others = await store.unscaled(INDEX, scale, 2)
-    assert len(others) == 2
-    while others := await store.unscaled(INDEX, scale, 2):
+    known = (await store.length_stats(INDEX)).scales.keys()
+    assert scale not in known
+    assert len(await store.of_scales(INDEX, known, 2)) == 2
+    assert list(await store.of_scales(INDEX, [scale], 2)) == list(await store.of_scales(INDEX, [], 2)) == []
+    while others := await store.of_scales(INDEX, known, 2):
         vectors = {each.key: document_vector(encoder_for("en").counts(each.text), scale) for each in others}
         await store.rescale(INDEX, scale, vectors)
     assert dict((await store.length_stats(INDEX)).scales) == {scale: 5}
@@ -436,7 +438,7 @@ async def test_weights_of_another_scale_are_replaced(store: VectorStore) -> None
 
 async def test_rescaling_passes_over_chunks_that_are_gone(store: VectorStore) -> None:
     await filled(store)
-    others = await store.unscaled(INDEX, 3, 5)
+    others = await store.of_scales(INDEX, (await store.length_stats(INDEX)).scales, 5)
     await store.delete_documents(INDEX, ["a"])
     await store.rescale(INDEX, 3, {each.key: words("fox") for each in others})
     assert dict((await store.length_stats(INDEX)).scales) == {3: 4}
@@ -451,7 +453,7 @@ async def test_an_index_that_is_not_there_has_nothing(store: VectorStore) -> Non
     assert await store.count(OTHER) == 0
     assert await store.stats(OTHER) == IndexStats(0, 0)
     assert (await store.length_stats(OTHER)).chunks == 0
-    assert list(await store.unscaled(OTHER, 1, 10)) == []
+    assert list(await store.of_scales(OTHER, [1], 10)) == []
     await store.delete_documents(OTHER, ["d1"])
     await store.retire(OTHER, "d1", "r1")
     await store.set_fields(OTHER, ["d1"], {"title": "t"})

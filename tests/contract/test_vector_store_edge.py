@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import qdrant_edge
 
 from ragweave.copying import copy_tree
 from services.mesh.errors import DependencyUnavailable, IndexLocked
+from services.mesh.filters import parse
 from services.mesh.schemas import UnknownSchema
+from services.retrieval.adapters import edge as edge_module
 from services.retrieval.adapters.edge import EdgeVectorStore
-from services.retrieval.adapters.qdrant_keys import SCHEMA, STEPS, Step
+from services.retrieval.adapters.qdrant_keys import INTEGERS, KEYWORDS, SCHEMA, STEPS, Step
 from services.retrieval.chunks import EncodedChunk, IndexId, VectorQuery
+from services.retrieval.filterable import SCHEMA as FIELDS
 from tests.retrieval_fakes import chunk, direction, encoded, vector
 
 INDEX = IndexId("uid-1")
@@ -225,6 +230,101 @@ async def test_queries_and_writes_go_on_while_a_graph_is_built(tmp_path: Path) -
     async with store_of(tmp_path) as store:
         assert await store.count(INDEX) == len(expected)
         assert (await store.stats(INDEX)).indexed_chunks > 0
+
+
+async def test_a_large_graph_is_built_again_once_a_twentieth_is_missing(tmp_path: Path) -> None:
+    async with store_of(tmp_path) as store:
+        await store.ensure_index(INDEX, 8)
+        await store.upsert(INDEX, some(600))
+        await store.build(INDEX)
+    async with store_of(tmp_path, build_threshold=20) as store:
+        await store.upsert(INDEX, some(29, 600))
+        assert store._indexes[INDEX].build is None
+        await store.upsert(INDEX, some(1, 629))
+        building = store._indexes[INDEX].build
+        assert building is not None
+        await building
+        assert (await store.stats(INDEX)).indexed_chunks == 630
+
+
+async def test_what_was_written_during_a_build_gets_its_graph_without_another_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, written, built = asyncio.Event(), asyncio.Event(), edge_module._Builder.built
+
+    async def held(builder: edge_module._Builder) -> None:
+        copied.set()
+        await written.wait()
+        await built(builder)
+
+    monkeypatch.setattr(edge_module._Builder, "built", held)
+    async with store_of(tmp_path, build_threshold=20) as store:
+        await store.ensure_index(INDEX, 8)
+        await store.upsert(INDEX, some(20))
+        await copied.wait()
+        await store.upsert(INDEX, some(20, 20))
+        for indexed in (20, 40):
+            building = store._indexes[INDEX].build
+            assert building is not None
+            written.set()
+            await building
+            assert (await store.stats(INDEX)).indexed_chunks == indexed
+
+
+def of_kinds(count: int) -> list[EncodedChunk]:
+    fields = [{"title": f"t{n % 3}", "metadata": {"kind": f"k{n % 7}", "n": n, "a b": "c"}} for n in range(count)]
+    return [
+        encoded(chunk(f"text {n}", document=f"d{n}", document_fields=each), direction(n, 8))
+        for n, each in enumerate(fields)
+    ]
+
+
+def indexed_keys(shard: Path) -> set[str]:
+    """Of a shard that nobody has open."""
+    opened = qdrant_edge.EdgeShard.load(str(shard))
+    try:
+        return set(opened.info().payload_schema)
+    finally:
+        opened.close()
+
+
+KEYS = {*KEYWORDS, *INTEGERS}
+FILTERED = [
+    'metadata.kind = "k3"',
+    'metadata.kind = "k3" OR NOT title = "t1"',
+    'metadata.n > 5 AND metadata.kind != "k2"',
+    'metadata."a b" = "c" AND metadata.kind = "k1"',
+]
+
+
+async def test_texts_that_a_large_index_is_filtered_by_get_an_index_and_the_same_is_found(tmp_path: Path) -> None:
+    queries = [replace(QUERY, filter=parse(each, FIELDS)) for each in FILTERED]
+    async with store_of(tmp_path) as store:
+        await store.ensure_index(INDEX, 8)
+        await store.upsert(INDEX, of_kinds(210))
+        before = [await store.search(INDEX, each) for each in queries]
+        assert not store._indexing
+        await store.build(INDEX)
+        for _ in range(2):
+            assert [await store.search(INDEX, each) for each in queries] == before
+            await asyncio.gather(*store._indexing)
+        kill(store)
+        assert [await store.search(INDEX, each) for each in queries] == before
+        await store.build(INDEX)
+        assert [await store.search(INDEX, each) for each in queries] == before
+    assert indexed_keys(tmp_path / INDEX / "g2") == {*KEYS, "metadata.kind", "title"}
+
+
+async def test_no_more_keys_than_may_get_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_module, "_MOST_INDEXED", len(KEYS) + 1)
+    async with store_of(tmp_path) as store:
+        await store.ensure_index(INDEX, 8)
+        await store.upsert(INDEX, of_kinds(30))
+        await store.build(INDEX)
+        for text in ('metadata.kind = "k3"', 'title = "t1"', 'section = "s"'):
+            assert (await store.search(INDEX, replace(QUERY, filter=parse(text, FIELDS)))).hits is not None
+            await asyncio.gather(*store._indexing)
+    assert indexed_keys(tmp_path / INDEX / "g1") == {*KEYS, "metadata.kind"}
 
 
 async def test_an_index_is_built_again_after_growing_and_after_many_deletes(tmp_path: Path) -> None:

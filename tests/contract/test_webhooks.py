@@ -29,6 +29,7 @@ from services.mesh.errors import (
 )
 from services.mesh.receipts import Receipt
 from tests.jobs_store import Store, store_in
+from tests.spans import new_traceparent
 from tests.webhooks_memory import Clock, MemoryWebhooks
 
 OK = Sent(DeliveryState.DELIVERED, 200)
@@ -157,6 +158,21 @@ async def test_a_request_that_comes_again_is_answered_as_it_was(rig: Rig) -> Non
     gone = Receipt("acme", "DeleteWebhook", "r1", "digest")
     removed = await rig.store.remove("acme", "w", lambda _: None, gone)
     assert await rig.store.recall(gone) == removed
+
+
+async def test_a_delivery_says_at_each_attempt_which_call_it_came_of(rig: Rig) -> None:
+    await rig.add()
+    await rig.happen(2)
+    await rig.record(replace(event(1), caused_by=new_traceparent(1)), event(2))
+    for _ in range(2):
+        [first] = await rig.take()
+        assert first.caused_by == new_traceparent(1)
+        await rig.store.finish(first, LATER)
+        rig.clock.advance(seconds=LATER.retry_in_s)
+    [first] = await rig.take()
+    await rig.store.finish(first, OK)
+    [second] = await rig.take()
+    assert (second.delivery.sequence, second.caused_by) == (2, "")
 
 
 async def test_of_many_who_change_it_at_once_each_sees_the_one_before(rig: Rig) -> None:

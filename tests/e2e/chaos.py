@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from ragweave.local.processes import store_binary
-from tests.e2e.stack import ROOT, Mesh
+from tests.e2e.stack import ROOT, UNASKED, Mesh
 from tests.e2e.steady_load import READS, WRITES, Outcome, SteadyLoad, failed
 from tests.e2e.troubles import stopped
 from tests.ports import free_port
@@ -161,10 +161,12 @@ class Stage:
 
     @classmethod
     @contextmanager
-    def set_up(cls, folder: Path) -> Iterator["Stage"]:
+    def set_up(cls, folder: Path, doubled: Sequence[str] = (*SERVICES, "worker")) -> Iterator["Stage"]:
+        """Starts two of each of `doubled`, and one of the others."""
         with ExitStack() as opened:
             stores = {name: f"127.0.0.1:{free_port()}" for name in STORES}
-            replicas = [part for name in SERVICES for part in (name, f"{name}-2")]
+            parts = {name: (name, f"{name}-2") if name in doubled else (name,) for name in SERVICES}
+            replicas = [part for name in SERVICES for part in parts[name]]
             ports = {part: free_port() for part in replicas}
             upstreams = {part: f"127.0.0.1:{port}" for part, port in ports.items()}
             links = opened.enter_context(proxies(upstreams | stores))
@@ -174,14 +176,14 @@ class Stage:
             }
             settings = {f"RAGWEAVE_{part.upper().replace('-', '_')}_PORT": str(port) for part, port in ports.items()}
             for name in SERVICES:
-                settings[f"RAGWEAVE_{name.upper()}_TARGET"] = "ipv4:{},{}".format(
-                    *(links[part].address for part in (name, f"{name}-2"))
-                )
-            settings |= {f"RAGWEAVE_{name.upper()}_REPLICAS": "2" for name in (*SERVICES, "worker")}
+                addresses = ",".join(links[part].address for part in parts[name])
+                settings[f"RAGWEAVE_{name.upper()}_TARGET"] = f"ipv4:{addresses}"
+            settings |= {f"RAGWEAVE_{name.upper()}_REPLICAS": "2" for name in doubled}
             settings |= {
                 "RAGWEAVE_REDIS_URL": f"redis://{links['redis'].address}",
                 "RAGWEAVE_RETRIEVAL_STORE": "qdrant",
                 "RAGWEAVE_RETRIEVAL_QDRANT_URL": url_of(links["vector store"].port),
+                **UNASKED,
             }
             mesh = Mesh(folder / "data", **settings)
             opened.callback(mesh.stop)
@@ -194,17 +196,19 @@ class Stage:
             names = [*replicas, "worker", *STORES, "envoy"]
             yield cls(mesh, load, {name: Victim(name, pid_of(name), links.get(name)) for name in names})
 
-    def campaign(self, victims: Sequence[str], faults: Sequence[str], hold_s: float) -> list[Told]:
+    def campaign(
+        self, victims: Sequence[str], faults: Sequence[str], hold_s: float, rest_s: float = _REST_S
+    ) -> list[Told]:
         """Every fault to every victim, one after the other, each followed by a rest; the mesh serves again then."""
         found = []
         with self.load.running():
-            time.sleep(_REST_S)
+            time.sleep(rest_s)
             quiet = failed(self.load.outcomes, (*READS, *WRITES))
             assert not quiet, f"calls fail before anything is harmed: {quiet[:3]}"
             for name in victims:
                 for fault in (each for each in self.victims[name].faults() if each in faults):
                     began, ended = self.victims[name].harm(fault, hold_s)
-                    time.sleep(_REST_S)
+                    time.sleep(rest_s)
                     self.mesh.wait_ready()
                     found.append(told(name, fault, began, ended, tuple(self.load.outcomes)))
                     print(_line(found[-1]), flush=True)

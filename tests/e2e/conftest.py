@@ -7,7 +7,7 @@ import pytest
 
 from tests.cross_encoders import write_cross_encoder
 from tests.e2e.kill_points import LEASE
-from tests.e2e.stack import TLS, Mesh
+from tests.e2e.stack import TLS, UNASKED, Mesh
 from tests.e2e.tenancy import roots_in
 from tests.e2e.traces import ON_REQUEST
 from tests.e2e.troubles import SMALL_GRAPHS, black_hole, reranking_into
@@ -123,6 +123,6 @@ def doomed(tmp_path_factory: pytest.TempPathFactory, traced: dict[str, str]) -> 
 
 
 def _started(folder: Path, **settings: str) -> Mesh:
-    made = Mesh(folder, **settings)
+    made = Mesh(folder, **UNASKED, **settings)
     made.start()
     return made

@@ -47,6 +47,10 @@ OWNER = {
 # The tests' own tier, of more calls than they make; `ragweave demo` keeps the tier, and so the limits, of its users.
 TIER = "tests"
 
+# Settings of a mesh that nobody asks any more when it stops: its services need not wait for the edge to look elsewhere,
+# nor for calls in flight.
+UNASKED = {"RAGWEAVE_DRAIN_S": "0", "RAGWEAVE_GRACE_S": "1"}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -104,10 +108,10 @@ class Mesh:
             timeout=PATIENCE_S,
         )
 
-    def token(self, role: str = "admin", tenant: str = "default", **claims: Any) -> str:
+    def token(self, role: str = "admin", tenant: str = "default", *, tier: str = TIER, **claims: Any) -> str:
         """A development token."""
         return sign_token(
-            self.layout.keys, tenant=tenant, subject=claims.pop("subject", "tester"), roles=[role], tier=TIER, **claims
+            self.layout.keys, tenant=tenant, subject=claims.pop("subject", "tester"), roles=[role], tier=tier, **claims
         )
 
     def client(self, **claims: Any) -> Client:

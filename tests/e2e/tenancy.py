@@ -94,22 +94,30 @@ class Pool:
                 if isinstance(each, Message):
                     self.take(each)
                 elif described.name in _HARVESTED and isinstance(each, str) and not _tells(described.name, each):
-                    kept = self.seen.setdefault("name" if described.name == "chunk" else described.name, [])
+                    kept = self.seen.setdefault(_kind(described.name, each), [])
                     if each not in kept:
                         kept.append(each)
-                        del kept[:-120]
+                        del kept[:-60]
 
     def any(self, made: random.Random, kind: str, default: str = "") -> str:
-        return made.choice(self.seen.get(kind) or [default])
+        kinds = sorted(each for each in self.seen if each == kind or each.startswith(f"{kind} "))
+        return made.choice(self.seen[made.choice(kinds)]) if kinds else default
 
     def named(self, made: random.Random, pattern: str) -> str:
         """A name of a pattern such as `collections/*/documents/*`, somebody's if there is one."""
         shape = re.compile(re.escape(pattern).replace(r"\*", "[^/]+"))
-        found = [name for name in self.seen.get("name", []) if shape.fullmatch(name)]
+        found = [name for name in self.seen.get(_kind("name", pattern), []) if shape.fullmatch(name)]
         if found and made.random() < 0.5:
             return made.choice(found)
         ids = TENANTS if pattern.startswith(("tenants/", "quotas/")) else _IDS[:2]
         return re.sub(r"\*", lambda _: made.choice(ids), pattern)
+
+
+def _kind(field_name: str, value: str) -> str:
+    """Where a value is kept: names by what they are of, so that many documents do not push out the one evaluation."""
+    if field_name not in ("name", "chunk"):
+        return field_name
+    return f"name {'/'.join(value.split('/')[::2])}"
 
 
 def _tells(kind: str, value: str) -> bool:
@@ -324,9 +332,10 @@ class Campaign:
     calls: int = 0
 
     async def prepare(self, *tenants: str) -> None:
-        """Two collections with a document for each tenant that has lost them, of the same names for all.
+        """Two collections with a document for each tenant that has lost them, named alike for all, and an evaluation.
 
         One collection was deleted and taken back: random calls seldom find one that is deleted before it is made anew.
+        An evaluation needs a set of queries that judges what is in a collection: random calls seldom make one either.
         """
         for tenant in tenants:
             asker = Asker(tenant, self.pool, random.Random(0))
@@ -342,6 +351,21 @@ class Campaign:
             await self._checked(tenant, "grpc", _method("DeleteCollection"), again)
             back = _message("UndeleteCollection", {"name": f"collections/{_IDS[0]}"})
             await self._checked(tenant, "grpc", _method("UndeleteCollection"), back)
+            await self._with_an_evaluation(tenant, asker)
+
+    async def _with_an_evaluation(self, tenant: str, asker: Asker) -> None:
+        listing = _method("ListEvaluations"), _message("ListEvaluations", {})
+        listed = await self._checked(tenant, "grpc", *listing)
+        if listed.responses and listed.responses[0].evaluations:  # type: ignore[attr-defined]
+            return
+        queries = _message("CreateSampleQuerySet", {"sample_query_set_id": _IDS[2]})
+        query = queries.sample_query_set.queries.add(id="q", text=asker.content())
+        query.relevant.add(name="alpha", grade=1)
+        await self._checked(tenant, "grpc", _method("CreateSampleQuerySet"), queries)
+        evaluated = _message("CreateEvaluation", {})
+        evaluated.evaluation.sample_query_set, evaluated.evaluation.collections[:] = _IDS[2], [_IDS[0]]
+        await self._checked(tenant, "grpc", _method("CreateEvaluation"), evaluated)
+        await self._checked(tenant, "grpc", *listing)
 
     async def batch(self, seed: int, calls: int, *, often: Sequence[str] = ()) -> None:
         """Random calls by one tenant; whatever they were, the others are as they were before.

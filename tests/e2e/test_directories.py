@@ -13,7 +13,7 @@ from ragweave import RagweaveError
 from ragweave.v1 import directory_service_pb2 as pb
 from ragweave.v1 import job_pb2
 from ragweave.v1.job_service_pb2 import ImportDocumentsRequest
-from tests.e2e.stack import PREFIX, Answer, Mesh
+from tests.e2e.stack import PREFIX, UNASKED, Answer, Mesh
 from tests.hostile_paths import CANARY, Trap, laid
 
 C = "folders"
@@ -29,7 +29,8 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Trap:
 def roots(tmp_path_factory: pytest.TempPathFactory, trap: Trap) -> Iterator[Mesh]:
     """A mesh in which `default` has two roots, `globex` the folder that `default` must not see."""
     given = f"default={trap.root},default=team:{trap.team},globex={trap.outside}"
-    made = Mesh(tmp_path_factory.mktemp("roots"), RAGWEAVE_ROOTS=given, RAGWEAVE_JOBS_AUTO_SYNC_REST_S="0.1")
+    settings = {"RAGWEAVE_ROOTS": given, "RAGWEAVE_JOBS_AUTO_SYNC_REST_S": "0.1"}
+    made = Mesh(tmp_path_factory.mktemp("roots"), **UNASKED, **settings)
     made.start()
     try:
         assert made.rest("POST", f"{PREFIX}/collections?collectionId={C}", {}).status == 200

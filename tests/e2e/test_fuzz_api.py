@@ -1,4 +1,4 @@
-"""The REST surface keeps what its document promises, whatever is sent to it. `make fuzz-api` is the long run."""
+"""The REST surface keeps what its document promises, whatever is sent to it. `make fuzz-api` is the whole run."""
 
 import http.client
 import json
@@ -15,6 +15,8 @@ from tests.e2e.stack import PREFIX, Mesh
 
 # A minute on an idle machine; a bound, not a wish.
 RUN_S = 540.0
+# Of the cases that try every bound of every schema, more than 9,000.
+ONE_IN = 3
 SEED = 20260131
 PATHS = json.loads(DOCUMENT.read_text())["paths"]
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
@@ -22,7 +24,7 @@ VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "P
 
 @pytest.mark.timeout(RUN_S + 60)
 def test_what_the_document_says_holds_for_whatever_fits_it_and_whatever_does_not(mesh: Mesh) -> None:
-    done = fuzz(mesh, "--max-examples", "3", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S)
+    done = fuzz(mesh, "--max-examples", "2", "--seed", str(SEED), "--no-shrink", timeout_s=RUN_S, one_in=ONE_IN)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     assert "Tested: " in done.stdout
 
@@ -31,7 +33,7 @@ def test_unknown_routes_and_parameters_are_refused_and_eject_nobody(mesh: Mesh) 
     draw, before = random.Random(SEED), _ejections(mesh)
     token = mesh.token(**CALLER)
     with closing(_connection(mesh)) as connection:
-        for _ in range(1000):
+        for _ in range(300):
             verb, target, expected = _unknown_route(draw) if draw.random() < 0.5 else _unknown_parameter(draw)
             connection.request(verb, target, headers={"authorization": f"Bearer {token}"})
             answer = connection.getresponse()

@@ -13,7 +13,7 @@ import pytest
 
 from ragweave.local.processes import store_binary
 from ragweave.v1 import job_pb2
-from tests.e2e.stack import PATIENCE_S, PREFIX, Mesh
+from tests.e2e.stack import PATIENCE_S, PREFIX, UNASKED, Mesh
 from tests.ports import free_port
 from tests.spans import collecting
 
@@ -50,6 +50,7 @@ def test_secrets_show_nowhere(tmp_path: Path) -> None:
     with store(tmp_path / "store") as (port, server), collecting() as (collector, endpoint):
         mesh = Mesh(
             tmp_path / "data",
+            **UNASKED,
             RAGWEAVE_TLS="on",
             RAGWEAVE_REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{port}/0",
             RAGWEAVE_RETRIEVAL_QDRANT_API_KEY=API_KEY,

@@ -101,13 +101,14 @@ def test_an_import_is_linked_to_the_work_it_had_queued_and_that_is_followed_to_t
     assert {span.attributes["ragweave.job"] for span in items} == {answer.body["name"].removeprefix("jobs/")}
     assert hops(work, named(work, STORE, db_operation_name="upsert")) == ["ragweave-worker", RETRIEVAL]
     assert hops(work, named(work, "the registry's database")) == ["ragweave-worker", "ragweave-collections"]
-    read = next(
-        span
-        for span in collector.spans
-        if span.name.startswith("batch ")
-        and span.links
-        and ({link[0] for link in span.links} & {span.trace_id for span in work})
-    )
+
+    def read_for_it(span: Told) -> bool:
+        return span.name.startswith("batch ") and not {link[0] for link in span.links}.isdisjoint(
+            span.trace_id for span in work
+        )
+
+    collector.until(lambda spans: any(map(read_for_it, spans)))  # of the embedding service, which sends its own
+    read = next(filter(read_for_it, collector.spans))
     assert read.service == EMBEDDING
     told = "".join(str(span.attributes) for span in [*asked, *work])
     assert "plums" not in told and "pears" not in told

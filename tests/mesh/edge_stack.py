@@ -117,6 +117,13 @@ class Backend:
         hit = search_pb2.Hit(text=request.query, score=0.5)
         return search_pb2.SearchResponse(hits=[hit], total_size=1)
 
+    async def BatchSearch(
+        self, request: search_pb2.BatchSearchRequest, context: grpc.aio.ServicerContext
+    ) -> search_pb2.BatchSearchResponse:
+        self.note(context)
+        await self._obey(request.requests[0].query)
+        return search_pb2.BatchSearchResponse()
+
     async def CreateCollection(
         self, request: collection_service_pb2.CreateCollectionRequest, context: grpc.aio.ServicerContext
     ) -> collection_pb2.Collection:

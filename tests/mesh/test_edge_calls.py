@@ -74,6 +74,19 @@ async def test_rest_grpc_and_grpc_web_give_the_same_answer(edge: Edge) -> None:
     assert rest.json()["documentCount"] == 0  # zeros are printed
 
 
+@pytest.mark.parametrize("timeout_s", [None, 5.0])
+async def test_a_grpc_caller_is_told_its_request_id_and_the_version(edge: Edge, timeout_s: float | None) -> None:
+    stub = collection_service_pb2_grpc.CollectionServiceStub(edge.channel)
+    sent = (*metadata(edge), ("x-request-id", "mine-1"))
+    call = stub.GetCollection(
+        collection_service_pb2.GetCollectionRequest(name="collections/a"), metadata=sent, timeout=timeout_s
+    )
+    await call
+    headers = list(await call.initial_metadata())
+    assert [value for name, value in headers if name == "x-request-id"] == ["mine-1"]
+    assert [value for name, value in headers if name == "x-api-version"] == ["v1"]
+
+
 async def test_rest_grpc_and_grpc_web_fail_the_same_way(edge: Edge) -> None:
     request = collection_service_pb2.GetCollectionRequest(name="collections/missing")
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -14,7 +14,12 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from ragweave import contract
-from ragweave.v1 import collection_service_pb2, collection_service_pb2_grpc, search_pb2
+from ragweave.v1 import (
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    retrieval_service_pb2_grpc,
+    search_pb2,
+)
 from services.mesh.edge import OWNERS
 from tests.mesh.edge_stack import Backend, Edge, running_backend, running_edge
 from tests.mesh.harness import World, new_key
@@ -536,15 +541,49 @@ async def test_a_request_without_an_id_gets_one_and_a_trace(edge: Edge) -> None:
     assert request_id
     arrived = edge.backend.seen.metadata[-1]
     assert arrived["x-request-id"] == request_id
-    async with asyncio.timeout(10):
-        while not (lines := [line for line in edge.logged() if line.get("request_id") == request_id]):
-            await asyncio.sleep(0.05)  # Envoy writes its log in blocks
-    [line] = lines
+    line = await logged(edge, request_id)
     assert line["trace_id"] == arrived["traceparent"].split("-")[1]
     assert (line["tenant"], line["subject"], line["code"]) == ("acme", "ann", 200)
     assert (line["verb"], line["path"], line["method"]) == ("POST", SEARCH, "/ragweave.v1.RetrievalService/Search")
     assert line["grpc_code"] == "OK"
     assert line["duration_ms"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "grpc_code"),
+    [
+        ("invalid", 400, "INVALID_ARGUMENT"),
+        ("missing", 404, "NOT_FOUND"),
+        ("crash", 500, "INTERNAL"),
+        ("unavailable 99", 503, "UNAVAILABLE"),
+    ],
+)
+async def test_the_log_has_the_code_that_the_service_answered_with(
+    edge: Edge, query: str, code: int, grpc_code: str
+) -> None:
+    answer = await edge.rest("POST", SEARCH, {"query": query})
+    line = await logged(edge, answer.headers["x-request-id"])
+    assert (answer.status_code, line["code"], line["grpc_code"]) == (code, code, grpc_code)
+    stub = retrieval_service_pb2_grpc.RetrievalServiceStub(edge.channel)
+    metadata = (*edge.bearer().items(), ("x-request-id", f"grpc-{grpc_code}"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Search(search_pb2.SearchRequest(query=query, collection="c"), metadata=metadata)
+    assert (await logged(edge, f"grpc-{grpc_code}"))["grpc_code"] == grpc_code
+
+
+async def test_the_log_has_no_code_of_grpc_where_the_edge_itself_refuses_a_rest_call(edge: Edge) -> None:
+    answer = await edge.rest("POST", SEARCH, {"query": 3})
+    line = await logged(edge, answer.headers["x-request-id"])
+    assert (line["code"], line.get("grpc_code")) == (400, None)
+
+
+async def logged(edge: Edge, request_id: str) -> dict[str, Any]:
+    """The edge's line of a call; Envoy writes its log in blocks."""
+    async with asyncio.timeout(10):
+        while not (lines := [line for line in edge.logged() if line.get("request_id") == request_id]):
+            await asyncio.sleep(0.05)
+    [line] = lines
+    return line
 
 
 async def test_the_log_holds_no_token_and_no_query(edge: Edge) -> None:

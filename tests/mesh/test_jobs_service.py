@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from services.jobs.adapters.redis_queue import RedisQueue
 from services.jobs.job import Failure, ItemChange, Outcome
 from services.jobs.settings import Settings, WorkerSettings
 from services.jobs.worker.__main__ import wire as wire_worker
+from services.mesh.breakers import Breakers
 from services.mesh.channels import opening_as
 from services.mesh.consistency import written_at
 from services.mesh.roots import Root
@@ -56,9 +57,11 @@ class Running:
     drain: Callable[[], Any]
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        with opening_as("worker"):
+    async def working(self, breakers: Breakers | None = None, **mesh: Any) -> AsyncIterator[None]:
+        """A worker inside the block, with these breakers and these settings of its mesh."""
+        with opening_as("worker"), breakers.wiring() if breakers else nullcontext():
             fields = {name: getattr(self.settings, name) for name in Settings.model_fields}
+            fields["mesh"] = self.settings.mesh.model_copy(update=mesh)
             wired = wire_worker(WorkerSettings(**fields))
             work = await wired.__aenter__()
         task = asyncio.ensure_future(work())
@@ -72,8 +75,9 @@ class Running:
     def as_(self, **claims: Any) -> Any:
         return self.world.bearer(**{"roles": ["admin"], **claims})
 
-    async def submit(self, **fields: Any) -> Job:
-        return await self.stub.ImportDocuments(Import(parent="books", **fields), metadata=self.as_())
+    async def submit(self, *, traceparent: str = "", **fields: Any) -> Job:
+        traced = (("traceparent", traceparent),) if traceparent else ()
+        return await self.stub.ImportDocuments(Import(parent="books", **fields), metadata=(*self.as_(), *traced))
 
     async def failed(self, **fields: Any) -> Job:
         """A job of which every item failed, as a worker would say; there is no other work."""

@@ -74,6 +74,40 @@ async def test_one_call_too_many_is_refused_at_once_and_says_when_to_come_back(n
     assert shed() == before + 1
 
 
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ("2000m", False),
+        ("3S", False),
+        ("3000000u", False),
+        ("5S", True),
+        ("1M", True),
+        ("1H", True),
+        ("9000000000n", True),
+        ("words", False),
+        ("m", False),
+        ("", False),
+    ],
+)
+async def test_a_call_that_has_waited_before_it_came_is_known_by_the_time_it_was_given(
+    world: World, given: str, refused: bool
+) -> None:
+    async with full(world) as (servicer, _, stub):
+        bearer = (*world.bearer(roles=["admin"]), ("x-ragweave-timeout", given))
+        second = asyncio.ensure_future(stub.GetCollection(ASKED, metadata=bearer, timeout=2.0))
+        if refused:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await second
+            status = Status.FromString(dict(raised.value.trailing_metadata())["grpc-status-details-bin"])
+            info = details.ErrorInfo()
+            assert status.details[0].Unpack(info)
+            assert info.metadata["cause"] == "stale"
+            return
+        await servicer.begun.acquire()
+        servicer.let_go.set()
+        await second
+
+
 async def test_health_the_services_own_calls_and_other_classes_are_never_shed(narrow: World) -> None:
     async with full(narrow) as (servicer, port, stub):
         async with narrow.channel(port) as channel:

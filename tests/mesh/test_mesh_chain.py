@@ -25,6 +25,7 @@ from services.mesh.calls import current_call
 from services.mesh.errors import CollectionNotFound, InvalidArgument, TooManyRequests
 from services.mesh.identity import caller
 from services.mesh.telemetry import correlated
+from services.mesh.tokens import ServiceTokens
 from tests.audit_fakes import FakeTrail, NobodyDenied
 from tests.mesh.harness import World, caller_of
 from tests.mesh.kinds import KINDS, Kind, Scripted, add_scripted, responses_of
@@ -129,6 +130,30 @@ async def test_a_request_id_that_could_forge_a_log_line_is_replaced(server: Serv
     call = server.start(kind, metadata=(*server.world.bearer(roles=["admin"]), ("x-request-id", "a b")))
     await responses_of(call)
     assert len(dict(await call.initial_metadata())["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("of_edge", ["x-ragweave-timeout", "x-envoy-original-path"])
+async def test_the_edge_is_not_told_what_it_says_itself(server: Server, of_edge: str) -> None:
+    call = server.start(KINDS[0], metadata=(*server.world.bearer(roles=["admin"]), (of_edge, "5S")))
+    await responses_of(call)
+    assert not await call.initial_metadata()
+
+
+async def test_the_edge_is_told_what_it_cannot_know(server: Server) -> None:
+    async def script() -> None:
+        current_call().headers.append(("x-health", "DEGRADED"))  # type: ignore[union-attr]
+
+    server.servicer.script = script
+    call = server.start(KINDS[0], metadata=(*server.world.bearer(roles=["admin"]), ("x-ragweave-timeout", "5S")))
+    await responses_of(call)
+    assert dict(await call.initial_metadata())["x-health"] == "DEGRADED"
+
+
+async def test_a_service_is_not_told_the_request_id_that_it_gave(server: Server) -> None:
+    token = ServiceTokens(server.world.mesh, "jobs").token_for(caller_of("ann"))
+    call = server.start(KINDS[0], metadata=(("authorization", f"Bearer {token}"), ("x-request-id", "mine-1")))
+    await responses_of(call)
+    assert not await call.initial_metadata()
 
 
 @each_kind

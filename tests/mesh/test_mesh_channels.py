@@ -160,6 +160,34 @@ async def test_a_service_that_is_gone_is_named(world: World, kind: Kind, free_po
     assert told["retry-after"] == "1"
 
 
+async def test_a_service_that_stops_and_gives_the_call_up_is_unavailable(world: World) -> None:
+    async with relaying(world, GET) as relay:
+        relay.second.script = _given_up
+        error = await relay.failure(GET)
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "CollectionService is unavailable")
+
+
+async def test_what_a_service_that_stops_gave_up_is_asked_of_it_once_more(world: World) -> None:
+    async with relaying(world, GET) as relay:
+
+        async def given_up_at_first() -> None:
+            if relay.second.calls == 1:
+                await _given_up()
+
+        relay.second.script = given_up_at_first
+        assert await responses_of(relay.start(GET))
+        assert relay.second.calls == 2
+
+
+async def test_what_a_service_that_stops_gave_up_is_not_asked_again_where_it_may_have_happened(world: World) -> None:
+    servicer = Scripted(_given_up)
+    async with world.serving(add_scripted, servicer) as port, world.channel_as(port, caller_of()) as channel:
+        stub = collection_service_pb2_grpc.CollectionServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.DeleteCollection(collection_service_pb2.DeleteCollectionRequest(name="a"))
+    assert (raised.value.code(), servicer.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
+
+
 @each_kind
 async def test_what_is_wrong_between_services_is_not_the_callers_business(world: World, kind: Kind) -> None:
     async with relaying(world, kind) as relay:
@@ -304,6 +332,13 @@ async def _gone() -> None:
     call = current_call()
     assert call is not None
     await call.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def _given_up() -> None:
+    """Ends the call as a server that stops does with what it has taken in and not ended."""
+    call = current_call()
+    assert call is not None
+    await call.context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
 
 
 def _raising(error: Exception) -> Callable[[], Awaitable[None]]:

@@ -87,6 +87,21 @@ async def test_who_would_be_late_is_refused_at_once_and_told_when_to_come_back()
         each.cancel()
 
 
+async def test_who_comes_with_most_of_its_time_gone_is_refused_even_where_there_is_room() -> None:
+    gate = Gate(running=2, waiting=0)
+    await gate.enter(SEARCH, 0.9, given_s=2.0)  # nobody else is there: it may still make it
+    with pytest.raises(Refused) as refused:
+        await gate.enter(SEARCH, 0.9, given_s=2.0)
+    assert refused.value.reason is Reason.STALE
+    await gate.enter(SEARCH, 1.1, given_s=2.0)
+
+
+async def test_who_gives_its_calls_no_time_tells_nothing_of_what_the_service_can_do() -> None:
+    gate = Gate(running=2, waiting=0)
+    await gate.enter(SEARCH, None)
+    await gate.enter(SEARCH, 0.001, given_s=0.02)
+
+
 async def test_what_a_method_takes_counts_for_that_method_alone() -> None:
     clock = Clock()
     gate = await busy(clock, running=2, each_s=0.1)

@@ -70,7 +70,7 @@ def test_a_log_whose_disk_is_full_fails_no_call() -> None:
     code = (
         "import structlog\n"
         "from services.mesh.telemetry import configure_logs\n"
-        "configure_logs('test', 'info')\n"
+        "configure_logs('test', 'info', {})\n"
         "for _ in range(1000):\n"
         "    structlog.get_logger('mesh').info('a line')\n"
         "print('went on')\n"

@@ -17,6 +17,7 @@ from ragweave.v1.health_pb2 import Health
 from services.jobs.backlog import queues_of
 from services.jobs.ports_backlog import Backlog
 from services.mesh.breakers import Breaker, Limits
+from services.mesh.breakers import State as BreakerState
 from services.mesh.consumption import Consumption
 from services.mesh.convert_reports import process_from, process_to
 from services.mesh.errors import DependencyUnavailable
@@ -24,7 +25,6 @@ from services.mesh.health import Readiness
 from services.mesh.heartbeat import beating, is_beating
 from services.mesh.reports import (
     BreakerReport,
-    BreakerState,
     DependencyReport,
     ProcessReport,
     QueueReport,

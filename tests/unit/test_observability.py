@@ -14,7 +14,8 @@ import yaml
 from compose.observability.boards import BOARDS
 from compose.observability.dashboards import FOLDER, SOURCE, rendered
 from ragweave.local.layout import PORTS
-from tests.promql import metrics_in
+from tests.prometheus import configuration
+from tests.promql import metrics_in, unfiltered
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "compose" / "observability"
@@ -159,3 +160,41 @@ def test_alertmanager_accepts_its_configuration() -> None:
 )
 def test_metrics_are_found_in_promql(expression: str, named: set[str]) -> None:
     assert metrics_in(expression) == named
+
+
+@pytest.mark.parametrize(
+    ("alert", "parts"),
+    [
+        ('up{job!="prometheus"} == 0', ['up{job!="prometheus"} == bool 0']),
+        ('absent(up{job="a"}) or absent(up{job="b"})', ['(up{job="a"})', '(up{job="b"})']),
+        (
+            "max(a[1m]) > 0 unless on () sum(increase(b[10m] or c)) >= 3",
+            ["max(a[1m]) > bool 0 and on () sum(increase(b[10m] or c)) >= bool 3"],
+        ),
+        ("time() - (max(a) > 0) > 26 * 3600", ["time() - (max(a) > bool 0) > bool 26 * 3600"]),
+    ],
+)
+def test_what_an_alert_looks_at_is_asked_for_whether_it_fires_or_not(alert: str, parts: list[str]) -> None:
+    assert unfiltered(alert) == parts
+
+
+def test_what_every_alert_looks_at_is_promql(tmp_path: Path) -> None:
+    parts = [part for alert in ALERTS.values() for part in unfiltered(alert["expr"])]
+    made = [{"record": f"part:number_{number}", "expr": part} for number, part in enumerate(parts)]
+    (tmp_path / "parts.yml").write_text(yaml.safe_dump({"groups": [{"name": "alerts", "rules": made}]}))
+    run(tool("promtool"), "check", "rules", tmp_path / "parts.yml")
+
+
+def test_the_campaign_watches_every_job_that_is_scraped_and_changes_nothing_but_where_it_is() -> None:
+    ours = parsed(HERE / "prometheus.yml")
+    jobs = [job["job_name"] for job in ours["scrape_configs"]]
+    moved = configuration({job: f"127.0.0.1:{port}" for port, job in enumerate(jobs, 9000)}, "127.0.0.1:9093")
+    assert [job["static_configs"][0]["targets"] for job in moved["scrape_configs"]] == [
+        [f"127.0.0.1:{port}"] for port in range(9000, 9000 + len(jobs))
+    ]
+    assert moved["global"] == ours["global"]
+    assert [job.get("metrics_path") for job in moved["scrape_configs"]] == [
+        job.get("metrics_path") for job in ours["scrape_configs"]
+    ]
+    with pytest.raises(KeyError):
+        configuration({}, "127.0.0.1:9093")

@@ -186,6 +186,27 @@ async def test_work_that_a_process_left_is_found_on_first_use() -> None:
         assert set((await left.length_stats(INDEX)).scales) == {scale_of(2)}
 
 
+async def test_a_large_index_is_not_counted_at_each_write_and_keeps_no_small_one_waiting() -> None:
+    counted: list[IndexId] = []
+
+    class Large(MemoryVectorStore):
+        async def length_stats(self, index: IndexId) -> LengthStats:
+            counted.append(index)
+            stats = await super().length_stats(index)
+            return LengthStats(10**9, 2 * 10**9, {scale_of(2): 10**9}) if index == INDEX else stats
+
+    async with parts(Large()) as made:
+        await made.scales.wrote(INDEX)
+        await made.scales.settled()
+        await made.scales.wrote(INDEX)
+        others = [IndexId("uid-2"), IndexId("uid-3")]
+        for other in others:
+            await made.scales.wrote(other)
+        while counted[-1] != others[-1]:
+            await asyncio.sleep(0)
+        assert counted == [INDEX, *others]
+
+
 async def test_rescaling_waits_for_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flaky(MemoryVectorStore):
         failures = 1

@@ -1,6 +1,9 @@
 """The words a text is searched by, and what they weigh."""
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 
@@ -105,3 +108,15 @@ def test_an_average_drifts_at_two_percent() -> None:
     assert drifted(scale, exact * 1.021) and drifted(scale, exact / 1.021)
     assert not drifted(0, 0.0)
     assert math.isclose(average_at(0), 1.0)
+
+
+def test_texts_encoded_in_several_threads_at_once_have_the_terms_they_have_alone() -> None:
+    endings = ["ing", "ed", "ation", "ness", "ly", "ment", "ors", "able", "ive", "ful"]
+    text = " ".join("".join(parts) for parts in product(endings, repeat=3))
+    alone, shared, every_s = SparseEncoder("en").counts(text), SparseEncoder("en"), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # a thread is interrupted within a word
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(shared.counts, [text] * 4)) == [alone] * 4
+    finally:
+        sys.setswitchinterval(every_s)

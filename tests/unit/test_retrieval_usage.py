@@ -58,6 +58,27 @@ def queries(tallies: Sequence[HourTally]) -> dict[tuple[str, str, int], int]:
     return {(each.tenant, each.collection_id, each.hour): each.queries for each in tallies}
 
 
+class BusySink(FakeUsageSink):
+    """While it takes a batch, another search ends."""
+
+    usage: Usage
+
+    async def record(self, batch_id: str, tallies: Sequence[HourTally]) -> None:
+        await super().record(batch_id, tallies)
+        answered(self.usage, "acme", [DOCS], 0.010, total=1)
+
+
+async def test_what_is_counted_while_figures_are_handed_on_waits_for_the_next_time(clock: Clock) -> None:
+    sink = BusySink()
+    sink.usage = usage = Usage(sink, interval_s=0.001, clock=clock)
+    for number in range(MAX_ROWS):  # a tally of the tenant's own besides: one batch, and one more row
+        answered(usage, "globex", [view(f"docs-{number}")], 0.010)
+    await usage.flush()
+    assert [len(batch) for batch in sink.batches.values()] == [MAX_ROWS, 1]
+    await usage.flush()
+    assert queries(list(sink.batches.values())[2]) == {("acme", "", 100): 2, ("acme", "docs", 100): 2}
+
+
 async def test_a_search_is_told_by_tenant_collection_and_hour(usage: Usage, sink: FakeUsageSink, clock: Clock) -> None:
     answered(usage, "acme", [DOCS, MANUALS], 0.010, total=3, degraded=True)
     answered(usage, "acme", [DOCS], 0.020, total=0, cached=True)

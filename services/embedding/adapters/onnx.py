@@ -20,6 +20,8 @@ from services.embedding.ports import Tokens
 
 # Threads that tokenize: one may be held by a long document while a query takes the other.
 _TOKENIZERS: Final = 2
+# Characters, of a query as most are, that are tokenized sooner than handed to a thread and back: 20 us against 100 us.
+_AT_ONCE: Final = 256
 _OUTPUT: Final = "last_hidden_state"
 _PROBE: Final = "The model answers."
 
@@ -98,6 +100,8 @@ class OnnxModel:
         return self._tokenizer_json
 
     async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        if sum(map(len, texts)) <= _AT_ONCE:
+            return self._tokens(texts)
         return await asyncio.get_running_loop().run_in_executor(self._tokenization, self._tokens, texts)
 
     async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:

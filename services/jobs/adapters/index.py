@@ -7,8 +7,9 @@ import grpc
 from ragweave.internal.v1 import index_service_pb2 as pb
 from ragweave.internal.v1.index_service_pb2_grpc import IndexServiceStub
 from services.jobs.adapters.lateness import held_to_turn
-from services.jobs.adapters.messages import struct_to, time_to
+from services.jobs.adapters.messages import struct_to
 from services.jobs.ports import Collection, DocumentFields, EmbeddedChunk
+from services.mesh.convert_times import time_to
 from services.mesh.errors import FailedPrecondition
 
 # Well under what one gRPC message may hold; vectors of 384 dimensions and usual chunks come to about 700 KB a call.

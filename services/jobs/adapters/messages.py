@@ -1,13 +1,11 @@
 """Parts of messages that both the contract and the internal services use."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -35,18 +33,6 @@ def struct_from(struct: Struct, field: str) -> dict[str, Any]:
 
 def principals_to(principals: Sequence[str]) -> Document.Acl | None:
     return Document.Acl(principals=principals) if principals else None
-
-
-def time_to(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
-
-
-def time_from(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(UTC)
 
 
 def status_to(failure: Failure) -> Status:

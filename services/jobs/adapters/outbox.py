@@ -6,8 +6,8 @@ import grpc
 
 from ragweave.internal.v1 import registry_service_pb2 as pb
 from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
-from services.jobs.adapters.messages import time_from
 from services.jobs.events import CollectionChange
+from services.mesh.convert_times import time_from
 from services.mesh.errors import DependencyUnavailable
 from services.mesh.identity import Caller, acting_for
 
@@ -43,7 +43,7 @@ def _change_from(change: pb.CollectionChange) -> CollectionChange:
         sequence=record.sequence,
         tenant=record.tenant,
         topic=change.kind,
-        time=time_from(change.event_time),
+        time=time_from(change.event_time, "event_time"),
         collection_id=record.collection.name.rpartition("/")[2],
         collection=record.collection.SerializeToString(),
     )

@@ -73,14 +73,15 @@ end
 
 local heard = {}
 
-local function happened(tenant, topic, ...)
+-- `by` is the traceparent of the call that it came of, '' where none is known.
+local function happened(tenant, by, topic, ...)
   local log, sequence = key(tenant, 'log'), call('HINCRBY', LOGS, tenant, 1)
   local oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   -- A tenth late, so that it is looked for seldom.
   if oldest and tonumber(oldest[2][2]) < NOW - 1.1 * LOG_MS then
     forget_old(log, tonumber(string.match(oldest[1], '%d+')), sequence)
   end
-  call('XADD', log, 'MAXLEN', '~', LOG_MOST, numbered(sequence), 't', NOW, 'e', cmsgpack.pack({topic, ...}))
+  call('XADD', log, 'MAXLEN', '~', LOG_MOST, numbered(sequence), 't', NOW, 'e', cmsgpack.pack({topic, ...}), 'b', by)
   call('PEXPIRE', log, LOG_MS)
   if not heard[tenant] then
     heard[tenant] = true
@@ -179,11 +180,12 @@ end
 
 local function job_happened(job, topic)
   job.update, job.logged, job.behind, job.told = NOW, NOW, 0, true
-  happened(job.tenant, topic, job.collection, job.uid, job.id, job.type, snapshot(job))
+  happened(job.tenant, job.by, topic, job.collection, job.uid, job.id, job.type, snapshot(job))
 end
 
 local function item_happened(job, topic, item, document)
-  happened(job.tenant, topic, job.collection, job.uid, job.id, job.type, item.number, packed_item(item, true), document)
+  happened(job.tenant, job.by, topic, job.collection, job.uid, job.id, job.type, item.number, packed_item(item, true),
+    document)
 end
 
 -- The log is told of progress once in a while only; `behind` until it has been told of the latest.
@@ -1011,7 +1013,7 @@ function C.log_changes(a)
   for _, change in ipairs(a.changes) do
     local sequence, tenant = change[1], change[2]
     if sequence > last then
-      if not erased(tenant) then happened(tenant, unpack(change, 3)) end
+      if not erased(tenant) then happened(tenant, '', unpack(change, 3)) end
       last = sequence
     end
   end

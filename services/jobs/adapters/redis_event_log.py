@@ -75,7 +75,14 @@ def _event(tenant: str, sequence: int, fields: Sequence[bytes]) -> TenantEvent:
     """An event as happened() of redis.lua wrote it."""
     logged: Mapping[bytes, bytes] = dict(zip(fields[::2], fields[1::2], strict=True))
     topic, collection, *subject = msgpack.unpackb(logged[b"e"], raw=True)
-    event = TenantEvent(tenant, sequence, topic.decode(), moment(int(logged[b"t"])), collection.decode())
+    event = TenantEvent(
+        tenant,
+        sequence,
+        topic.decode(),
+        moment(int(logged[b"t"])),
+        collection.decode(),
+        caused_by=logged.get(b"b", b"").decode(),
+    )
     if event.topic.startswith("collection."):
         changed, time_ms = subject
         return replace(event, changed_collection=changed, time=moment(time_ms))

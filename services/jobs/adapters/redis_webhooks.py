@@ -184,6 +184,7 @@ class RedisWebhooks:
                 each.event_uid,
                 _milliseconds(each.event_time),
                 zlib.compress(each.body),
+                each.caused_by,
             ]
             for each in deliveries
         ]
@@ -202,10 +203,11 @@ class RedisWebhooks:
     async def take(self, slots: int) -> Turns:
         now, leases, more_ms = await self._run("hook_lease", "", slots=slots, lease_ms=self._lease_ms, **self._bounds)
         turns = []
-        for tenant, webhook, number, packed, body in leases:
+        for tenant, webhook, number, packed, body, by in leases:
             of = _webhook(unquote(tenant.decode()), webhook)
             delivery = _delivery(of.id, number, packed)
-            turns.append(Turn(of, delivery, zlib.decompress(body), _fence(packed), moment(now), self._lease_ms / 1000))
+            body, lease_s = zlib.decompress(body), self._lease_ms / 1000
+            turns.append(Turn(of, delivery, body, _fence(packed), moment(now), lease_s, by.decode()))
         return Turns(turns, None if more_ms < 0 else more_ms / 1000)
 
     async def finish(self, turn: Turn, sent: Sent) -> None:

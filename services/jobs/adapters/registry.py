@@ -12,10 +12,11 @@ from ragweave.internal.v1.registry_service_pb2_grpc import RegistryServiceStub
 from ragweave.v1 import collection_pb2
 from ragweave.v1.document_pb2 import Document
 from services.jobs.adapters.lateness import held_to_turn
-from services.jobs.adapters.messages import principals_to, status_to, struct_to, time_from
+from services.jobs.adapters.messages import principals_to, status_to, struct_to
 from services.jobs.chunker import Strategy
 from services.jobs.job import DirectoryImport
 from services.jobs.ports import Collection, ImportedDocument, KnownDocument
+from services.mesh.convert_times import time_from
 from services.mesh.errors import CollectionNotFound, DocumentNotFound, QuotaExceeded
 from services.mesh.identity import caller
 from services.mesh.quotas import Amounts, amounts_to
@@ -154,7 +155,7 @@ def _known_from(record: pb.DocumentRecord) -> KnownDocument:
         chunk_count=document.chunk_count,
         token_count=document.token_count,
         size_bytes=document.size_bytes,
-        create_time=time_from(document.create_time) if document.HasField("create_time") else None,
+        create_time=time_from(document.create_time, "create_time") if document.HasField("create_time") else None,
         document_id=record.document_id,
         uid=document.uid,
         pending=record.state == Document.PENDING,

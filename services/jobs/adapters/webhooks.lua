@@ -10,7 +10,8 @@
 --   <p><t>:lanes:<w>    zset    lanes with something to send, by when; one being sent, by when its lease runs out
 --   <p><t>:busy:<w>     zset    lanes being sent, by when their leases run out
 --   <p><t>:waiting:<w>  zset    "<lane> <number>" of what is PENDING, in the order of a lane; all scores are 0
---   <p><t>:sends:<w>    hash    number -> delivery (see load_delivery)   <p><t>:bodies:<w>  hash  number -> what is sent
+--   <p><t>:sends:<w>    hash    number -> delivery (see load_delivery)
+--   <p><t>:bodies:<w>   hash    number -> what is sent; "by <number>" -> traceparent of the call that it came of
 --   <p><t>:done:<w>     zset    numbers of what was DELIVERED, by when    <p><t>:given:<w>  zset  of what is DEAD
 --
 -- Deliveries of a lane are sent one after the other, the next one when the one before is DELIVERED or DEAD.
@@ -121,7 +122,7 @@ end
 
 local function forget_delivery(hook, number)
   call('HDEL', key(hook.tenant, 'sends', hook.id), number)
-  call('HDEL', key(hook.tenant, 'bodies', hook.id), number)
+  call('HDEL', key(hook.tenant, 'bodies', hook.id), number, 'by ' .. number)
 end
 
 -- Forgets what ended long ago, and the oldest of what is too much.
@@ -271,7 +272,7 @@ function C.hook_record(a)
         delivery.state, delivery.error = 'PENDING', ''
         for _, name in ipairs({'attempts', 'fence', 'status', 'slot', 'first', 'due', 'ended'}) do delivery[name] = 0 end
         save_delivery(hook, delivery)
-        call('HSET', key(a.tenant, 'bodies', hook.id), delivery.number, each[7])
+        call('HSET', key(a.tenant, 'bodies', hook.id), delivery.number, each[7], 'by ' .. delivery.number, each[8])
         wait_for_turn(hook, delivery)
         call('ZADD', key(a.tenant, 'lanes', hook.id), 'NX', NOW, delivery.lane)
       end
@@ -305,7 +306,8 @@ local function lease_from(hook, a)
   end
   schedule(hook, a.of_hook)
   return delivery and {hook.tenant, packed_hook(hook), number, packed_delivery(delivery),
-    call('HGET', key(hook.tenant, 'bodies', hook.id), number)}
+    call('HGET', key(hook.tenant, 'bodies', hook.id), number),
+    call('HGET', key(hook.tenant, 'bodies', hook.id), 'by ' .. number) or ''}
 end
 
 local function lease_of_tenant(tenant, a)

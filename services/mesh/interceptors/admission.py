@@ -7,15 +7,14 @@ from typing import Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from services.mesh.admission import LONGEST_JUDGED_S, Gate, Refused
+from services.mesh.admission import GIVEN_HEADER, LONGEST_JUDGED_S, SHED_HEADER, Gate, Refused
 from services.mesh.calls import Call
 from services.mesh.chain import Proceed
 from services.mesh.errors import Overloaded
 
 # What nobody limits: the services' own calls.
 _UNLIMITED: Final = "UNLIMITED"
-# Tells the edge why, so that it refuses a share of such calls itself (envoy/pressure.lua).
-_SHED: Final = ("x-ragweave-overloaded", "1")
+_UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SHORTEST_RETRY_S: Final = 0.1
 
 
@@ -69,10 +68,10 @@ class Admission:
             return await proceed(call, request)
         gate = self._gates.get(method.rate_class) or self._opened(method.rate_class)
         try:
-            await gate.enter(method.path, call.remaining_s())
+            await gate.enter(method.path, call.remaining_s(), _given_s(call))
         except Refused as refused:
             self._shed.labels(method.path, refused.reason).inc()
-            call.headers.append(_SHED)
+            call.headers.append((SHED_HEADER, "1"))
             raise Overloaded(
                 f"more is asked of {method.service.rpartition('.')[2]} than it can answer in time; try again later",
                 retry_after_s=max(_SHORTEST_RETRY_S, refused.retry_after_s),
@@ -88,3 +87,11 @@ class Admission:
         gate = self._gates[rate_class] = Gate(running=self._running, waiting=self._waiting, clock=self._clock)
         self._in_line.labels(rate_class).set_function(lambda: gate.waiting)
         return gate
+
+
+def _given_s(call: Call) -> float | None:
+    """What the call's deadline left when the edge sent it on."""
+    given = call.metadata.get(GIVEN_HEADER)
+    if not isinstance(given, str) or given[-1:] not in _UNITS_S or not given[:-1].isdecimal():
+        return None
+    return int(given[:-1]) * _UNITS_S[given[-1]]

@@ -28,15 +28,18 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._ended, self._seconds, self._in_flight = _families(registry)
+        # Finding a series by its labels takes a lock and as long as counting does.
+        self._of_method = cache(lambda path: (self._in_flight.labels(path), self._seconds.labels(path)))
+        self._of_end = cache(self._ended.labels)
 
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         path = call.method.path
-        running = self._in_flight.labels(path)
+        running, seconds = self._of_method(path)
         running.inc()
         started = time.perf_counter()
         try:
             return await proceed(call, request)
         finally:
             running.dec()
-            self._seconds.labels(path).observe(time.perf_counter() - started)
-            self._ended.labels(path, call.status.name).inc()
+            seconds.observe(time.perf_counter() - started)
+            self._of_end(path, call.status.name).inc()

@@ -1,14 +1,17 @@
 """Checks requests against the bounds the contract declares."""
 
 from collections.abc import AsyncIterator
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Final
 
 import protovalidate
 
 from services.mesh.calls import Call
 from services.mesh.chain import MALFORMED, Proceed
 from services.mesh.errors import InvalidArgument, Violation
+
+# Bytes of a message that may well come again, and is looked through once.
+_LONGEST_KNOWN_AGAIN: Final = 1024
 
 
 class Validation:
@@ -17,7 +20,7 @@ class Validation:
     async def intercept(self, call: Call, request: Any, proceed: Proceed) -> Any:
         if call.method.client_streaming:
             return await proceed(call, self._checked(request))
-        check(request)
+        check(request, comes_again=call.method.idempotency == "NO_SIDE_EFFECTS")
         return await proceed(call, request)
 
     async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -26,23 +29,39 @@ class Validation:
             yield request
 
 
-def check(message: Any) -> None:
+def check(message: Any, *, comes_again: bool = False) -> None:
     """Returns for a message that keeps the contract's rules.
+
+    Args:
+        comes_again: A question, which may well be asked again: a short one is kept for that. Nothing to be stored is.
 
     Raises:
         InvalidArgument: It breaks some; each named.
     """
     if message is MALFORMED:
         raise InvalidArgument("the message cannot be read as this method's request")
-    found = [
-        Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
-        for each in _validator().collect_violations(message)
-    ]
+    if comes_again and message.ByteSize() <= _LONGEST_KNOWN_AGAIN:
+        found = _known(message.__class__, message.SerializeToString(deterministic=True))
+    else:
+        found = _found(message)
     if not found:
         return
     first = f"{found[0].field}: {found[0].description}" if found[0].field else found[0].description
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise InvalidArgument(first + more, violations=found)
+
+
+def _found(message: Any) -> list[Violation]:
+    return [
+        Violation(_path(each.proto.field), each.proto.message or each.proto.rule_id)
+        for each in _validator().collect_violations(message)
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _known(kind: Any, written: bytes) -> list[Violation]:
+    """The same for the same message: no rule of the contract looks at the time."""
+    return _found(kind.FromString(written))
 
 
 @cache

@@ -10,21 +10,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.mesh.sql.filters import add_functions
 
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_S: Final = 10.0
-# A server that vanished without a word is noticed after 15 s of silence, or 10 s after what was sent to it last.
-_VANISHED: Final = {
-    "keepalives": 1,
-    "keepalives_idle": 5,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 10_000,
-}
+BUSY_TIMEOUT_S: Final = 10.0
 _BEGIN: Final = "ragweave_begin"
 
 
@@ -64,6 +55,9 @@ def database(url: str | URL, *, pool_size: int) -> Database:
     """The database at `sqlite:///path` or `postgresql://user:password@host/database`; nothing is opened yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
+        # Here, so that only those processes hold what it stands on.
+        from services.mesh.sql.postgres import PostgresDatabase
+
         return PostgresDatabase(parsed, pool_size)
     return SqliteDatabase(parsed, pool_size)
 
@@ -79,8 +73,8 @@ class SqliteDatabase:
         self._engine = create_engine(
             url.set(drivername="sqlite"),
             pool_size=pool_size,
-            pool_timeout=_BUSY_TIMEOUT_S,
-            connect_args={"timeout": _BUSY_TIMEOUT_S, "isolation_level": None},
+            pool_timeout=BUSY_TIMEOUT_S,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
         )
         event.listen(self._engine, "connect", _configure_sqlite)
         event.listen(self._engine, "begin", _begin_sqlite)
@@ -127,41 +121,6 @@ class SqliteDatabase:
             connection.execution_options(**{_BEGIN: mode})
             with connection.begin():
                 return work(connection)
-
-
-class PostgresDatabase:
-    """A server, spoken to asynchronously; the work's statements wait without holding a thread."""
-
-    def __init__(self, url: URL, pool_size: int) -> None:
-        self._engine = create_async_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_size=pool_size,
-            pool_pre_ping=True,
-            pool_timeout=_BUSY_TIMEOUT_S,
-            connect_args={"connect_timeout": int(_BUSY_TIMEOUT_S), "options": "-c timezone=UTC", **_VANISHED},
-        )
-        self._modes = {
-            Mode.ONE_READ: self._engine.execution_options(isolation_level="AUTOCOMMIT"),
-            # Lists read a page and their total: both of one moment.
-            Mode.READ: self._engine.execution_options(isolation_level="REPEATABLE READ"),
-            # Each statement sees what was committed before it: what a row lock waited for.
-            Mode.WRITE: self._engine.execution_options(isolation_level="READ COMMITTED"),
-        }
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._engine.dialect
-
-    async def run(self, work: Callable[[Connection], T], mode: Mode) -> T:
-        async with self._modes[mode].begin() as connection:
-            return await connection.run_sync(work)
-
-    async def compact(self) -> bool:
-        """The server's own vacuum and archives see to that, at their time."""
-        return True
-
-    async def close(self) -> None:
-        await self._engine.dispose()
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -16,13 +16,13 @@ import structlog
 from services.mesh import filters
 from services.mesh.breakers import Breaker, breaker_of, failing
 from services.mesh.disk import Disk
-from services.mesh.errors import DependencyUnavailable, DiskFull, FailedPrecondition, IndexFailed
+from services.mesh.errors import DependencyUnavailable, DiskFull, DomainError, FailedPrecondition, IndexFailed
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_copies import ShardCopies, replay
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing, spawn
-from services.retrieval.adapters.edge_filter import recipe
+from services.retrieval.adapters.edge_filter import recipe, recipe_of_counted, texts
 from services.retrieval.adapters.edge_folder import FolderLock, IndexFolder, Manifest
-from services.retrieval.adapters.qdrant_keys import STEPS, Step
+from services.retrieval.adapters.qdrant_keys import KEYWORDS, STEPS, Step
 from services.retrieval.adapters.qdrant_payload import (
     adjacent_to,
     chunk_of,
@@ -57,8 +57,12 @@ _MOST_VALUES: Final = 1_000_000
 # Chunks whose values an engine counts before it answers others: some 20 ms.
 _COUNTED_AT_A_TIME: Final = 1000
 _REBUILT_SHARE_DELETED: Final = 0.2
+# A build writes all of an index anew: a large one waits for more, which searches compare one by one (1.3 ms of 10,000).
+_REBUILT_SHARE_UNINDEXED: Final = 0.05
 _RETRY_BUILD_S: Final = 30.0
 _REAP_EVERY_S: Final = 30.0
+# Indexes of payload keys that a shard may have, those from the start included: each takes some 50 bytes a point.
+_MOST_INDEXED: Final = 24
 # What an engine that is gone, or does not start, is met with.
 _DEAD: Final = failing(EngineDied, OSError)
 # What a new shard may soon take: its write-ahead log is made in segments of 32 MiB, filled as they are used.
@@ -77,6 +81,7 @@ class _Index:
         unindexed: Points written since; None until they have been counted.
         deleted: Points deleted since.
         breaker: Of an engine of its own: one that hangs leaves the others in use.
+        filtered_by: Payload keys that searches of this shard compared with texts, for which an index was asked.
     """
 
     folder: IndexFolder
@@ -87,6 +92,7 @@ class _Index:
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     unindexed: int | None = None
     deleted: int = 0
+    filtered_by: set[str] = field(default_factory=set)
     build: asyncio.Task[None] | None = None
     no_build_before_s: float = 0.0
 
@@ -132,6 +138,7 @@ class EdgeVectorStore:
         self._indexes: dict[IndexId, _Index] = {}
         self._creating = asyncio.Lock()
         self._building = asyncio.Lock()
+        self._indexing: set[asyncio.Task[None]] = set()
         self._figures = BuildFigures()
         self._breaker = breaker_of(VECTOR_STORE)
         self._log = structlog.get_logger("retrieval.edge")
@@ -152,7 +159,7 @@ class EdgeVectorStore:
         """The store kept in the folder `root`, with its first engine running and every index of the present version.
 
         Args:
-            build_threshold: Points without a graph that start a build.
+            build_threshold: Points without a graph that start a build; a twentieth of those with one, if that is more.
             threads: Threads of an engine, and of a build.
             max_open: Indexes the shared engine keeps open at a time.
             idle_s: An engine of a single index ends when unused for this long; the next use starts one again.
@@ -239,6 +246,7 @@ class EdgeVectorStore:
             await self._write(into, "set_payload", recipe(chosen), fields_payload(fields, generation))
 
     async def search(self, index: IndexId, query: VectorQuery) -> Found:
+        self._index_what_is_filtered_by(index, query.filter)
         answer = await self._read(
             index,
             "search",
@@ -322,9 +330,9 @@ class EdgeVectorStore:
         total = sum(length * count for length, count in lengths.items())
         return LengthStats(sum(lengths.values()), total, scales)
 
-    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
-        others = Not(Comparison(("scale",), Operator.EQ, float(scale)))
-        records = await self._read(index, "scroll", recipe(others), limit, ["text", "context"]) or []
+    async def of_scales(self, index: IndexId, scales: Collection[int], limit: int) -> Sequence[UnscaledChunk]:
+        chosen = recipe_of_counted("scale", scales)
+        records = await self._read(index, "scroll", chosen, limit, ["text", "context"]) or []
         return [UnscaledChunk(key, searched_text(payload)) for key, payload in records]
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
@@ -413,6 +421,29 @@ class EdgeVectorStore:
             index.unindexed = max(0, points - index.manifest.built_points)
         return index.unindexed
 
+    # Indexes of fields.
+
+    def _index_what_is_filtered_by(self, index: IndexId, tree: Filter) -> None:
+        """Has each key that a large index is filtered by for the first time get an index, in the background.
+
+        Without one the engine reads the payload of each point that it looks at: of all of them, where few pass.
+        """
+        known = self._indexes.get(index)
+        if known is None or not known.manifest.built_points:
+            return
+        new = texts(tree).difference(known.filtered_by, KEYWORDS)
+        if new and len(known.filtered_by) < _MOST_INDEXED:
+            known.filtered_by |= new
+            task = asyncio.create_task(self._index_keys(known, sorted(new)))
+            self._indexing.add(task)
+            task.add_done_callback(self._indexing.discard)
+
+    async def _index_keys(self, index: _Index, keys: Sequence[str]) -> None:
+        try:
+            await self._write(index, "index", keys, [], _MOST_INDEXED)
+        except DomainError as error:  # searches go on without
+            self._log.warning("keys of payloads got no index", folder=str(index.shard), keys=keys, error=error.message)
+
     # Engines.
 
     def _breaker_of(self, index: _Index) -> Breaker:
@@ -474,7 +505,7 @@ class EdgeVectorStore:
 
     def _build_if_due(self, index: _Index) -> None:
         built = index.manifest.built_points
-        due = (index.unindexed or 0) >= self._build_threshold
+        due = (index.unindexed or 0) >= points_that_start_a_build(self._build_threshold, built)
         due = due or bool(built and index.deleted >= max(self._build_threshold, _REBUILT_SHARE_DELETED * built))
         if due and asyncio.get_running_loop().time() >= index.no_build_before_s:
             self._start_build(index)
@@ -499,6 +530,8 @@ class EdgeVectorStore:
                 index.unindexed = None
                 await self._stop_journal(index)
             await asyncio.to_thread(index.folder.clear, index.manifest)
+        if any(each is index for each in self._indexes.values()):
+            self._build_if_due(index)  # of what was written meanwhile; there may be no other write for long
 
     async def _build_next(self, index: _Index) -> None:
         generation = index.manifest.generation + 1
@@ -524,6 +557,7 @@ class EdgeVectorStore:
                 manifest = index.manifest.next(max(1, points - index.unindexed))
                 await asyncio.to_thread(index.folder.store, manifest)
                 former, index.engine, index.manifest = index.engine, new, manifest
+                index.filtered_by.clear()  # some may have got their index after the copy
             started.pop_all()
         await _to_its_end(self._after(builder, former, source))
         self._log.info("index built", folder=str(target), points=points)
@@ -566,11 +600,16 @@ class EdgeVectorStore:
             self._log.info("index upgraded", folder=str(index.shard), before=before, now=self._schema)
 
     async def _close(self) -> None:
-        for index in self._indexes.values():
-            if index.build is not None:
-                await _cancelled(index.build)
+        for task in (*self._indexing, *(index.build for index in self._indexes.values())):
+            if task is not None:
+                await _cancelled(task)
         engines = [index.engine for index in self._indexes.values()]
         await asyncio.gather(*(engine.stop() for engine in (self._shared, *engines) if engine is not None))
+
+
+def points_that_start_a_build(threshold: int, built: int) -> float:
+    """How many points without a graph do, in an index where `built` have one."""
+    return max(threshold, _REBUILT_SHARE_UNINDEXED * built)
 
 
 class _BuilderFailed(Exception):

@@ -123,9 +123,12 @@ class Engine:
         _index(shard, KEYWORDS, INTEGERS)
         self._keep(folder, Shard(shard))
 
-    def do_index(self, folder: str, keywords: list[str], integers: list[str]) -> None:
-        """Gives payload keys their index, where they have none."""
-        _index(self._shard(folder).edge, keywords, integers)
+    def do_index(self, folder: str, keywords: list[str], integers: list[str], most: int | None = None) -> None:
+        """Gives payload keys their index, where they have none; not one more than `most` in all."""
+        shard = self._shard(folder).edge
+        known = shard.info().payload_schema
+        wanted = [key for key in keywords if key not in known]
+        _index(shard, wanted if most is None else wanted[: max(0, most - len(known))], integers)
 
     def do_close(self, folder: str) -> None:
         shard = self._open.pop(folder, None)

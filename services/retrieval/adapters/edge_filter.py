@@ -1,5 +1,6 @@
 """A filter tree as a recipe: what travels to an engine, which builds Qdrant Edge's filter from it."""
 
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any, Final, cast
 
@@ -31,3 +32,13 @@ def recipe(tree: Filter) -> dict[str, Any]:
         InvalidFilter: text is compared by order, which Qdrant cannot do.
     """
     return cast(dict[str, Any], _filters.compile(tree))
+
+
+def texts(tree: Filter) -> set[str]:
+    """The payload keys that a tree compares with texts."""
+    return _filters.texts(tree)
+
+
+def recipe_of_counted(key: str, values: Collection[int]) -> dict[str, Any]:
+    """Chunks with one of these integers at a key whose values are counted, as a recipe."""
+    return cast(dict[str, Any], _filters.counted(key, values))

@@ -241,14 +241,14 @@ class QdrantVectorStore:
             )
         )
         # While a document is imported anew, two revisions share the ordinals.
-        records = await self._scroll(index, page, 2 * limit, True)
+        records = await self._scroll(index, _FILTERS.compile(page), 2 * limit, True)
         chunks = [chunk_of(record.payload or {}) for record in records]
         return sorted(chunks, key=lambda chunk: (chunk.ordinal, chunk.chunk_id))
 
     async def adjacent(self, index: IndexId, chunks: Sequence[Chunk], reach: int, chosen: Filter) -> Sequence[Chunk]:
         if not chunks:
             return []
-        around = all_of(adjacent_to(chunks, reach), chosen)
+        around = _FILTERS.compile(all_of(adjacent_to(chunks, reach), chosen))
         records = await self._scroll(index, around, len(chunks) * (2 * reach + 1), _payload([Part.METADATA]))
         return [chunk_of(record.payload or {}) for record in records]
 
@@ -299,9 +299,8 @@ class QdrantVectorStore:
         total = sum(length * count for length, count in lengths.items())
         return LengthStats(sum(lengths.values()), total, scales)
 
-    async def unscaled(self, index: IndexId, scale: int, limit: int) -> Sequence[UnscaledChunk]:
-        others = Not(Comparison(("scale",), Operator.EQ, float(scale)))
-        records = await self._scroll(index, others, limit, ["text", "context"])
+    async def of_scales(self, index: IndexId, scales: Collection[int], limit: int) -> Sequence[UnscaledChunk]:
+        records = await self._scroll(index, _FILTERS.counted("scale", scales), limit, ["text", "context"])
         return [UnscaledChunk(str(record.id), searched_text(record.payload or {})) for record in records]
 
     async def rescale(self, index: IndexId, scale: int, vectors: Mapping[str, SparseVector]) -> None:
@@ -417,12 +416,11 @@ class QdrantVectorStore:
         )
         return {int(point.id): point.score for point in answer.points}
 
-    async def _scroll(self, index: IndexId, chosen: Filter, limit: int, keys: Payload) -> list[models.Record]:
+    async def _scroll(self, index: IndexId, chosen: models.Filter, limit: int, keys: Payload) -> list[models.Record]:
         with self._told():
             if not await self._exists(index):
                 return []
-            filter_ = _FILTERS.compile(chosen)
-            records, _ = await self._client.scroll(self._name(index), filter_, limit, with_payload=keys)
+            records, _ = await self._client.scroll(self._name(index), chosen, limit, with_payload=keys)
             return list(records)
 
     async def _values(self, index: IndexId, key: str) -> dict[int, int]:

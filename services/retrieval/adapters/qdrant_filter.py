@@ -1,6 +1,6 @@
 """A filter tree as Qdrant's filter: one compiler for qdrant_client's models and qdrant_edge's classes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy
 
 from services.mesh.errors import InvalidFilter
-from services.mesh.filters import AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, Path, Value
+from services.mesh.filters import AllOf, AnyOf, Comparison, Filter, Has, Not, Operator, Path, Value, leaves
 
 _BOUNDS: Final = {Operator.LT: "lt", Operator.LE: "lte", Operator.GT: "gt", Operator.GE: "gte"}
 
@@ -57,6 +57,22 @@ class QdrantFilters:
                 return self._types.Filter(must_not=absent)
             case Comparison():
                 return self._types.Filter(must=[self._condition(tree)])
+
+    def texts(self, tree: Filter) -> set[str]:
+        """The payload keys that a tree compares with texts: what an index of keywords serves.
+
+        Those are left out whose names have to be quoted.
+        """
+        paths = {leaf.path for leaf in leaves(tree) if _of_text(leaf)}
+        return {self._key(path) for path in paths if all(_quoted(part) == part for part in path)}
+
+    def counted(self, key: str, values: Collection[int]) -> Any:
+        """A Filter of the chunks with one of these integers at a key whose values are counted.
+
+        The index of such a key knows no ranges, which is what `compile` makes of numbers, since those of filters are
+        doubles: each chunk's whole payload would be read.
+        """
+        return self._types.Filter(must=[self._matches((key,), self._types.MatchAny(any=list(values)))])
 
     def _condition(self, tree: Filter) -> Any:
         if not isinstance(tree, Comparison):
@@ -121,6 +137,10 @@ class QdrantFilters:
             if renamed is not None:
                 return ".".join((renamed, *map(_quoted, path[length:])))
         return ".".join(map(_quoted, path))
+
+
+def _of_text(leaf: Comparison | Has) -> bool:
+    return isinstance(leaf, Comparison) and leaf.operator is Operator.EQ and isinstance(leaf.value, str)
 
 
 def _quoted(key: str) -> str:

@@ -22,7 +22,7 @@ _RELEASE: Final = version("ragweave")
 _CONNECTIONS: Final = 8
 _DIGEST_BYTES: Final = 16
 # Answers wait this long for others to be written with, and let the callers have them first.
-_LINGER_S: Final = 0.02
+_LINGER_S: Final = 0.2
 # Bytes of answers waiting to be written; what comes above is not written, and made again one day.
 _BACKLOG: Final = 16 * 2**20
 _WRITE_TIMEOUT_S: Final = 1.0

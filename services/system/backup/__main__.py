@@ -32,5 +32,5 @@ def _print(**line: str) -> None:
 
 if __name__ == "__main__":
     settings = read(MeshSettings)
-    configure_logs("backup", settings.log_level)
+    configure_logs("backup", settings.log_level, settings.log_levels)
     sys.exit(asyncio.run(make(settings)))
