@@ -1,15 +1,21 @@
 # The only command surface. `make help` lists it.
 .DEFAULT_GOAL := help
 # Every target is a command, none a file.
-.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 PYTHON ?= python3
+# Processes that share the suite's tests.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
+GHZ := github.com/bojand/ghz/cmd/ghz@v0.120.0
+GHZ_STAMP := $(VENV)/.ghz-installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Install everything into .venv
 
@@ -43,11 +49,11 @@ logs: install ## Show the ends of all logs
 doctor: install ## Look for what is wrong
 	@$(BIN)/ragweave doctor
 
-test: install lint ## Lint, then run the suite, on two cores
-	$(BIN)/python -m pytest -n 2
+test: install lint ## Lint, then run the suite, on two cores; WORKERS=3 shares it among more
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 coverage: install ## Run the suite and tell which lines it leaves out; it takes a third longer
-	$(BIN)/python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 70
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report term:skip-covered --cov-fail-under 70
 
 test-tls: install ## Run every end-to-end test with TLS on
 	RAGWEAVE_TLS=on $(BIN)/python -m pytest tests/e2e --durations 10
@@ -90,6 +96,10 @@ crash-test: install ## Kill processes under imports 50 times: nothing lost, noth
 	$(BIN)/python -m tests.e2e.kill_points
 	$(BIN)/python -m tests.e2e.crash $(CRASH)
 
+observe-test: install ## Have Prometheus and Alertmanager watch a mesh that is troubled: every graph and alert has its data, and alerts come and go
+	compose/observability/install_tools.sh $(CURDIR)/$(BIN) prometheus
+	$(BIN)/python -m tests.e2e.observed
+
 backup-test: install ## Back a mesh up while it is written to, restore it, and compare all of it
 	$(BIN)/python -m tests.e2e.backups
 
@@ -99,8 +109,40 @@ disk-full-test: install ## Fill a small disk under a mesh: writes are refused, s
 filter-test: install ## Hold 2,000 random filters to what they mean in every store, and 200 filtered queries a mode to each other
 	FILTERS=2000 QUERIES=200 CHUNKS=20000 $(BIN)/python -m pytest -s tests/contract/test_search_filters.py tests/contract/test_filtered_search.py
 
+bench: install $(BENCH_STAMP) $(GHZ_STAMP) peers ## Hold the mesh to its limits, into docs/benchmarks.*; BENCH="--only cached --rounds 1"
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-k6: install $(BENCH_STAMP) ## Measure REST by the scenarios of benchmarks/k6: a ramp, a spike, 500 mixed requests/s
+	$(BIN)/python -m benchmarks --only k6 $(BENCH)
+
+bench-ghz: install $(GHZ_STAMP) ## Measure gRPC by the configurations of benchmarks/ghz, where Go is
+	$(BIN)/python -m benchmarks --only ghz $(BENCH)
+
+bench-peers: install peers ## Measure what others build beside ours: Chroma, and Haystack by Hayhooks
+	$(BIN)/python -m benchmarks --only peers $(BENCH)
+
+bench-profile: install $(BENCH_STAMP) ## Tell where the processors' time goes while nothing is cached
+	$(BIN)/python -m benchmarks --only profile $(BENCH)
+
+peers: $(PEERS)/chroma/.installed $(PEERS)/haystack/.installed ## Install those others, each into an environment of its own
+
+# Every package is named there, with its version.
+$(PEERS)/%/.installed: benchmarks/peers/requirements-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mesh,dev,bench]'
+	@touch $@
+
+# Without Go it is not made, and asked for again the next time.
+$(GHZ_STAMP): $(STAMP)
+	@{ command -v go > /dev/null && GOBIN=$(CURDIR)/$(BIN) go install $(GHZ) && touch $@; } || \
+	echo "ghz is left out: it is built by Go, which is not here or could not fetch it"
+
 bench-ingest: install ## Measure ingest against the bare model
-	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks --only ingest $(BENCH)
 
 rotate-test: install ## Rotate keys under load, by file and by URL, as long as it takes
 	$(BIN)/python -m tests.mesh.rotation
@@ -112,7 +154,7 @@ bench-job-store: install ## Measure what 200,000 jobs leave in the store, and wh
 	$(BIN)/python -m tests.job_store_load
 
 bench-search: install ## Measure what a search takes that nothing has cached
-	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks --only kinds $(BENCH)
 
 bench-overload: install ## Measure what ten times the load leaves of the peak
 	$(BIN)/python -m benchmarks.overload
@@ -120,8 +162,11 @@ bench-overload: install ## Measure what ten times the load leaves of the peak
 bench-cache: install ## Measure the hit rate on a Zipf-shaped query log with writes in it, and what hits and misses take
 	$(BIN)/python -m benchmarks.cache
 
+bench-scale: install ## Measure how an index grows, into docs/scaling.*; SCALE="--chunks 1000,1000000 --only edge,mesh"
+	$(BIN)/python -m benchmarks.scale $(SCALE)
+
 bench-footprint: install ## Measure start-up time and idle memory
-	$(BIN)/python -m benchmarks.footprint
+	$(BIN)/python -m benchmarks --only footprint $(BENCH)
 
 bench-edge: install ## Measure what the edge's check and limits cost
 	$(BIN)/python -m benchmarks.edge
@@ -158,5 +203,5 @@ protos: install format ## Generate the stubs and docs/openapi.json from protos/
 dashboards: install ## Generate Grafana's dashboards from compose/observability/boards
 	$(BIN)/python -m compose.observability.dashboards
 
-clean: ## Remove the environment and caches; the mesh's data stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* build *.egg-info
+clean: ## Remove the environments and caches; the mesh's data stays
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .coverage* build *.egg-info

@@ -9,7 +9,6 @@ does the best hit rate that a cache can have which never hides a write; it is to
 import argparse
 import itertools
 import random
-import re
 import statistics
 import tempfile
 import time
@@ -20,13 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ragweave.cli.demo import documents
+from benchmarks.rig import Rig
 from ragweave.client import Client
 from ragweave.v1 import job_pb2, search_pb2
 from ragweave.v1.cache_service_pb2 import GetCacheStatsRequest, PurgeCacheRequest, WarmCacheRequest
-from tests.e2e.stack import Mesh
 
-COLLECTION: Final = "topics"
 _AT_ONCE: Final = 100
 _WARMED: Final = 200
 _AFTER_WARMING: Final = 1000
@@ -116,30 +113,20 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     given = arguments.parse_args()
     print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        mesh = Mesh(Path(folder))
-        mesh.start()
-        try:
-            with mesh.client() as client:
-                client.create_collection(COLLECTION)
-                ended = client.wait(client.import_texts(COLLECTION, documents()).name)
-                assert ended.state == job_pb2.Job.SUCCEEDED, ended
-                _measure(client, given)
-        finally:
-            mesh.stop()
+    with tempfile.TemporaryDirectory() as folder, Rig(Path(folder)) as rig, rig.client() as client:
+        _measure(client, rig.collection, rig.words, given)
 
 
-def _measure(client: Client, given: argparse.Namespace) -> None:
+def _measure(client: Client, collection: str, words: Sequence[str], given: argparse.Namespace) -> None:
     draw = random.Random(given.seed)  # noqa: S311  (picks words, guards nothing)
-    words = sorted({word for each in documents() for word in re.findall(r"[a-z]{4,}", each["text"])})
     questions = [" ".join(draw.sample(words, 6)) for _ in range(given.questions)]
     log = zipf_log(questions, given.searches, given.exponent, draw)
-    write = writer(client, COLLECTION)
+    write = writer(client, collection)
     print("a write every   callers   hit rate   at best    hit p50   p95 ms   miss p50   p95 ms   searches/s")
     for callers, every in itertools.product((1, 16), (given.searches, 5000, 1000)):
         before = client.cache.GetCacheStats(GetCacheStatsRequest())
         client.cache.PurgeCache(PurgeCacheRequest())
-        done = replay(client, COLLECTION, log, write, every, callers)
+        done = replay(client, collection, log, write, every, callers)
         told = client.cache.GetCacheStats(GetCacheStatsRequest())
         assert told.hits - before.hits == len(done.taken_ms["HIT"]), "the service counts as its callers do"
         cells = [*_spread(done.taken_ms["HIT"]), *_spread(done.taken_ms["MISS"])]
@@ -149,13 +136,13 @@ def _measure(client: Client, given: argparse.Namespace) -> None:
             + f"{len(log) / done.seconds:>13,.0f}",
             flush=True,
         )
-    print("100 who ask the same at once:", dict(asked_at_once(client, COLLECTION, "which question is asked by all")))
+    print("100 who ask the same at once:", dict(asked_at_once(client, collection, "which question is asked by all")))
     write()
     began_s = time.perf_counter()
-    warmed = client.cache.WarmCache(WarmCacheRequest(collection=COLLECTION, limit=_WARMED))
+    warmed = client.cache.WarmCache(WarmCacheRequest(collection=collection, limit=_WARMED))
     seconds = time.perf_counter() - began_s
     following = log[:_AFTER_WARMING]
-    after = replay(client, COLLECTION, following, lambda: None, len(following))
+    after = replay(client, collection, following, lambda: None, len(following))
     best = repeats(following, len(following)) / len(following)
     print(
         f"warmed {warmed.warmed} of {_WARMED} after a write, in {seconds:.1f} s; of {len(following):,} searches "

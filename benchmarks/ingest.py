@@ -1,104 +1,155 @@
-"""Ingest of the mesh against the bare model on the same chunks, in one run: `python -m benchmarks.ingest [--rounds N]`.
+"""Ingest of the mesh against the bare model on the same chunks of 256 tokens."""
 
-Each round imports a corpus nobody has embedded before through the edge, reads its chunks back, and gives what was
-embedded to a bare onnxruntime session (tokenizer and model, no mesh), sorted by length, in each of the thread layouts
-that make sense on two cores; the fastest counts.
-"""
-
-import argparse
+import asyncio
+import itertools
 import statistics
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any, Final
 
-import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
-from tokenizers import Tokenizer
-
+from benchmarks.in_process import MAX_TOKENS, BareModel
+from benchmarks.plan import Plan
+from benchmarks.results import Bar, Outcome, Table
+from benchmarks.rig import Rig
 from ragweave import Client
 from ragweave.cli.demo import documents
-from ragweave.v1 import document_service_pb2, job_pb2
-from services.embedding.adapters.onnx import ModelFiles
-from tests.e2e.stack import Mesh
+from ragweave.v1 import chunk_pb2, document_service_pb2, job_pb2
+
+# Of texts of this length about 12 chunks are made.
+_CHARACTERS: Final = 13_000
+_LEAST_CHUNKS: Final = 10
+# Runs of the model at a time, and threads of each, that make sense on two cores.
+_LAYOUTS: Final = ((1, 2), (2, 1))
+_ABOUT: Final = (
+    f"Documents of at least {_LEAST_CHUNKS} chunks of {MAX_TOKENS} tokens, from the request at the edge to the job's "
+    "end, against tokenizer and model alone on the texts that the mesh embedded, sorted by length, in the faster of "
+    "two layouts: one run of the model at a time on two threads, two on one each. No text was embedded before."
+)
 
 
-def main() -> None:
-    """Prints a table and the median ratio."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=3)
-    rounds = arguments.parse_args().rounds
-    ratios = []
-    with tempfile.TemporaryDirectory() as folder:
-        mesh = Mesh(Path(folder))
-        mesh.start()
-        try:
-            with mesh.client() as client:
-                for number in range(1, rounds + 1):
-                    chunks, seconds, texts = _through_the_mesh(client, number)
-                    bare = _bare(texts)
-                    ratio = chunks / seconds / bare
-                    ratios.append(ratio)
-                    rates = f"mesh {chunks / seconds:.1f}/s, bare {bare:.1f}/s"
-                    print(f"round {number}: {chunks} chunks, {rates}: {ratio:.1%}")
-        finally:
-            mesh.stop()
-    print(f"median of {rounds}: {statistics.median(ratios):.1%} of the bare model")
+@dataclass(frozen=True)
+class Round:
+    """One corpus through the mesh, then its chunks through the model.
+
+    Attributes:
+        bare_per_s: Chunks a second, by layout.
+        cpu_ms: Processor time that a chunk took in the mesh, by process.
+    """
+
+    chunks: int
+    mesh_per_s: float
+    bare_per_s: Mapping[str, float]
+    cpu_ms: Mapping[str, float]
+
+    @property
+    def ratio(self) -> float:
+        return self.mesh_per_s / max(self.bare_per_s.values())
 
 
-def _through_the_mesh(client: Client, number: int) -> tuple[int, float, list[str]]:
-    """Chunks written, seconds from the request to the job's end, and the texts that were embedded."""
-    collection = f"round-{number}"
-    client.create_collection(collection)
-    corpus = documents()
-    for document in corpus:  # every paragraph says its round, so that no chunk is in the embedding cache
-        document["text"] = document["text"].replace("\n\n", f"\n\n({number}) ")
-    began = time.perf_counter()
-    ended = client.wait(client.import_texts(collection, corpus).name)
-    seconds = time.perf_counter() - began
-    assert ended.state == job_pb2.Job.SUCCEEDED, ended
-    texts = []
-    for document in corpus:
-        request = document_service_pb2.ListChunksRequest(
-            parent=f"collections/{collection}/documents/{document['document_id']}", page_size=100
-        )
-        while True:
-            page = client.documents.ListChunks(request)
-            texts += [f"{chunk.context}\n{chunk.text}" if chunk.context else chunk.text for chunk in page.chunks]
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
-    return ended.progress.chunks, seconds, texts
+async def run(rig: Rig, plan: Plan) -> Outcome:
+    """Imports, each compared with the model alone."""
+    rounds = []
+    for number in range(1, plan.rounds + 1):
+        rounds.append(await asyncio.to_thread(_round, rig, number))
+        done = rounds[-1]
+        print(f"ingest, round {number} of {plan.rounds}: {done.mesh_per_s:.1f} chunks/s, {done.ratio:.1%}", flush=True)
+    return Outcome(_ABOUT, bars=[bar(rounds)], tables=[_compared(rounds), _processors(rounds)])
 
 
-def _bare(texts: list[str]) -> float:
-    """Texts a second of the tokenizer and the model alone, in the faster of the layouts for two cores."""
-    files = ModelFiles.packaged()
-    tokenizer = Tokenizer.from_file(str(files.tokenizer))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-
-    def embed(session: onnxruntime.InferenceSession, text: str) -> None:
-        ids = np.array([tokenizer.encode(text).ids], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        (hidden,) = session.run(["last_hidden_state"], feed)
-        pooled = hidden[0].mean(axis=0)
-        pooled / np.linalg.norm(pooled)
-
-    ordered = sorted(texts, key=len)
-    fastest = 0.0
-    for workers, threads in ((1, 2), (2, 1)):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(files.weights, options, providers=["CPUExecutionProvider"])
-        embed(session, ordered[-1])
-        with ThreadPoolExecutor(workers) as pool:
-            began = time.perf_counter()
-            list(pool.map(partial(embed, session), ordered))
-            fastest = max(fastest, len(texts) / (time.perf_counter() - began))
-    return fastest
+def bar(rounds: Sequence[Round]) -> Bar:
+    """What is asked of ingest, and what it came to."""
+    ratio = statistics.median(each.ratio for each in rounds)
+    asked = f"ingest, chunks of {MAX_TOKENS} tokens, {_LEAST_CHUNKS} or more a document: 95 % of the bare model's rate"
+    return Bar(5, asked, f"{ratio:.1%}", ratio >= 0.95)
 
 
-if __name__ == "__main__":
-    main()
+def corpus(number: int) -> list[dict[str, Any]]:
+    """Long documents of the demo's prose; every paragraph says the number, so that no chunk was embedded before."""
+    paragraphs = (part.strip() for topic in documents() for part in topic["text"].split("\n\n"))
+    made: list[dict[str, Any]] = []
+    parts: list[str] = []
+    for part in paragraphs:
+        parts.append(f"({number}) {part}")
+        if sum(map(len, parts)) >= _CHARACTERS:
+            made.append({"document_id": f"long-{len(made)}", "text": "\n\n".join(parts)})
+            parts = []
+    return made  # what is left over is too short
+
+
+def _round(rig: Rig, number: int) -> Round:
+    collection, texts = f"ingest-{number}", corpus(number)[: rig.documents]
+    with rig.client() as client:
+        client.create_collection(collection, chunking={"strategy": "FIXED", "max_tokens": MAX_TOKENS})
+        used_s, began_s = rig.processor_s(), time.perf_counter()
+        ended = client.wait(client.import_texts(collection, texts).name)
+        seconds = time.perf_counter() - began_s
+        if ended.state != job_pb2.Job.SUCCEEDED:
+            raise RuntimeError(f"not imported: {ended}")
+        cpu_ms = {
+            process: (s - used_s.get(process, 0.0)) / ended.progress.chunks * 1e3
+            for process, s in rig.processor_s().items()
+        }
+        chunks = [_chunks(client, collection, each["document_id"]) for each in texts]
+    _check(chunks)
+    embedded = [f"{each.context}\n{each.text}" if each.context else each.text for each in itertools.chain(*chunks)]
+    bare = {_layout(runs, threads): _bare_per_s(embedded, runs, threads) for runs, threads in _LAYOUTS}
+    return Round(len(embedded), len(embedded) / seconds, bare, cpu_ms)
+
+
+def _chunks(client: Client, collection: str, document: str) -> list[chunk_pb2.Chunk]:
+    found: list[chunk_pb2.Chunk] = []
+    request = document_service_pb2.ListChunksRequest(
+        parent=f"collections/{collection}/documents/{document}", page_size=100
+    )
+    while True:
+        page = client.documents.ListChunks(request)
+        found += page.chunks
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+def _check(documents: Sequence[Sequence[chunk_pb2.Chunk]]) -> None:
+    """The corpus is what it is said to be."""
+    fewest = min(map(len, documents))
+    whole = statistics.median(chunk.token_count for each in documents for chunk in each)
+    if fewest < _LEAST_CHUNKS or whole < 0.95 * MAX_TOKENS:
+        raise RuntimeError(f"a document has {fewest} chunks, and half of all chunks are of {whole} tokens or fewer")
+
+
+def _bare_per_s(texts: Sequence[str], runs: int, threads: int) -> float:
+    """Texts a second of tokenizer and model alone."""
+    model, ordered = BareModel(threads), sorted(texts, key=len)
+    model.embed(ordered[-1])
+    with ThreadPoolExecutor(runs) as pool:
+        began_s = time.perf_counter()
+        list(pool.map(model.embed, ordered))
+        return len(texts) / (time.perf_counter() - began_s)
+
+
+def _layout(runs: int, threads: int) -> str:
+    return f"bare, {runs} at a time on {threads} thread{'s' * (threads > 1)}"
+
+
+def _compared(rounds: Sequence[Round]) -> Table:
+    layouts = list(rounds[0].bare_per_s)
+    rows = [
+        [
+            str(number),
+            str(each.chunks),
+            f"{each.mesh_per_s:.1f}",
+            *(f"{each.bare_per_s[layout]:.1f}" for layout in layouts),
+            f"{each.ratio:.1%}",
+        ]
+        for number, each in enumerate(rounds, 1)
+    ]
+    return Table("Chunks a second", ["round", "chunks", "mesh", *layouts, "mesh of the faster"], rows)
+
+
+def _processors(rounds: Sequence[Round]) -> Table:
+    ms = {name: statistics.median(each.cpu_ms.get(name, 0.0) for each in rounds) for name in rounds[-1].cpu_ms}
+    named = sorted((name for name in ms if ms[name] >= 0.1), key=lambda name: -ms[name])
+    title = "Milliseconds of processor time that a chunk takes in the mesh, medians"
+    return Table(title, [*named, "all"], [[*(f"{ms[name]:.1f}" for name in named), f"{sum(ms.values()):.1f}"]])

@@ -51,7 +51,7 @@ async def _us_each(relay: Relay, metadata: tuple[tuple[str, str], ...]) -> float
 
 
 async def measure(rounds: int) -> None:
-    configure_logs("bench", "error")
+    configure_logs("bench", "error", {})
     with tempfile.TemporaryDirectory(prefix="rw-") as name:
         world = World.in_folder(Path(name))
         bearer = world.bearer(roles=["admin"])
