@@ -9,10 +9,9 @@ from services.mesh import traces
 from services.mesh.identity import Caller
 from services.retrieval.cache import CacheUse, Made, ResultCache, Status
 from services.retrieval.collection import CollectionView
-from services.retrieval.lately import Lately
 from services.retrieval.query import CacheControl, Plan, Query
 from services.retrieval.query_log import QueryLog
-from services.retrieval.results import Asked, asked
+from services.retrieval.results import asked
 from services.retrieval.retriever import Answer, Retriever
 from services.retrieval.stages import Degraded, Ran, Stages
 from services.retrieval.usage import Usage
@@ -79,7 +78,6 @@ class Answering(Generic[S]):
         self._usage = usage
         self._render = render
         self._read = read
-        self._questions: Lately[Asked] = Lately()
 
     async def search(
         self, query: Query, who: Caller, written: Callable[[], bytes], *, timeout_s: float | None = None
@@ -107,7 +105,7 @@ class Answering(Generic[S]):
             else:
                 cache_s = stages.budget_s("cache")
                 with stages.timed("cache"):
-                    question = self._questions.of((query, plan, who, *views), lambda: asked(query, plan, views, who))
+                    question = query.lately.of((asked, plan, who, *views), lambda: asked(query, plan, views, who))
                     body, use = await self._cache.answer(
                         question,
                         make,

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -21,6 +21,7 @@ from services.retrieval.faceting import FacetAsked, Faceting
 from services.retrieval.filterable import both, by_document_id, visible_to
 from services.retrieval.fusion import DEFAULT_FUSION, Fusion
 from services.retrieval.grouping import GroupBy, Grouping
+from services.retrieval.lately import Lately
 from services.retrieval.masking import ALL, HitMask
 from services.retrieval.neighbors import MAX_PASSAGES
 
@@ -64,6 +65,7 @@ class Query:
         mask: Fields of a hit to return.
         require_all: Fails rather than answering from fewer stages.
         explain: The answer tells how it came about.
+        lately: What was made of it lives as long as the query does.
     """
 
     text: str = ""
@@ -94,6 +96,7 @@ class Query:
     explain: bool = False
     consistency_token: str = ""
     cache_control: CacheControl = CacheControl.DEFAULT
+    lately: Lately = field(default_factory=Lately, init=False, compare=False, repr=False)
 
     @property
     def named_collections(self) -> list[str]:

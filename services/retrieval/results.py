@@ -38,7 +38,7 @@ OF_NO_ANSWER: Final = ("consistency_token", "cache_control", "require_all")
 """Fields that tell how to come by the answer, not which: one that is not whole is not kept."""
 
 # Whatever else a query may ever ask for tells answers apart.
-_AS_ASKED: Final = tuple(sorted({field.name for field in fields(Query)} - _PLANNED - {*OF_NO_ANSWER}))
+_AS_ASKED: Final = tuple(sorted({field.name for field in fields(Query) if field.compare} - _PLANNED - {*OF_NO_ANSWER}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from services.retrieval.explaining import Explanation, explanation, fusion_expla
 from services.retrieval.faceting import Facet
 from services.retrieval.freshness import Freshness
 from services.retrieval.grouping import Group, groups_of, valued
-from services.retrieval.lately import Lately
 from services.retrieval.masking import ALL, HitMask
 from services.retrieval.pages import FrozenRanking, Place
 from services.retrieval.ports import PassageReranker, QueryEmbedder, VectorStore
@@ -112,7 +111,6 @@ class Retriever:
         self._freshness = freshness
         self._reranker = reranker
         self._usage = usage
-        self._plans: Lately[Plan] = Lately()
 
     def with_embedder(self, embedder: QueryEmbedder) -> "Retriever":
         """The same retriever, but for where vectors come from."""
@@ -161,7 +159,7 @@ class Retriever:
         # A token may lapse, and what a boost prefers may depend on the time: these are planned anew.
         lasting = not (query.page_token or query.boosts)
         plan = (
-            self._plans.of((query, who, *views), lambda: planned(query, views, who))
+            query.lately.of((planned, who, *views), lambda: planned(query, views, who))
             if lasting
             else planned(query, views, who)
         )

@@ -1,7 +1,5 @@
 """What was made of the same objects is given again, and of no others."""
 
-from functools import partial
-
 import pytest
 
 from services.retrieval.lately import Lately
@@ -18,7 +16,7 @@ class Thing:
 
 
 def test_the_same_objects_are_known_again_and_their_equals_are_not() -> None:
-    lately: Lately[object] = Lately()
+    lately = Lately()
     one, other = Thing(), Thing()
     made = lately.of((one, other), object)
     assert lately.of((one, other), object) is made
@@ -26,16 +24,16 @@ def test_the_same_objects_are_known_again_and_their_equals_are_not() -> None:
     assert lately.of((one, Thing()), object) is not made
 
 
-def test_the_oldest_is_forgotten_first() -> None:
-    lately: Lately[int] = Lately(most=2)
-    things = [Thing() for _ in range(3)]
+def test_the_oldest_of_seventeen_is_forgotten() -> None:
+    lately = Lately()
+    things = [Thing() for _ in range(17)]
     for number, thing in enumerate(things):
-        lately.of((thing,), partial(int, number))
-    assert [lately.of((thing,), lambda: -1) for thing in reversed(things)] == [2, 1, -1]
+        assert lately.of((thing,), lambda number=number: number) == number
+    assert [lately.of((thing,), lambda: -1) for thing in reversed(things)] == [*range(16, 0, -1), -1]
 
 
 def test_what_cannot_be_made_is_tried_again() -> None:
-    lately: Lately[float] = Lately()
+    lately = Lately()
     thing = Thing()
     with pytest.raises(ZeroDivisionError):
         lately.of((thing,), lambda: 1 / 0)
