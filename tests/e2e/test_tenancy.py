@@ -14,7 +14,7 @@ from tests.e2e.tenancy import TENANTS, Campaign, never_reached, summary
 from tests.e2e.test_identity import bearer
 
 # `make soak-tenancy` sets 100,000.
-CALLS = int(os.environ.get("TENANCY_CALLS", "1000"))
+CALLS = int(os.environ.get("TENANCY_CALLS", "500"))
 BATCH = 100
 # Batches for what chance has missed: the more methods there are, the likelier that is.
 MORE = 8
