@@ -217,11 +217,13 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
         yield mesh
 
 
-async def create(mesh: Mesh, collection_id: str = "docs", **fields: Any) -> collection_pb2.Collection:
+async def create(
+    mesh: Mesh, collection_id: str = "docs", *, who: Any = None, **fields: Any
+) -> collection_pb2.Collection:
     request = collections_pb.CreateCollectionRequest(
         collection=collection_pb2.Collection(**fields), collection_id=collection_id
     )
-    made: collection_pb2.Collection = await mesh.collections.CreateCollection(request, metadata=mesh.as_())
+    made: collection_pb2.Collection = await mesh.collections.CreateCollection(request, metadata=who or mesh.as_())
     return made
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tokenizers import Tokenizer
@@ -29,17 +30,25 @@ from services.embedding.settings import Settings
 from tests.embedding_fakes import MemoryCache, WordModel
 from tests.mesh.harness import World, caller_of
 
+# The service reads its model when it starts: once for all tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 LONG = "word " * 300
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.in_folder(tmp_path_factory.mktemp("world"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def port(world: World) -> AsyncIterator[int]:
     """The whole service; its Redis is down, which must not matter."""
     async with world.running(wire, Settings(mesh=world.mesh, port=0), name="embedding") as port:
         yield port
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def channel(world: World, port: int) -> AsyncIterator[grpc.aio.Channel]:
     async with world.channel_as(port, caller_of()) as channel:
         yield channel
@@ -229,6 +238,6 @@ async def test_a_cancelled_call_leaves_no_work_behind(world: World) -> None:
     assert model.lengths() == [[2], [3]]
 
 
-def test_the_batch_size_told_is_the_one_enforced() -> None:
+async def test_the_batch_size_told_is_the_one_enforced() -> None:
     field = pb.EmbedRequest.DESCRIPTOR.fields_by_name["texts"]
     assert field.GetOptions().Extensions[validate_pb2.field].repeated.max_items == convert.MAX_BATCH_SIZE

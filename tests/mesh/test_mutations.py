@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -39,6 +41,7 @@ from services.jobs.servicer import WebhookServicer
 from services.jobs.settings import Settings as JobsSettings
 from services.jobs.webhook import DeliveryState, NewDelivery, Sent
 from services.jobs.webhooks import Webhooks
+from services.mesh.identity import acting_for
 from services.mesh.serve import Wiring
 from services.mesh.status import DETAILS_KEY
 from services.retrieval.adapters.redis_evaluations import RedisEvaluations
@@ -51,10 +54,12 @@ from services.system.__main__ import wire as wire_system
 from services.system.settings import Settings as SystemSettings
 from tests.evaluations_memory import NotedJobs, RoteSearcher
 from tests.jobs_store import Store, store_in
-from tests.mesh.harness import World
-from tests.mesh.test_collections_service import collections_service, create, record
+from tests.mesh.harness import World, caller_of
+from tests.mesh.test_collections_service import Mesh, collections_service, create, record
 from tests.mesh.test_jobs_service import inline, jobs_service
 from tests.unit.test_mutations import MUTATIONS, WITHOUT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, GONE = (f"collections/docs/documents/{each}" for each in ("a", "b", "gone"))
 HOOK = "webhooks/hook"
@@ -301,7 +306,7 @@ ALL = pytest.mark.parametrize("method", CASES)
 ELSEWHERE = {"SystemService/DeleteTenant", "SystemService/RestoreTenant"}
 
 
-def test_every_mutation_is_held_to_the_rule() -> None:
+async def test_every_mutation_is_held_to_the_rule() -> None:
     kept = {method for method in MUTATIONS if (method, "request_id") not in WITHOUT} - ELSEWHERE
     assert kept == set(CASES)
     assert {method for method in kept if (method, "etag") not in WITHOUT} == {
@@ -309,41 +314,48 @@ def test_every_mutation_is_held_to_the_rule() -> None:
     }
 
 
-@asynccontextmanager
-async def collections_door(folder: Path) -> AsyncIterator[Door]:
-    async with collections_service(folder) as mesh:
+# Of tests that share a service, each has tenants of its own.
+_TURNS = count()
 
-        async def call(method: str, request: Message, tenant: str) -> Any:
-            service, name = method.split("/")
-            stub = mesh.collections if service == "CollectionService" else mesh.documents
-            sent = iter([request]) if name == "UploadDocument" else request
-            return await getattr(stub, name)(sent, metadata=mesh.as_(tenant=tenant))
 
-        async def look(tenant: str) -> str:
-            who = mesh.as_(tenant=tenant)
-            seen = await mesh.collections.ListCollections(collection_service_pb2.ListCollectionsRequest(), metadata=who)
-            parts = [str(seen)]
-            for each in seen.collections:
-                request = document_service_pb2.ListDocumentsRequest(parent=each.name)
-                parts.append(str(await mesh.documents.ListDocuments(request, metadata=who)))
-            if tenant == "acme":
-                asked = {getattr(each, "request_id", "") for each in mesh.others.asked}
-                parts.append(f"imports queued: {sorted(asked - {''})}")
-            return "\n".join(parts)
+async def collections_door(mesh: Mesh) -> Door:
+    """To a service that others use as well: acme and globex are two tenants whom nobody else is."""
+    turn, earlier = next(_TURNS), len(mesh.others.asked)
 
-        made = await create(mesh)
-        etags = {"docs": made.etag}
+    def who(tenant: str) -> Any:
+        return mesh.as_(tenant=f"{tenant}-{turn}")
+
+    async def call(method: str, request: Message, tenant: str) -> Any:
+        service, name = method.split("/")
+        stub = mesh.collections if service == "CollectionService" else mesh.documents
+        sent = iter([request]) if name == "UploadDocument" else request
+        return await getattr(stub, name)(sent, metadata=who(tenant))
+
+    async def look(tenant: str) -> str:
+        listing = collection_service_pb2.ListCollectionsRequest()
+        seen = await mesh.collections.ListCollections(listing, metadata=who(tenant))
+        parts = [str(seen)]
+        for each in seen.collections:
+            request = document_service_pb2.ListDocumentsRequest(parent=each.name)
+            parts.append(str(await mesh.documents.ListDocuments(request, metadata=who(tenant))))
+        if tenant == "acme":
+            asked = {getattr(each, "request_id", "") for each in mesh.others.asked[earlier:]}
+            parts.append(f"imports queued: {sorted(asked - {''})}")
+        return "\n".join(parts)
+
+    made = await create(mesh, who=who("acme"))
+    etags = {"docs": made.etag}
+    with acting_for(caller_of("ann", tenant=f"acme-{turn}")):
         for document_id in ("a", "b"):
             etags[document_id] = (await record(mesh, made, document_id)).etag
         await record(mesh, made, "gone")
-        gone = document_service_pb2.DeleteDocumentRequest(name=GONE)
-        etags["gone"] = (await mesh.documents.DeleteDocument(gone, metadata=mesh.as_())).etag
-        await create(mesh, "old")
-        old = collection_service_pb2.DeleteCollectionRequest(name="old")
-        etags["old"] = (await mesh.collections.DeleteCollection(old, metadata=mesh.as_())).etag
-        request = collection_service_pb2.CreateCollectionRequest(collection_id="docs", collection={"description": "x"})
-        await mesh.collections.CreateCollection(request, metadata=mesh.as_(tenant="globex"))
-        yield Door(call, look, etags)
+    gone = document_service_pb2.DeleteDocumentRequest(name=GONE)
+    etags["gone"] = (await mesh.documents.DeleteDocument(gone, metadata=who("acme"))).etag
+    await create(mesh, "old", who=who("acme"))
+    old = collection_service_pb2.DeleteCollectionRequest(name="old")
+    etags["old"] = (await mesh.collections.DeleteCollection(old, metadata=who("acme"))).etag
+    await create(mesh, who=who("globex"), description="x")
+    return Door(call, look, etags)
 
 
 @asynccontextmanager
@@ -506,8 +518,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture
-async def door(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def collections(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    async with collections_service(tmp_path_factory.mktemp("collections")) as mesh:
+        yield mesh
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def door(method: str, collections: Mesh, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
     if method.startswith("JobService/"):
         async with jobs_door(tmp_path, request.getfixturevalue("store")) as door:
             yield door
@@ -521,8 +539,7 @@ async def door(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> A
         async with system_door(tmp_path, request.getfixturevalue("store")) as door:
             yield door
     else:
-        async with collections_door(tmp_path) as door:
-            yield door
+        yield await collections_door(collections)
 
 
 def sent(door: Door, method: str, request_id: str = "k-1", *changes: Callable[[Any], None] | None) -> Any:
@@ -638,15 +655,15 @@ async def test_a_stale_etag_is_aborted_and_nothing_changes(method: str, door: Do
     assert await door.look("acme") == before
 
 
-async def test_an_id_of_another_method_is_another_id(tmp_path: Path) -> None:
-    async with collections_door(tmp_path) as door:
-        for method in CASES:
-            if method.startswith(("CollectionService/", "DocumentService/")):
-                try:
-                    await door.call(method, sent(door, method, "one-for-all", _forget_etags), "acme")
-                except grpc.aio.AioRpcError as error:
-                    assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS), "gone, or taken"
-                    assert "request_id" not in str(error.details())
+async def test_an_id_of_another_method_is_another_id(collections: Mesh) -> None:
+    door = await collections_door(collections)
+    for method in CASES:
+        if method.startswith(("CollectionService/", "DocumentService/")):
+            try:
+                await door.call(method, sent(door, method, "one-for-all", _forget_etags), "acme")
+            except grpc.aio.AioRpcError as error:
+                assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS), "gone, or taken"
+                assert "request_id" not in str(error.details())
 
 
 def _forget_etags(request: Any) -> None:
