@@ -35,7 +35,7 @@ async def open_reranker(source: RerankSource, settings: Settings) -> AsyncIterat
     if source.kind is Kind.ONNX:
         try:
             async with OnnxCrossEncoder.open(
-                source.model, Path(source.place), workers=settings.rerank_workers
+                source.model, Path(source.place), workers=settings.rerank_workers, niceness=settings.niceness
             ) as encoder:
                 yield LocalReranker(
                     encoder,
@@ -68,7 +68,7 @@ def _api_key(file: Path | None) -> str:
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     async with (
-        OnnxModel.open(ModelFiles.packaged(), workers=settings.workers) as model,
+        OnnxModel.open(ModelFiles.packaged(), workers=settings.workers, niceness=settings.niceness) as model,
         RedisCache.open(
             settings.cache_url or settings.mesh.redis_url,
             ttl_s=settings.cache_ttl_s,

@@ -32,6 +32,12 @@ class Settings(ServiceSettings):
         le=65536,
         description="Texts that may wait, of queries, of documents and to rerank each; more are refused.",
     )
+    niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="How far models leave the processor to others, as nice(1) has it: what waits is read together.",
+    )
     batch_tokens: int = Field(128, ge=1, le=65536, description="Most tokens of one batch, padding included.")
     cache_bytes: int = Field(16 * 2**20, ge=0, le=2**40, description="Memory for recent embeddings in this process.")
     cache_url: SecretUrl = Field("", description="Redis store of embeddings; the mesh's redis_url where empty.")

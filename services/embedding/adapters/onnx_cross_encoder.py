@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from services.embedding.adapters.onnx import revision_of, session_of
+from services.embedding.adapters.onnx import inference_threads, revision_of, session_of
 from services.embedding.models import RerankerSpec
 from services.embedding.ports import Tokens
 
@@ -37,7 +37,7 @@ class OnnxCrossEncoder:
     The score is the sigmoid of the one logit, or the probability of the second of two classes.
     """
 
-    def __init__(self, model: str, folder: Path, workers: int) -> None:
+    def __init__(self, model: str, folder: Path, workers: int, niceness: int = 0) -> None:
         weights = _weights(folder)
         config = _json(folder / "config.json")
         self._tokenizer = _tokenizer(folder)
@@ -59,23 +59,24 @@ class OnnxCrossEncoder:
             revision=revision_of(sorted([*weights.parent.glob("model.onnx*"), *folder.glob("*.json")])),
         )
         self._check(weights)
-        self._inference = ThreadPoolExecutor(workers, f"inference {model}")
+        self._inference = inference_threads(workers, f"inference {model}", niceness)
         self._tokenization = ThreadPoolExecutor(1, f"tokenization {model}")
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, model: str, folder: Path, *, workers: int) -> AsyncIterator[Self]:
+    async def open(cls, model: str, folder: Path, *, workers: int, niceness: int = 0) -> AsyncIterator[Self]:
         """The model, loaded; waits for running batches on leaving.
 
         Args:
             model: The id to give it.
             folder: With tokenizer.json, config.json and model.onnx, which may be in a folder `onnx`.
             workers: Batches that run at a time.
+            niceness: As `inference_threads` has it.
 
         Raises:
             ModelFolderUnusable: Something is missing, or it is no cross-encoder.
         """
-        encoder = await asyncio.to_thread(cls, model, folder, workers)
+        encoder = await asyncio.to_thread(cls, model, folder, workers, niceness)
         try:
             yield encoder
         finally:
