@@ -27,6 +27,7 @@ from services.mesh.chain import EXEMPT_SERVICES
 from services.mesh.hops import Hop
 from services.mesh.identity import caller
 from services.mesh.interceptors.request_id import request_id_from
+from services.mesh.listening import CannotStart
 from services.mesh.settings import MeshSettings
 from services.mesh.status import DETAILS_KEY
 from services.mesh.tls import Certificates, renewing_channel
@@ -81,8 +82,14 @@ async def open_channel(
         ready_only: Whether calls go only to those who say that they take them.
 
     Raises:
+        CannotStart: There is no key to sign its tokens with.
         CertificatesUnusable: TLS is on, and the service's certificate cannot be used.
     """
+    if settings.mesh_key is None or not settings.mesh_key.is_file():
+        raise CannotStart(
+            f"{_service.get()}: there is no key of service tokens at {settings.mesh_key}: `ragweave up` makes one for "
+            "the mesh in its folder; for another, set RAGWEAVE_MESH_KEY or RAGWEAVE_DATA_DIR"
+        )
     breaker = breaker_of(settings.role_at(target) or target)
     added = _Added(ServiceTokens(settings, _service.get()), breaker, target)
     options = [

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from services.mesh.calls import bounded, current_call
 from services.mesh.channels import open_channel
 from services.mesh.errors import CollectionNotFound, DependencyUnavailable, EtagMismatch, Unauthenticated
 from services.mesh.identity import caller
+from services.mesh.listening import CannotStart
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World, caller_of
@@ -306,6 +308,13 @@ async def test_a_call_on_behalf_of_nobody_is_a_defect(world: World) -> None:
     async with world.serving(add_scripted, Scripted()) as port, open_channel(world.mesh, world.target(port)) as channel:
         with pytest.raises(LookupError):
             await GET.start(channel)
+
+
+async def test_without_a_key_to_sign_with_a_process_says_so_and_does_not_start(world: World, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "mesh.pem"
+    with pytest.raises(CannotStart, match=f"{missing}: `ragweave up`"):
+        async with open_channel(world.mesh.model_copy(update={"mesh_key": missing}), "127.0.0.1:1"):
+            pass
 
 
 async def test_a_server_that_is_not_ready_is_left_out_and_found_again(world: World) -> None:
