@@ -1,4 +1,4 @@
-"""A filter finds what it means, in every store: 2,000 random ones by `make filter-test`, 200 in the suite."""
+"""A filter finds what it means, in every store: 2,000 random ones by `make filter-test`, 100 in the suite."""
 
 import os
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-FILTERS = int(os.environ.get("FILTERS", "200"))
+FILTERS = int(os.environ.get("FILTERS", "100"))
 DOCUMENTS = documents(150, seed=20)
 INDEX = IndexId("uid-1")
 EVERY = VectorQuery(vector(direction("anything")), None, limit=len(DOCUMENTS), depth=len(DOCUMENTS))
