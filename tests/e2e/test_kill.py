@@ -18,7 +18,7 @@ from tests.e2e.kill_points import slept_before
 from tests.e2e.stack import PATIENCE_S, Mesh
 
 PROCESSES = ["worker", "jobs", "retrieval", "embedding", "collections", "redis", "envoy", "system"]
-DOCUMENTS = 100
+DOCUMENTS = 40
 SEED = random.SystemRandom().randrange(2**32)
 
 
