@@ -33,7 +33,7 @@ class Settings(ServiceSettings):
         description="Texts that may wait, of queries, of documents and to rerank each; more are refused.",
     )
     niceness: int = Field(
-        10,
+        5,
         ge=0,
         le=19,
         description="How far models leave the processor to others, as nice(1) has it: what waits is read together.",
