@@ -161,8 +161,10 @@ class Stage:
 
     @classmethod
     @contextmanager
-    def set_up(cls, folder: Path, doubled: Sequence[str] = (*SERVICES, "worker")) -> Iterator["Stage"]:
-        """Starts two of each of `doubled`, and one of the others."""
+    def set_up(
+        cls, folder: Path, doubled: Sequence[str] = (*SERVICES, "worker"), documents: int = 100
+    ) -> Iterator["Stage"]:
+        """Starts two of each of `doubled`, and one of the others; the load is about so many documents."""
         with ExitStack() as opened:
             stores = {name: f"127.0.0.1:{free_port()}" for name in STORES}
             parts = {name: (name, f"{name}-2") if name in doubled else (name,) for name in SERVICES}
@@ -188,7 +190,7 @@ class Stage:
             mesh = Mesh(folder / "data", **settings)
             opened.callback(mesh.stop)
             mesh.start()
-            load = SteadyLoad.of(mesh)
+            load = SteadyLoad.of(mesh, documents=documents)
 
             def pid_of(part: str) -> Callable[[], int]:
                 return lambda: kept[part].pid if part in kept else mesh.pid(part)

@@ -9,7 +9,7 @@ from tests.tcp_proxy import Link
 def test_processes_that_are_killed_or_cut_off_come_back_by_themselves_and_nothing_acknowledged_is_lost(
     tmp_path: Path,
 ) -> None:
-    with Stage.set_up(tmp_path, doubled=("retrieval",)) as stage:
+    with Stage.set_up(tmp_path, doubled=("retrieval",), documents=20) as stage:
         before = {name: victim.pid() for name, victim in stage.victims.items()}
         found = stage.campaign(("retrieval", "redis"), (KILL, Link.BLACK_HOLE.value), hold_s=1.0, rest_s=1.0)
         stage.load.check()
