@@ -3,8 +3,8 @@
 # Every target is a command, none a file.
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 PYTHON ?= python3
-# Processes that share the suite's tests.
-WORKERS ?= 2
+# Processes that share the suite's tests: one more than it has cores, for many wait.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
@@ -49,7 +49,7 @@ logs: install ## Show the ends of all logs
 doctor: install ## Look for what is wrong
 	@$(BIN)/ragweave doctor
 
-test: install lint ## Lint, then run the suite, on two cores; WORKERS=3 shares it among more
+test: install lint ## Lint, then run the suite, on two cores by three workers; WORKERS=2 takes longer and less memory
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 coverage: install ## Run the suite and tell which lines it leaves out; it takes a third longer
