@@ -332,10 +332,11 @@ class Campaign:
     calls: int = 0
 
     async def prepare(self, *tenants: str) -> None:
-        """Two collections with a document for each tenant that has lost them, named alike for all, and an evaluation.
+        """Two collections with a document, a webhook and an evaluation for each tenant that has lost them, named alike.
 
         One collection was deleted and taken back: random calls seldom find one that is deleted before it is made anew.
-        An evaluation needs a set of queries that judges what is in a collection: random calls seldom make one either.
+        An evaluation needs a set of queries that judges what is in a collection: random calls seldom make one either,
+        and webhooks are deleted as often as they are made.
         """
         for tenant in tenants:
             asker = Asker(tenant, self.pool, random.Random(0))
@@ -351,7 +352,15 @@ class Campaign:
             await self._checked(tenant, "grpc", _method("DeleteCollection"), again)
             back = _message("UndeleteCollection", {"name": f"collections/{_IDS[0]}"})
             await self._checked(tenant, "grpc", _method("UndeleteCollection"), back)
+            await self._with_a_webhook(tenant)
             await self._with_an_evaluation(tenant, asker)
+
+    async def _with_a_webhook(self, tenant: str) -> None:
+        """One that is sent nothing, so that it does not change by itself."""
+        hook = _message("CreateWebhook", {"webhook_id": _IDS[0]})
+        hook.webhook.uri = f"https://{CANARIES[tenant]}.invalid/hook"
+        hook.webhook.state = hook.webhook.DISABLED
+        await self._checked(tenant, "grpc", _method("CreateWebhook"), hook)
 
     async def _with_an_evaluation(self, tenant: str, asker: Asker) -> None:
         listing = _method("ListEvaluations"), _message("ListEvaluations", {})
