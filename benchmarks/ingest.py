@@ -13,9 +13,9 @@ from benchmarks.in_process import MAX_TOKENS, BareModel
 from benchmarks.plan import Plan
 from benchmarks.results import Bar, Outcome, Table
 from benchmarks.rig import Rig
-from ragweave import Client
 from ragweave.cli.demo import documents
-from ragweave.v1 import chunk_pb2, document_service_pb2, job_pb2
+from ragweave.v1 import chunk_pb2, job_pb2
+from tests.e2e.durability import chunks_of
 
 # Of texts of this length about 12 chunks are made.
 _CHARACTERS: Final = 13_000
@@ -91,24 +91,13 @@ def _round(rig: Rig, number: int) -> Round:
             process: (s - used_s.get(process, 0.0)) / ended.progress.chunks * 1e3
             for process, s in rig.processor_s().items()
         }
-        chunks = [_chunks(client, collection, each["document_id"]) for each in texts]
+        chunks = [
+            list(chunks_of(client, f"collections/{collection}/documents/{each['document_id']}")) for each in texts
+        ]
     _check(chunks)
     embedded = [f"{each.context}\n{each.text}" if each.context else each.text for each in itertools.chain(*chunks)]
     bare = {_layout(runs, threads): _bare_per_s(embedded, runs, threads) for runs, threads in _LAYOUTS}
     return Round(len(embedded), len(embedded) / seconds, bare, cpu_ms)
-
-
-def _chunks(client: Client, collection: str, document: str) -> list[chunk_pb2.Chunk]:
-    found: list[chunk_pb2.Chunk] = []
-    request = document_service_pb2.ListChunksRequest(
-        parent=f"collections/{collection}/documents/{document}", page_size=100
-    )
-    while True:
-        page = client.documents.ListChunks(request)
-        found += page.chunks
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
 
 
 def _check(documents: Sequence[Sequence[chunk_pb2.Chunk]]) -> None:

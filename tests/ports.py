@@ -4,6 +4,7 @@ The kernel gives no port to two who ask for any, but takes back what is only ask
 range it gives away from, and each is this process's own until it ends: nobody comes between choosing and binding.
 """
 
+import asyncio
 import random
 import socket
 from pathlib import Path
@@ -41,4 +42,14 @@ def _is_free(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
+    return True
+
+
+async def listens(port: int) -> bool:
+    """Whether somebody accepts connections here."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
     return True

@@ -18,7 +18,7 @@ from benchmarks.peers.exact import Exact
 from benchmarks.processors import used_s
 from services.embedding.adapters.onnx import ModelFiles
 from tests.e2e.stack import ROOT
-from tests.ports import free_port
+from tests.ports import free_port, listens
 
 # Made by `make peers`.
 ENVIRONMENTS: Final = ROOT / ".venv-peers"
@@ -58,7 +58,7 @@ class Hall:
         stored = ["chroma", "run", "--host", "127.0.0.1", "--port", str(store), "--path", str(self.folder / "data")]
         served = ["uvicorn", "chroma_app:app", "--app-dir", str(_SERVED), "--port", str(port)]
         async with self._started(CHROMA, stored) as server:
-            await self._once(lambda: _listens(store), server)
+            await self._once(lambda: listens(store), server)
             async with self._started(CHROMA, served, CHROMA_PORT=str(store)) as service:
                 yield await self._answering(doors.peer(CHROMA, port, "/search"), server=server, service=service)
 
@@ -136,15 +136,6 @@ def pinned(peer: str, *packages: str) -> str:
 
 def _program(peer: str, name: str) -> Path:
     return ENVIRONMENTS / peer.lower() / "bin" / name
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def _end(log: Path) -> str:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from ragweave import Client
 from ragweave.cli.demo import COLLECTION, documents
-from ragweave.v1 import chunk_pb2, document_service_pb2, embedding_service_pb2
+from ragweave.v1 import embedding_service_pb2
 from ragweave.v1.search_pb2 import SearchRequest
+from tests.e2e.durability import chunks_of
 from tests.e2e.stack import Mesh
 from tests.exact_search import TOP, Bm25, ExactSearch, ndcg
 from tests.labelled import QUESTIONS
@@ -23,7 +24,8 @@ MODES = (SearchRequest.HYBRID, SearchRequest.DENSE, SearchRequest.SPARSE)
 def test_every_mode_is_as_good_as_exact_search_and_bm25(mesh: Mesh) -> None:
     ours, theirs = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     with mesh.client() as client:
-        chunks = [chunk for each in documents() for chunk in _chunks(client, str(each["document_id"]))]
+        parents = [f"collections/{COLLECTION}/documents/{each['document_id']}" for each in documents()]
+        chunks = [chunk for parent in parents for chunk in chunks_of(client, parent)]
         names = [chunk.name for chunk in chunks]
         texts = [f"{chunk.context}\n{chunk.text}" if chunk.context else chunk.text for chunk in chunks]
         questions = _embed(client, list(QUESTIONS))
@@ -48,16 +50,3 @@ def _embed(client: Client, texts: list[str]) -> NDArray[np.float32]:
         answer = client.embedding.Embed(embedding_service_pb2.EmbedRequest(texts=texts[at : at + 64]))
         made += [each.values for each in answer.embeddings]
     return np.array(made, np.float32)
-
-
-def _chunks(client: Client, document: str) -> list[chunk_pb2.Chunk]:
-    request = document_service_pb2.ListChunksRequest(
-        parent=f"collections/{COLLECTION}/documents/{document}", page_size=100
-    )
-    found: list[chunk_pb2.Chunk] = []
-    while True:
-        page = client.documents.ListChunks(request)
-        found += page.chunks
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token

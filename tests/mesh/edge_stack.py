@@ -40,7 +40,7 @@ from services.mesh.reports import State
 from services.mesh.serve import Wiring
 from services.mesh.settings import ServiceSettings
 from tests.mesh.harness import World
-from tests.ports import free_port
+from tests.ports import free_port, listens
 
 READY_S = 20.0
 # More than any test sends; tests of the limits set their own.
@@ -363,16 +363,7 @@ async def _ready(edge: Edge, envoy: asyncio.subprocess.Process, log: Path, clust
             except httpx.TransportError:
                 stats = {}
             healthy = [stats.get(f"cluster.{name}.membership_healthy", 0) for name in clusters]
-            if stats.get("server.state") == 0 and all(healthy) and await _listens(edge.settings.port):
+            # Envoy is live a moment before its workers listen.
+            if stats.get("server.state") == 0 and all(healthy) and await listens(edge.settings.port):
                 return
             await asyncio.sleep(0.05)
-
-
-async def _listens(port: int) -> bool:
-    """Whether somebody accepts connections: Envoy is live a moment before its workers are."""
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -161,7 +161,8 @@ def _leave_to_others(niceness: int) -> None:
     if niceness:
         # Of Linux, where a thread has a priority of its own.
         own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + niceness)
+        with suppress(OSError):  # a sandbox that forbids it: the model works all the same
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + niceness)
 
 
 def session_of(weights: Path) -> onnxruntime.InferenceSession:
