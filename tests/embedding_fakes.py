@@ -138,11 +138,17 @@ class OverlapEncoder:
 
 @dataclass
 class MemoryCache:
-    """A cache that forgets nothing."""
+    """A cache that forgets nothing.
+
+    Attributes:
+        asked: Lookups so far.
+    """
 
     entries: dict[bytes, bytes] = field(default_factory=dict)
+    asked: int = 0
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.asked += 1
         return [self.entries.get(key) for key in keys]
 
     async def put(self, entries: Mapping[bytes, bytes]) -> None:

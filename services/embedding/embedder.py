@@ -13,6 +13,7 @@ from services.embedding.lanes import Lane, Work
 from services.embedding.models import ModelSpec
 from services.embedding.ports import Model, Tokens
 from services.embedding.scheduler import Scheduler, Turns
+from services.mesh.bypass import AdaptiveBypass
 from services.mesh.errors import InvalidArgument, TextTooLong, Violation
 
 # A model that embedded something within this time need not prove that it can.
@@ -58,6 +59,7 @@ class Embedder:
     ) -> None:
         self._model = model
         self._cache = cache
+        self._bypass = AdaptiveBypass()
         self._lanes: dict[InputType, Lane[bytes]] = {
             InputType.QUERY: Lane(max_queue, "queries"),
             InputType.DOCUMENT: Lane(max_queue, "documents"),
@@ -115,7 +117,7 @@ class Embedder:
         """
         keys = [cache_key(tenant, self.spec, input_type, text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
-        found = {} if recompute else await self._cached(text_of)
+        found = {} if recompute else await self._cached(text_of, input_type)
         missing = [key for key in text_of if key not in found]
         tokens = dict(zip(missing, await self._tokenize([text_of[key] for key in missing], input_type), strict=True))
         counts = {key: _COUNT.unpack_from(entry)[0] for key, entry in found.items()}
@@ -164,12 +166,20 @@ class Embedder:
             return await self._model.tokenize(texts) if texts else []
         return await self._turns.tokenized(texts, self._model.tokenize)
 
-    async def _cached(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+    async def _cached(self, keys: Collection[bytes], input_type: InputType) -> dict[bytes, bytes]:
         near = self._cache.near(keys)
         left = [key for key in keys if key not in near]
-        far = await self._cache.far(left, length=_COUNT.size + 4 * self.spec.dimension)
+        far: dict[bytes, bytes] = {}
+        if input_type is InputType.DOCUMENT:  # takes long to embed, and many are looked up at once
+            far = await self._far(left)
+        elif left and self._bypass.looks():
+            far = await self._far(left)
+            self._bypass.found(bool(far))
         self._figures.looked_up(len(near), len(far), len(left) - len(far))
         return near | far
+
+    async def _far(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return await self._cache.far(keys, length=_COUNT.size + 4 * self.spec.dimension)
 
     async def _computed(
         self,

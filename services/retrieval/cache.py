@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from services.mesh.bypass import AdaptiveBypass
 from services.mesh.errors import DependencyUnavailable
 from services.retrieval.chunks import IndexId
 from services.retrieval.figures import cache_families
@@ -117,6 +118,7 @@ class ResultCache:
         self.since_s = time.time()
         self._revisions = revisions
         self._shared = shared
+        self._bypass = AdaptiveBypass()
         self._ttl_s = ttl_s
         self._near = NearResults(max_bytes, ttl_s, lambda asked: self._count(asked, Tally.EVICTED))
         revisions.on_bump(self._near.outdate)
@@ -230,11 +232,20 @@ class ResultCache:
 
     async def _found(self, asked: Asked, revisions: tuple[int, ...], make: Make) -> _Served:
         """Shared by another replica, or else made."""
-        entry = None if self._shared is None else await self._shared.get(asked)
-        if entry is None or not entry.serves(revisions, self._ttl_s):
+        entry = await self._looked_up(asked, revisions)
+        if entry is None:
             return await self._made(asked, revisions, make)
         self._keep(entry)
         return _Served(entry, True, CacheUse(Status.HIT, Layer.SHARED, entry.age_s))
+
+    async def _looked_up(self, asked: Asked, revisions: tuple[int, ...]) -> Entry | None:
+        """What is shared and still serves. A store that is away is asked each time: it may be back."""
+        if self._shared is None or not (self._shared.down or self._bypass.looks()):
+            return None
+        entry = await self._shared.get(asked)
+        serves = entry is not None and entry.serves(revisions, self._ttl_s)
+        self._bypass.found(serves)
+        return entry if serves else None
 
     async def _made(self, asked: Asked, revisions: tuple[int, ...], make: Make) -> _Served:
         """Made, and kept where it is whole."""

@@ -201,6 +201,17 @@ async def test_a_text_cached_far_embeds_nothing(model: WordModel, far: MemoryCac
     assert len(model.batches) == 1
 
 
+async def test_a_far_cache_that_knows_no_query_is_seldom_asked_for_one_but_always_for_documents(
+    embedder: Embedder, far: MemoryCache
+) -> None:
+    for number in range(64 + 160):
+        await start(embedder, f"query {number}", query=True)
+    assert far.asked == 64 + 10
+    for number in range(100):
+        await start(embedder, f"document {number}")
+    assert far.asked == 64 + 10 + 100
+
+
 async def test_a_query_and_a_document_do_not_share_a_cache_entry(model: WordModel, embedder: Embedder) -> None:
     await embedder.embed("acme", ["a text"], input_type=InputType.QUERY)
     await embedder.embed("acme", ["a text"], input_type=InputType.DOCUMENT)

@@ -304,3 +304,33 @@ async def test_nothing_is_kept_where_the_cache_has_no_room() -> None:
     async with replica(max_bytes=0) as made:
         assert [how(await made.found())[0] for _ in range(2)] == ["MISS", "MISS"]
         assert isinstance(made.cache, ResultCache) and made.cache.entries("acme") == []
+
+
+class EmptyShared:
+    """Answers of other replicas, of whom there are none."""
+
+    def __init__(self) -> None:
+        self.down = ""
+        self.asked = 0
+
+    async def get(self, asked: Asked) -> Entry | None:
+        self.asked += 1
+        return None
+
+    def put(self, entry: Entry) -> None:
+        pass
+
+    async def drop(self, tenant: str, index: IndexId | None) -> int:
+        return 0
+
+
+async def test_answers_that_no_replica_shares_are_seldom_looked_for_unless_the_store_is_away() -> None:
+    shared = EmptyShared()
+    async with replica(shared=shared) as made:
+        for number in range(64 + 160):
+            await made.found(text=f"question {number}")
+        assert shared.asked == 64 + 10
+        shared.down = "it does not answer"
+        for number in range(10):
+            await made.found(text=f"other question {number}")
+        assert shared.asked == 64 + 10 + 10
