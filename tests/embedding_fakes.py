@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.embedding.models import ModelSpec, RerankerSpec
-from services.embedding.ports import Tokens
+from services.embedding.ports import InputType, Tokens
 
 BEGIN, END = 1, 2
 
@@ -36,6 +36,7 @@ class WordModel:
 
     Attributes:
         batches: Every batch it ran, as the tokens' ids.
+        input_types: Of every batch it ran.
         tokenized: Every text it tokenized.
         gate: Closed, it holds each batch until opened.
         error: Raised by every embed and probe while set.
@@ -45,6 +46,7 @@ class WordModel:
     spec: ModelSpec = field(default_factory=spec_of)
     tokenizer_json: bytes = b"{}"
     batches: list[list[list[int]]] = field(default_factory=list)
+    input_types: list[InputType] = field(default_factory=list)
     tokenized: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
@@ -58,7 +60,8 @@ class WordModel:
         self.tokenized += texts
         return [self._tokens(text) for text in texts]
 
-    async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
+    async def embed(self, batch: Sequence[Tokens], input_type: InputType) -> list[bytes]:
+        self.input_types.append(input_type)
         self.batches.append([list(tokens.ids) for tokens in batch])
         self.started.release()
         await asyncio.sleep(0)  # as a thread would, lets others run

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from services.embedding.adapters.onnx import ModelFiles, OnnxModel
+from services.embedding.ports import InputType
 from services.mesh.identity import Caller
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.chunks import IndexId, Mode
@@ -139,7 +140,8 @@ async def _embed(model: OnnxModel, given: LabelledSet, vectors: dict[str, NDArra
     """Adds the vectors of the set's texts to those there are."""
     new = {*given.passages.values(), *given.answers} - vectors.keys()
     for text in track(sorted(new, key=len), "embedding", console=_ERRORS):
-        (vector,) = await model.embed(await model.tokenize([text]))
+        read_as = InputType.QUERY if text in given.answers else InputType.DOCUMENT
+        (vector,) = await model.embed(await model.tokenize([text]), read_as)
         vectors[text] = np.frombuffer(vector, "<f4")
 
 

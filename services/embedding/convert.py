@@ -8,8 +8,9 @@ from google.rpc.status_pb2 import Status
 from ragweave.internal.v1 import tokenizer_service_pb2 as internal_pb
 from ragweave.v1 import embedding_service_pb2 as pb
 from ragweave.v1 import model_pb2, model_service_pb2
-from services.embedding.embedder import Embedder, Embedding, InputType
+from services.embedding.embedder import Embedder, Embedding
 from services.embedding.models import Catalog, ModelSpec, RerankerSpec
+from services.embedding.ports import InputType
 from services.embedding.reranker import Reranking
 from services.embedding.stream import Embedded, Ended, Item
 from services.mesh.errors import DomainError

@@ -4,14 +4,14 @@ import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from services.embedding.cache import TieredCache, cache_key
 from services.embedding.figures import CacheFigures
 from services.embedding.lanes import Lane, Work
 from services.embedding.models import ModelSpec
-from services.embedding.ports import Model, Tokens
+from services.embedding.ports import InputType, Model, Tokens
 from services.embedding.scheduler import Scheduler, Turns
 from services.mesh.bypass import AdaptiveBypass
 from services.mesh.errors import InvalidArgument, TextTooLong, Violation
@@ -19,13 +19,6 @@ from services.mesh.errors import InvalidArgument, TextTooLong, Violation
 # A model that embedded something within this time need not prove that it can.
 _PROVEN_S: Final = 30.0
 _COUNT: Final = struct.Struct("<I")
-
-
-class InputType(StrEnum):
-    """What a text is to be used for; queries are served before documents."""
-
-    DOCUMENT = "document"
-    QUERY = "query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +58,7 @@ class Embedder:
             InputType.DOCUMENT: Lane(max_queue, "documents"),
         }
         self._scheduler = Scheduler(
-            self._vectors,
-            tuple(self._lanes.values()),
+            {lane: partial(self._vectors, input_type) for input_type, lane in self._lanes.items()},
             model=model.spec.name,
             workers=workers,
             batch_tokens=batch_tokens,
@@ -198,8 +190,8 @@ class Embedder:
         vectors = await self._scheduler.results(self._lanes[input_type], tenant, missing, within_s=within_s)
         return entries | {key: _entry(tokens[key], vector) for key, vector in vectors.items()}
 
-    async def _vectors(self, batch: Sequence[Tokens]) -> list[bytes]:
-        vectors = await self._model.embed(batch)
+    async def _vectors(self, input_type: InputType, batch: Sequence[Tokens]) -> list[bytes]:
+        vectors = await self._model.embed(batch, input_type)
         self._proven_at = time.monotonic()
         return vectors
 

@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.embedding.models import ModelSpec, RerankerSpec
+
+
+class InputType(StrEnum):
+    """What a text is to be used for; queries are served before documents, and may be read by other means."""
+
+    DOCUMENT = "document"
+    QUERY = "query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,11 @@ class Model(Protocol):
         """The tokens of each text, in order."""
         ...
 
-    async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
-        """The vector of each, in order, as little-endian float32; the same in any company, to cosine .9999."""
+    async def embed(self, batch: Sequence[Tokens], input_type: InputType) -> list[bytes]:
+        """The vector of each, in order, as little-endian float32.
+
+        It is the same in any company, to cosine .9999, and as one type of input and as the other, to .998.
+        """
         ...
 
     async def probe(self) -> None:

@@ -80,7 +80,7 @@ class LocalReranker:
         self._model = model
         self._lane: Lane[float] = Lane(max_queue, "texts to rerank")
         self._scheduler = Scheduler(
-            model.score, (self._lane,), model=model.spec.name, workers=workers, batch_tokens=batch_tokens
+            {self._lane: model.score}, model=model.spec.name, workers=workers, batch_tokens=batch_tokens
         )
         self._turns = Turns()
 

@@ -34,8 +34,8 @@ class Scheduler(Generic[R]):
     them. A text that several calls want at a time is read once; a text nobody waits for any more is not read at all.
 
     Args:
-        run: What the model makes of each text of a batch, in order.
-        lanes: One, or the urgent and the patient.
+        made: By the lane they wait in, what the model makes of each text of a batch, in order. One lane, or first the
+            urgent and then the patient.
         model: `models/{model}`, for refusals.
         workers: Batches that run at a time.
         batch_tokens: Bound of a batch, padding included. Long texts gain nothing from company, short ones half.
@@ -45,8 +45,7 @@ class Scheduler(Generic[R]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Tokens]], Awaitable[Sequence[R]]],
-        lanes: Sequence[Lane[R]],
+        made: Mapping[Lane[R], Callable[[Sequence[Tokens]], Awaitable[Sequence[R]]]],
         *,
         model: str,
         workers: int,
@@ -55,7 +54,8 @@ class Scheduler(Generic[R]):
         registry: CollectorRegistry = REGISTRY,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._made = run
+        self._made = made
+        lanes = list(made)
         self._urgent, self._patient = lanes[0], lanes[-1]
         self._model = model
         self._batch_tokens = batch_tokens
@@ -134,36 +134,40 @@ class Scheduler(Generic[R]):
             del self._in_flight[work.key]
 
     def _dispatch(self) -> None:
-        while self._idle and (batch := self._next()):
+        while self._idle and (turn := self._next()):
             self._idle -= 1
             # It goes on with the works of other calls, and is a part of none.
-            task = asyncio.create_task(self._run(batch), context=Context())
+            task = asyncio.create_task(self._run(turn), context=Context())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _next(self) -> list[Work[R]]:
-        """The batch to run next. Idle workers share what waits: a second worker is worth more than a full batch."""
+    def _next(self) -> tuple[Lane[R], list[Work[R]]] | None:
+        """The batch to run next, and where it waited; None where nothing waits.
+
+        Idle workers share what waits: a second worker is worth more than a full batch.
+        """
         first = self._urgent_in_a_row < URGENT_BEFORE_PATIENT or not self._patient
         lane = self._urgent if self._urgent and first else self._patient
         self._urgent_in_a_row = self._urgent_in_a_row + 1 if lane is self._urgent else 0
-        return lane.take(self._batch_tokens, max_works=-(-len(lane) // max(1, self._idle)))
+        batch = lane.take(self._batch_tokens, max_works=-(-len(lane) // max(1, self._idle)))
+        return (lane, batch) if batch else None
 
-    async def _run(self, batch: Sequence[Work[R]]) -> None:
+    async def _run(self, turn: tuple[Lane[R], list[Work[R]]] | None) -> None:
         """Runs the batch, then whatever is next until nothing is."""
         try:
-            while batch:
-                await self._done(batch)
-                batch = self._next()
+            while turn:
+                await self._done(*turn)
+                turn = self._next()
         finally:
             self._idle += 1
 
-    async def _done(self, batch: Sequence[Work[R]]) -> None:
+    async def _done(self, lane: Lane[R], batch: Sequence[Work[R]]) -> None:
         origins = [origin for work in batch for origin in work.origins]
         began_s = self._clock()
         try:
             part = traces.shared_part(f"batch {self._model}", origins, {"ragweave.batch.texts": len(batch)})
             with part, self._figures.batch(batch):
-                outcomes = await self._made([work.tokens for work in batch])
+                outcomes = await self._made[lane]([work.tokens for work in batch])
         except Exception as error:
             for work in batch:
                 del self._in_flight[work.key]

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from services.embedding.embedder import Embedder, Embedding, InputType
+from services.embedding.embedder import Embedder, Embedding
 from services.embedding.models import Catalog
+from services.embedding.ports import InputType
 from services.mesh.errors import DomainError
 
 # Texts of one stream that are being embedded or wait to be read by its caller; reading more of them waits.

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from services.embedding.adapters.onnx import ModelFiles, ModelFilesMissing, OnnxModel, _packaged, inference_threads
-from services.embedding.ports import Model
+from services.embedding.ports import InputType, Model
 from tests.embedding_fakes import WordModel
 
 TEXTS = [
@@ -40,7 +40,7 @@ async def onnx() -> AsyncIterator[OnnxModel]:
 
 
 async def vectors(model: Model, texts: Sequence[str]) -> np.ndarray:
-    embedded = await model.embed(await model.tokenize(texts))
+    embedded = await model.embed(await model.tokenize(texts), InputType.DOCUMENT)
     return np.array([np.frombuffer(vector, "<f4") for vector in embedded])
 
 

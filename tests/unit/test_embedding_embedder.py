@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from services.embedding.cache import TieredCache
-from services.embedding.embedder import Embedder, Embedding, InputType
+from services.embedding.embedder import Embedder, Embedding
+from services.embedding.ports import InputType
 from services.embedding.scheduler import URGENT_BEFORE_PATIENT
 from services.mesh.errors import InvalidArgument, TextTooLong, TooManyRequests
 from tests.embedding_fakes import MemoryCache, WordModel, spec_of

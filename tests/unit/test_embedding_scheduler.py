@@ -31,8 +31,7 @@ class Rig:
         self.model = Model()
         self.queries, self.documents = Lane[int](1000, "queries"), Lane[int](1000, "documents")
         self.scheduler = Scheduler(
-            self.model.run,
-            (self.queries, self.documents),
+            {self.queries: self.model.run, self.documents: self.model.run},
             model="models/m",
             workers=1,
             batch_tokens=100,

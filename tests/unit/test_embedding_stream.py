@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from services.embedding.cache import TieredCache
-from services.embedding.embedder import Embedder, Embedding, InputType
+from services.embedding.embedder import Embedder, Embedding
 from services.embedding.models import Catalog
+from services.embedding.ports import InputType
 from services.embedding.stream import Embedded, Ended, Item, embed_stream
 from services.mesh.errors import InvalidArgument, ModelNotFound, TextTooLong
 from tests.embedding_fakes import MemoryCache, WordModel

@@ -135,9 +135,9 @@ async def test_what_a_model_does_belongs_to_no_call_of_those_that_follow(spans: 
     seen = []
 
     class Looking(WordModel):
-        async def embed(self, batch: Any) -> Any:
+        async def embed(self, batch: Any, input_type: Any) -> Any:
             seen.append(traces.current())
-            return await super().embed(batch)
+            return await super().embed(batch, input_type)
 
     async with TieredCache(MemoryCache(), near_bytes=2**20) as cache:
         with belonging_to(recorded_call()):

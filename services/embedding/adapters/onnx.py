@@ -5,6 +5,7 @@ import ctypes
 import hashlib
 import importlib.util
 import os
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +18,18 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
+from services.embedding.adapters.onnx_graph import OUTPUT, exact_graph, rounding_graph
+from services.embedding.adapters.onnx_weights import WIDTH, read_weights
 from services.embedding.models import ModelSpec
-from services.embedding.ports import Tokens
+from services.embedding.ports import InputType, Tokens
 
 # Threads that tokenize: one may be held by a long document while a query takes the other.
 _TOKENIZERS: Final = 2
 # Characters, of a query as most are, that are tokenized sooner than handed to a thread and back: 20 us against 100 us.
 _AT_ONCE: Final = 256
-_OUTPUT: Final = "last_hidden_state"
 _PROBE: Final = "The model answers."
+_M_MMAP_THRESHOLD: Final = -3  # malloc.h
+_LARGE_BLOCK: Final = 8 * 2**20
 
 
 class ModelFilesMissing(Exception):
@@ -69,11 +73,19 @@ class OnnxModel:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer_json = self._tokenizer.to_str().encode()
-        self._session = session_of(files.weights)
+        _map_large_blocks()
+        weights = read_weights(files.weights)
+        self._embeddings = weights.embeddings
+        self._sessions = {
+            InputType.DOCUMENT: _session_of_graph(exact_graph(weights)),
+            InputType.QUERY: _session_of_graph(rounding_graph(weights)),
+        }
+        del weights
+        _give_back_memory()
         self._spec = ModelSpec(
             id="all-MiniLM-L6-v2",
             display_name="all-MiniLM-L6-v2 (int8)",
-            dimension=self._session.get_outputs()[0].shape[-1],
+            dimension=WIDTH,
             # max_seq_length of the published model, whose code cuts longer texts.
             max_tokens=256,
             special_tokens=self._tokenizer.num_special_tokens_to_add(False),
@@ -109,15 +121,16 @@ class OnnxModel:
             return self._tokens(texts)
         return await asyncio.get_running_loop().run_in_executor(self._tokenization, self._tokens, texts)
 
-    async def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
-        return await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, batch)
+    async def embed(self, batch: Sequence[Tokens], input_type: InputType) -> list[bytes]:
+        return await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, batch, input_type)
 
     async def probe(self) -> None:
         shrink = onnxruntime.RunOptions()
         shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         (tokens,) = await self.tokenize([_PROBE])
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._inference, self._vectors, [tokens], shrink)
+        for input_type in InputType:
+            await loop.run_in_executor(self._inference, self._vectors, [tokens], input_type, shrink)
         await loop.run_in_executor(self._inference, _give_back_memory)
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -130,14 +143,16 @@ class OnnxModel:
             return Tokens(ids, len(ids))
         return Tokens([*ids[: limit - 1], ids[-1]], len(ids))  # the last one is [SEP]
 
-    def _vectors(self, batch: Sequence[Tokens], options: onnxruntime.RunOptions | None = None) -> list[bytes]:
+    def _vectors(
+        self, batch: Sequence[Tokens], input_type: InputType, options: onnxruntime.RunOptions | None = None
+    ) -> list[bytes]:
         shape = (len(batch), max(len(tokens.ids) for tokens in batch))
-        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int32)
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens.ids)] = tokens.ids
             mask[row, : len(tokens.ids)] = 1
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
-        (hidden,) = self._session.run([_OUTPUT], feed, options)
+        feed = {"embedded": self._embeddings.of(ids), "mask": mask}
+        (hidden,) = self._sessions[input_type].run([OUTPUT], feed, options)
         # The mean over real tokens; its divisor goes with the length it is normalised by.
         pooled = np.einsum("btd,bt->bd", hidden, mask.astype(np.float32))
         pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -175,6 +190,25 @@ def session_of(weights: Path) -> onnxruntime.InferenceSession:
     return session
 
 
+def _session_of_graph(graph: bytes) -> onnxruntime.InferenceSession:
+    # From a file: of bytes a session keeps a copy, 12 MB of each graph.
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(graph)
+        file.flush()
+        return session_of(Path(file.name))
+
+
+def _map_large_blocks() -> None:
+    """Has glibc return a large block to the system when it is freed.
+
+    Unless told, it takes each such block for a reason to return none of that size again (mallopt(3)), and then keeps the
+    end of a thread's heap even from malloc_trim: 12 MB after weights have been read in a thread.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
 def _give_back_memory() -> None:
     """Returns freed heap to the system, which glibc keeps unless told: 60 MB after unpacking the weights."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -183,7 +217,11 @@ def _give_back_memory() -> None:
 
 
 def revision_of(files: Iterable[Path]) -> str:
-    """16 hex digits that change with any of the files."""
+    """16 hex digits that change with any of the files.
+
+    How a file is read is no part of it, as long as vectors stay what they were, to cosine .999: nobody then need embed
+    anew what they have.
+    """
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
