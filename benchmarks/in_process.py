@@ -7,6 +7,7 @@ from typing import Final, cast
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import qdrant_edge as edge
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ragweave.copying import copy_tree
@@ -35,12 +36,15 @@ class BareModel:
         self._session = onnxruntime.InferenceSession(files.weights, options, providers=["CPUExecutionProvider"])
 
     def embed(self, text: str) -> list[float]:
-        ids = np.array([self._tokenizer.encode(text).ids], np.int64)
+        [vector] = self.vectors(np.array([self._tokenizer.encode(text).ids], np.int64)).tolist()
+        return cast(list[float], vector)
+
+    def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Those of texts of as many tokens each."""
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         (hidden,) = self._session.run(["last_hidden_state"], feed)
-        pooled = hidden[0].mean(axis=0)
-        vector: list[float] = (pooled / np.linalg.norm(pooled)).tolist()
-        return vector
+        pooled = hidden.mean(axis=1)
+        return cast(NDArray[np.float32], pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
 
 
 class BareSearch:

@@ -201,8 +201,8 @@ def _session_of_graph(graph: bytes) -> onnxruntime.InferenceSession:
 def _map_large_blocks() -> None:
     """Has glibc return a large block to the system when it is freed.
 
-    Unless told, it takes each such block for a reason to return none of that size again (mallopt(3)), and then keeps the
-    end of a thread's heap even from malloc_trim: 12 MB after weights have been read in a thread.
+    Unless told, it takes each such block for a reason to return none of that size again (mallopt(3)), and then keeps
+    the end of a thread's heap even from malloc_trim: 12 MB after weights have been read in a thread.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
