@@ -67,6 +67,12 @@ async def test_embeddings_come_in_the_order_of_the_texts(embedder: Embedder) -> 
     assert [each.token_count for each in together] == [11, 3, 7, 3, 11]
 
 
+async def test_the_model_is_told_what_each_text_is_for(model: WordModel, embedder: Embedder) -> None:
+    await embedder.embed("acme", ["one", "two"], input_type=InputType.QUERY)
+    await embedder.embed("acme", ["one", "two"], input_type=InputType.DOCUMENT)
+    assert [*dict.fromkeys(model.input_types)] == [InputType.QUERY, InputType.DOCUMENT]
+
+
 async def test_queries_overtake_documents(model: WordModel, embedder: Embedder) -> None:
     holding = await busy(model, embedder)
     documents = start(embedder, *(text_of(20, f"d{number}") for number in range(5)))
