@@ -153,6 +153,9 @@ bench-jobs: install ## Measure cancels, fairness between tenants, and the memory
 bench-job-store: install ## Measure what 200,000 jobs leave in the store, and what a million items take
 	$(BIN)/python -m tests.job_store_load
 
+bench-model: install ## Measure what the model takes to read texts, as published and as it is run, and what queries find by it
+	$(BIN)/python -m benchmarks.model
+
 bench-search: install ## Measure what a search takes that nothing has cached
 	$(BIN)/python -m benchmarks --only kinds $(BENCH)
 
