@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ragweave.copying import copy_tree
-from services.embedding.adapters.onnx import ModelFiles
+from services.embedding.adapters.onnx import ModelFiles, OnnxModel
+from services.embedding.ports import InputType
 from services.retrieval.adapters.qdrant_keys import DENSE, SPARSE
 from services.retrieval.sparse import encoder_for
 
@@ -19,8 +20,14 @@ from services.retrieval.sparse import encoder_for
 MAX_TOKENS: Final = 256
 
 
+class Embeds(Protocol):
+    """A text in, its normalised vector out."""
+
+    def embed(self, text: str) -> list[float]: ...
+
+
 class BareModel:
-    """Tokenizer and model alone: a text in, its normalised vector out.
+    """Tokenizer and model alone, the model's file as it was published.
 
     Args:
         threads: Of each run; several texts may be embedded at a time, each by threads of its own.
@@ -47,6 +54,18 @@ class BareModel:
         return cast(NDArray[np.float32], pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
 
 
+class FusedModel:
+    """Tokenizer and model alone, the model by the graphs that the mesh runs, on the caller's thread."""
+
+    def __init__(self, input_type: InputType) -> None:
+        self._model = OnnxModel(ModelFiles.packaged(), workers=1)
+        self._input_type = input_type
+
+    def embed(self, text: str) -> list[float]:
+        [vector] = self._model.vectors(self._model.tokens([text]), self._input_type)
+        return cast(list[float], np.frombuffer(vector, "<f4").tolist())
+
+
 class BareSearch:
     """Hybrid search by a model and a shard of the engine: its own fusion of the nearest by vector and by words.
 
@@ -56,7 +75,7 @@ class BareSearch:
         top_k: Hits, with all that is kept of them.
     """
 
-    def __init__(self, model: BareModel, shard: edge.EdgeShard, *, depth: int = 200, top_k: int = 10) -> None:
+    def __init__(self, model: Embeds, shard: edge.EdgeShard, *, depth: int = 200, top_k: int = 10) -> None:
         self._model = model
         self._shard = shard
         self._encoder = encoder_for("en")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from benchmarks.in_process import BareModel, BareSearch, copied_shard
+from benchmarks.in_process import BareModel, BareSearch, FusedModel, copied_shard
 from benchmarks.measure import Contestant, Measured, Working, measure, never_repeated
 from benchmarks.plan import Plan
 from benchmarks.results import Bar, Outcome
@@ -11,25 +11,29 @@ from benchmarks.rig import Rig
 from benchmarks.searching import over_grpc, over_rest
 from ragweave.cli.demo import QUESTIONS
 from ragweave.v1 import search_pb2
+from services.embedding.ports import InputType
 
 GRPC, REST, BYPASSING = "gRPC, direct", "REST, by the edge", "gRPC, direct, cache passed by"
 BARE, BARE_OF_TWO = "one process", "one process, two threads a run of the model"
+BARE_FUSED = "one process, the model as the mesh runs it"
 _TOGETHER: Final = 16
-# Of ten hits, so many must be the same: equal scores are ordered differently, and floats differ in their last digits.
-_AGREEING: Final = 8
+# So many hits may be others: equal scores are ordered differently, and a query's vector is a little off (ADR 17).
+_DIFFERING: Final = 2
 _ABOUT: Final = (
     "Hybrid searches of the demo's corpus by six words drawn at random, so that no two are the same and neither the "
     "cache of answers nor that of embeddings knows them. What they are held to is tokenizer, model and a copy of the "
     "same shard of the vector engine (dense and sparse candidates, fused by the engine itself) called in one process "
-    "that does nothing else, and finds the same; one caller a thread. At one caller the better of its two layouts "
-    "counts."
+    "that does nothing else, and finds the same; one caller a thread. Its model is the published file on onnxruntime "
+    "as it comes; at one caller the better of two layouts counts. What it takes by the graphs that the mesh runs (ADR 17) "
+    "is told beside it."
 )
 
 
 async def run(rig: Rig, plan: Plan) -> Outcome:
     """Uncached searches, one at a time and 16 at a time."""
     shard = copied_shard(rig.index, rig.folder / "shard")
-    searches = {BARE: BareSearch(BareModel(1), shard), BARE_OF_TWO: BareSearch(BareModel(2), shard)}
+    models = {BARE: BareModel(1), BARE_OF_TWO: BareModel(2), BARE_FUSED: FusedModel(InputType.QUERY)}
+    searches = {name: BareSearch(model, shard) for name, model in models.items()}
     _check_agreement(rig, searches[BARE])
     bare = {name: Working(name, search.search) for name, search in searches.items()}
     ours = _ours(rig)
@@ -39,15 +43,15 @@ async def run(rig: Rig, plan: Plan) -> Outcome:
         [*bare.values(), *ours.values()],
         questions,
         callers=1,
-        against=dict.fromkeys([*ours, BARE_OF_TWO], BARE),
+        against=dict.fromkeys([*ours, BARE_OF_TWO, BARE_FUSED], BARE),
         **plan.rounds_and_seconds,
     )
     many = await measure(
         f"{_TOGETHER} at a time",
-        [bare[BARE], ours[GRPC], ours[REST]],
+        [bare[BARE], bare[BARE_FUSED], ours[GRPC], ours[REST]],
         questions,
         callers=_TOGETHER,
-        against={GRPC: BARE, REST: BARE},
+        against=dict.fromkeys([GRPC, REST, BARE_FUSED], BARE),
         **plan.rounds_and_seconds,
     )
     return Outcome(_ABOUT, [one, many], bars(one, many))
@@ -92,5 +96,5 @@ def _check_agreement(rig: Rig, bare: BareSearch) -> None:
         for question in QUESTIONS:
             ours = {hit.text for hit in client.search(question, rig.collection).hits}
             same = ours & {str((point.payload or {})["text"]) for point in bare.search(question)}
-            if len(same) < min(_AGREEING, len(ours)):
+            if len(ours) - len(same) > _DIFFERING:
                 raise RuntimeError(f"{question!r}: of {len(ours)} hits, one process finds only {len(same)}")

@@ -92,7 +92,7 @@ def test_documents_to_ingest_are_long_and_no_two_rounds_share_a_paragraph() -> N
 
 
 def test_the_bar_of_ingest_is_the_median_against_the_faster_layout() -> None:
-    rounds = [ingest.Round(100, mesh, {"a": 20.0, "b": 10.0}, {}) for mesh in (19.0, 10.0, 25.0)]
+    rounds = [ingest.Round(100, mesh, {"a": 20.0, "b": 10.0}, 30.0, {}) for mesh in (19.0, 10.0, 25.0)]
     assert ingest.bar(rounds).met and ingest.bar(rounds).measured == "95.0%"
     assert not ingest.bar(rounds[:2]).met
 

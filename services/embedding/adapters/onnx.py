@@ -126,11 +126,11 @@ class OnnxModel:
 
     async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         if sum(map(len, texts)) <= _AT_ONCE:
-            return self._tokens(texts)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenization, self._tokens, texts)
+            return self.tokens(texts)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenization, self.tokens, texts)
 
     async def embed(self, batch: Sequence[Tokens], input_type: InputType) -> list[bytes]:
-        return await asyncio.get_running_loop().run_in_executor(self._inference, self._vectors, batch, input_type)
+        return await asyncio.get_running_loop().run_in_executor(self._inference, self.vectors, batch, input_type)
 
     async def probe(self) -> None:
         shrink = onnxruntime.RunOptions()
@@ -138,10 +138,11 @@ class OnnxModel:
         (tokens,) = await self.tokenize([_PROBE])
         loop = asyncio.get_running_loop()
         for input_type in InputType:
-            await loop.run_in_executor(self._inference, self._vectors, [tokens], input_type, shrink)
+            await loop.run_in_executor(self._inference, self.vectors, [tokens], input_type, shrink)
         await loop.run_in_executor(self._inference, _give_back_memory)
 
-    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """What `tokenize` returns, here and now."""
         # Not encode(): it holds the GIL, .27 s for a text of 700 KB. This one lets go of it.
         return [self._cut(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
@@ -151,9 +152,10 @@ class OnnxModel:
             return Tokens(ids, len(ids))
         return Tokens([*ids[: limit - 1], ids[-1]], len(ids))  # the last one is [SEP]
 
-    def _vectors(
+    def vectors(
         self, batch: Sequence[Tokens], input_type: InputType, options: onnxruntime.RunOptions | None = None
     ) -> list[bytes]:
+        """What `embed` returns, here and now: on the caller's thread."""
         shape = (len(batch), max(len(tokens.ids) for tokens in batch))
         ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int32)
         for row, tokens in enumerate(batch):
