@@ -24,8 +24,8 @@ _ABOUT: Final = (
     "cache of answers nor that of embeddings knows them. What they are held to is tokenizer, model and a copy of the "
     "same shard of the vector engine (dense and sparse candidates, fused by the engine itself) called in one process "
     "that does nothing else, and finds the same; one caller a thread. Its model is the published file on onnxruntime "
-    "as it comes; at one caller the better of two layouts counts. What it takes by the graphs that the mesh runs (ADR 17) "
-    "is told beside it."
+    "as it comes; at one caller the better of two layouts counts. What it takes by the graphs that the mesh runs (ADR "
+    "17) is told beside it."
 )
 
 
