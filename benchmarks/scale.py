@@ -32,7 +32,8 @@ from benchmarks.scale_mesh import GrowingMesh, Whole
 from benchmarks.scale_store import INDEX, GrowingIndex, Growth, Searched, Spread, beside
 from services.mesh.settings import read
 from services.retrieval.__main__ import open_store
-from services.retrieval.adapters.edge import EdgeVectorStore, points_that_start_a_build
+from services.retrieval.adapters.edge import EdgeVectorStore
+from services.retrieval.adapters.edge_graphs import points_that_start_a_build
 from services.retrieval.ports import VectorStore
 from services.retrieval.settings import Settings
 from tests.e2e.stack import ROOT, Mesh

@@ -23,7 +23,7 @@ from services.jobs.adapters.messages import struct_to
 from services.mesh.channels import open_channel, opening_as
 from services.mesh.identity import Caller, acting_for
 from services.mesh.settings import MeshSettings
-from services.retrieval.adapters.edge import points_that_start_a_build
+from services.retrieval.adapters.edge_graphs import points_that_start_a_build
 from tests.e2e.stack import Mesh
 
 COLLECTION: Final = "scale"

@@ -20,6 +20,7 @@ from services.mesh.filters import parse
 from services.mesh.schemas import UnknownSchema
 from services.retrieval.adapters import edge as edge_module
 from services.retrieval.adapters.edge import EdgeVectorStore
+from services.retrieval.adapters.edge_builder import Builder
 from services.retrieval.adapters.qdrant_keys import INTEGERS, KEYWORDS, SCHEMA, STEPS, Step
 from services.retrieval.chunks import EncodedChunk, IndexId, VectorQuery
 from services.retrieval.filterable import SCHEMA as FIELDS
@@ -250,14 +251,14 @@ async def test_a_large_graph_is_built_again_once_a_twentieth_is_missing(tmp_path
 async def test_what_was_written_during_a_build_gets_its_graph_without_another_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied, written, built = asyncio.Event(), asyncio.Event(), edge_module._Builder.built
+    copied, written, built = asyncio.Event(), asyncio.Event(), Builder.built
 
-    async def held(builder: edge_module._Builder) -> None:
+    async def held(builder: Builder) -> None:
         copied.set()
         await written.wait()
         await built(builder)
 
-    monkeypatch.setattr(edge_module._Builder, "built", held)
+    monkeypatch.setattr(Builder, "built", held)
     async with store_of(tmp_path, build_threshold=20) as store:
         await store.ensure_index(INDEX, 8)
         await store.upsert(INDEX, some(20))

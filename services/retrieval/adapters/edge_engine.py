@@ -7,10 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 import services
+from services.mesh.errors import DependencyUnavailable, IndexFailed
 from services.retrieval.adapters.edge_frames import FORGET, Unframer, packed
 
 _STOP_S: Final = 10.0
@@ -139,6 +143,20 @@ class EdgeEngine:
         else:
             kind, message = answer
             waiting.set_exception(ShardMissing(message) if kind == "missing" else EngineFailed(message))
+
+
+@contextlib.contextmanager
+def told(operation: str) -> Iterator[None]:
+    """Turns what an engine says into what callers may hear; Edge's own words go to the log."""
+    try:
+        yield
+    except EngineDied as error:
+        raise DependencyUnavailable("the vector index stopped while it worked; try again", retry_after_s=1.0) from error
+    except ShardMissing as error:
+        raise DependencyUnavailable("the vector index was deleted while it was asked") from error
+    except EngineFailed as error:
+        structlog.get_logger("retrieval.edge").error("engine failed", operation=operation, error=str(error))
+        raise IndexFailed("the vector index failed at this request") from error
 
 
 def spawn(
