@@ -85,6 +85,29 @@ async def test_a_copy_has_what_is_made_meanwhile_and_not_what_is_dropped(tmp_pat
         assert [await copy.count(index) for index in (QUIET, made, BUSY)] == [5, 7, 0]
 
 
+async def test_an_index_made_anew_meanwhile_is_copied_as_it_is_now(tmp_path: Path) -> None:
+    async with EdgeVectorStore.open(tmp_path / "index") as store:
+        for index in (QUIET, BUSY):
+            await store.ensure_index(index, 8)
+            await store.upsert(index, some(5))
+        await store.build(BUSY)
+        copying = store.copying(tmp_path / "copy")
+        async with _held_up(store, QUIET) as go_on:
+            entered = asyncio.create_task(copying.__aenter__())
+            while not (tmp_path / "copy").exists():
+                await asyncio.sleep(0.001)
+            await store.drop(BUSY)
+            await store.ensure_index(BUSY, 8)
+            await store.upsert(BUSY, some(3))
+            go_on.set()
+        await entered
+        await copying.__aexit__(None, None, None)
+    assert sorted(entry.name for entry in (tmp_path / "copy" / BUSY).iterdir()) == ["g0", "manifest.json"]
+    async with EdgeVectorStore.open(tmp_path / "copy") as copy:
+        assert await copy.count(BUSY) == 3
+        assert (await copy.stats(BUSY)).indexed_chunks == 0
+
+
 @asynccontextmanager
 async def _held_up(store: EdgeVectorStore, index: IndexId) -> AsyncIterator[asyncio.Event]:
     """Writes of the index, and so its copy, wait until the event."""

@@ -15,7 +15,7 @@ from services.mesh.disk import Disk
 from services.mesh.errors import DomainError
 from services.mesh.filters import AllOf, Comparison, Filter, Has, Not, Operator, all_of, any_of
 from services.retrieval.adapters.edge_copies import ShardCopies
-from services.retrieval.adapters.edge_engine import EdgeEngine, told
+from services.retrieval.adapters.edge_engine import told
 from services.retrieval.adapters.edge_filter import recipe, recipe_of_counted, texts
 from services.retrieval.adapters.edge_folder import FolderLock
 from services.retrieval.adapters.edge_graphs import GraphBuilds
@@ -267,13 +267,8 @@ class EdgeVectorStore:
     @asynccontextmanager
     async def copying(self, target: Path) -> AsyncIterator[None]:
         """Fulfils IndexCopies; no graph is built meanwhile."""
-
-        async def place(index: IndexId) -> tuple[EdgeEngine, Path]:
-            return await self._placement.place(self._indexes[index])
-
         with told("copy"):
-            held = self._placement.creating, self._builds.building
-            copies = ShardCopies(self._indexes, *held, place, self._placement.start)
+            copies = ShardCopies(self._placement, self._builds.building)
             async with copies.copying(target):
                 yield
 

@@ -2,27 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ragweave.copying import copy_tree
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing
 from services.retrieval.adapters.edge_folder import IndexFolder, Manifest
+from services.retrieval.adapters.edge_placement import OpenIndex, Placement
 from services.retrieval.chunks import IndexId
-
-
-class OpenIndex(Protocol):
-    """An index of the store; `writing` is held by each of its writes."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def shard(self) -> Path: ...
-    @property
-    def writing(self) -> asyncio.Lock: ...
 
 
 @dataclass
@@ -55,26 +44,13 @@ class ShardCopies:
     repeated on the copies when the writes go on again.
 
     Args:
-        indexes: Those that are open, by name; it changes.
-        steady: Held while an index is made or dropped.
         building: Held while a graph is built: a shard is written down for one reader at a time.
-        place: The engine that serves an index, and its shard.
-        start: A new engine.
     """
 
-    def __init__(
-        self,
-        indexes: Mapping[IndexId, OpenIndex],
-        steady: asyncio.Lock,
-        building: asyncio.Lock,
-        place: Callable[[IndexId], Awaitable[tuple[EdgeEngine, Path]]],
-        start: Callable[[], Awaitable[EdgeEngine]],
-    ) -> None:
-        self._indexes = indexes
-        self._steady = steady
+    def __init__(self, placement: Placement, building: asyncio.Lock) -> None:
+        self._placement = placement
+        self._indexes = placement.indexes
         self._building = building
-        self._place = place
-        self._start = start
 
     @asynccontextmanager
     async def copying(self, root: Path) -> AsyncIterator[None]:
@@ -85,10 +61,10 @@ class ShardCopies:
             try:
                 for name, index in list(self._indexes.items()):
                     async with index.writing:
-                        if name in self._indexes:  # not dropped while this waited
+                        if self._indexes.get(name) is index:  # not dropped while this waited
                             copies[name] = await self._copied(name, index, root)
                 async with AsyncExitStack() as held:
-                    await held.enter_async_context(self._steady)
+                    await held.enter_async_context(self._placement.creating)
                     for index in self._indexes.values():
                         await held.enter_async_context(index.writing)
                     await self._complete(copies, root)
@@ -99,7 +75,7 @@ class ShardCopies:
 
     async def _copied(self, name: IndexId, index: OpenIndex, root: Path) -> _Copy:
         """The copy of an index that nobody writes to meanwhile."""
-        engine, source = await self._place(name)
+        engine, source = await self._placement.place(index)
         copy = _Copy(IndexFolder(root, name), index.manifest, engine, source)
         await asyncio.to_thread(copy.shard.parent.mkdir, mode=0o700)
         await engine.request("journal", source, str(copy.journal))
@@ -128,7 +104,7 @@ class ShardCopies:
         try:
             for copy in copies:
                 if copy.journal.stat().st_size:
-                    engine = engine or await self._start()
+                    engine = engine or await self._placement.start()
                     await replay(engine, copy.shard, copy.journal, 0)
                     await engine.request("close", copy.shard)
                 await asyncio.to_thread(copy.journal.unlink)
