@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from services.mesh.schemas import UnknownSchema
 from services.retrieval.adapters import edge as edge_module
 from services.retrieval.adapters.edge import EdgeVectorStore
 from services.retrieval.adapters.edge_builder import Builder
+from services.retrieval.adapters.edge_folder import IndexFolder, Manifest
 from services.retrieval.adapters.qdrant_keys import INTEGERS, KEYWORDS, SCHEMA, STEPS, Step
 from services.retrieval.chunks import EncodedChunk, IndexId, VectorQuery
 from services.retrieval.filterable import SCHEMA as FIELDS
@@ -365,6 +367,33 @@ async def test_a_kill_in_the_middle_of_a_build_loses_nothing(tmp_path: Path, vic
         await store.build(INDEX)
         assert await store.count(INDEX) == 3100
         assert (await store.stats(INDEX)).indexed_chunks == 3100
+
+
+async def test_a_store_that_is_closed_while_a_build_takes_its_place_keeps_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, storing, stored, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), threading.Event()
+    store_manifest = IndexFolder.store
+
+    def slowly(folder: IndexFolder, manifest: Manifest) -> None:
+        if manifest.generation:
+            loop.call_soon_threadsafe(storing.set)
+            go_on.wait()
+        store_manifest(folder, manifest)
+        loop.call_soon_threadsafe(stored.set)
+
+    async with store_of(tmp_path) as store:
+        await store.ensure_index(INDEX, 8)
+        await store.upsert(INDEX, some(300))
+        monkeypatch.setattr(IndexFolder, "store", slowly)
+        building = asyncio.create_task(store.build(INDEX))
+        await storing.wait()
+        loop.call_later(0.1, go_on.set)  # when the block has begun to close the store
+    await asyncio.wait({building})
+    await stored.wait()
+    async with store_of(tmp_path) as store:
+        assert await store.count(INDEX) == 300
+        assert len((await store.search(INDEX, QUERY)).hits) == 5
 
 
 async def test_leftovers_of_a_build_and_of_a_creation_are_cleared_at_the_start(tmp_path: Path) -> None:

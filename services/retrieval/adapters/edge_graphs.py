@@ -14,6 +14,7 @@ from services.mesh.errors import DiskFull
 from services.retrieval.adapters.edge_builder import Builder, BuilderFailed
 from services.retrieval.adapters.edge_copies import replay
 from services.retrieval.adapters.edge_engine import EdgeEngine, EngineDied, EngineFailed, ShardMissing
+from services.retrieval.adapters.edge_folder import Manifest
 from services.retrieval.adapters.edge_placement import OpenIndex, Placement
 from services.retrieval.figures import BuildFigures
 
@@ -117,12 +118,20 @@ class GraphBuilds:
                 await replay(new, target, journal, replayed)
                 points = await new.request("info", target)
                 manifest = index.manifest.next(max(1, points - index.unindexed))
-                await asyncio.to_thread(index.folder.store, manifest)
-                former, index.engine, index.manifest = index.engine, new, manifest
-                index.filtered_by.clear()  # some may have got their index after the copy
-            started.pop_all()
-        await _to_its_end(self._after(builder, former, source))
+                former = index.engine
+                try:
+                    await _to_its_end(self._switch(index, new, manifest))
+                finally:
+                    if index.manifest is manifest:  # whoever gives the build up now comes too late
+                        started.pop_all()
+                        started.push_async_callback(lambda: _to_its_end(self._after(builder, former, source)))
         self._log.info("index built", folder=str(target), points=points)
+
+    async def _switch(self, index: OpenIndex, engine: EdgeEngine, manifest: Manifest) -> None:
+        """Has the index served from the shard that a manifest names, once that is stored: on disk and here alike."""
+        await asyncio.to_thread(index.folder.store, manifest)
+        index.engine, index.manifest = engine, manifest
+        index.filtered_by.clear()  # some may have got their index after the copy
 
     async def _after(self, builder: Builder, former: EdgeEngine | None, source: Path) -> None:
         """Ends what served the shard that a build has replaced: its folder goes next."""
