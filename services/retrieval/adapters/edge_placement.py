@@ -243,9 +243,10 @@ class Placement:
                 engine = index.engine
                 if engine is not None and index.build is None and now_s - engine.asked_at_s > self._idle_s:
                     async with index.writing, index.starting:
-                        index.engine = None
-                        await engine.idle()
-                        await engine.stop()
+                        if index.engine is engine:  # it may have died, and another been started meanwhile
+                            index.engine = None
+                            await engine.idle()
+                            await engine.stop()
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
