@@ -27,14 +27,14 @@ class Exact:
         async with OnnxModel.open(ModelFiles.packaged(), workers=2) as model:
             file = kept / f"vectors-{digest(chunks)}-{model.spec.revision}.npy"
             if (vectors := _kept(file)) is None:
-                vectors = await _vectors(model, [chunk.text for chunk in chunks], InputType.DOCUMENT)
+                vectors = await _vectors(model, [chunk.text for chunk in chunks])
                 _keep(file, vectors)
         return cls(chunks, vectors)
 
     async def nearest(self, questions: Sequence[str], count: int) -> list[set[str]]:
         """Ids of the chunks most like each question."""
         async with OnnxModel.open(ModelFiles.packaged(), workers=2) as model:
-            scores = await _vectors(model, questions, InputType.QUERY) @ self.vectors.T
+            scores = await _vectors(model, questions) @ self.vectors.T
         rows = np.argpartition(-scores, count, axis=1)[:, :count]
         return [{self.chunks[at].id for at in row} for row in rows]
 
@@ -51,9 +51,9 @@ def _keep(file: Path, vectors: NDArray[np.float32]) -> None:
     begun.rename(file)
 
 
-async def _vectors(model: OnnxModel, texts: Sequence[str], input_type: InputType) -> NDArray[np.float32]:
+async def _vectors(model: OnnxModel, texts: Sequence[str]) -> NDArray[np.float32]:
+    """As the published graph makes them, of questions too: those that the mesh makes in 8 bits are no measure."""
     tokens = await model.tokenize(texts)
-    made = await asyncio.gather(
-        *(model.embed([each], input_type) for each in tokens)
-    )  # alone: nothing is spent on padding
+    # Each alone: nothing is spent on padding.
+    made = await asyncio.gather(*(model.embed([each], InputType.DOCUMENT) for each in tokens))
     return np.frombuffer(b"".join(vector for [vector] in made), "<f4").reshape(len(texts), -1)
