@@ -12,8 +12,9 @@ from ragweave.internal.v1.tokenizer_service_pb2_grpc import add_TokenizerService
 from ragweave.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from ragweave.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from services.embedding.adapters.endpoint import Endpoint
-from services.embedding.adapters.onnx import ModelFiles, OnnxModel
+from services.embedding.adapters.onnx import ModelFiles, ModelFilesMissing, OnnxModel
 from services.embedding.adapters.onnx_cross_encoder import ModelFolderUnusable, OnnxCrossEncoder
+from services.embedding.adapters.onnx_weights import WeightsUnexpected
 from services.embedding.adapters.redis import RedisCache
 from services.embedding.adapters.rerank_endpoints import CohereReranker, TeiReranker
 from services.embedding.cache import TieredCache
@@ -54,6 +55,21 @@ async def open_reranker(source: RerankSource, settings: Settings) -> AsyncIterat
             yield CohereReranker(spec, endpoint, source.remote_model)
 
 
+@asynccontextmanager
+async def open_model(settings: Settings) -> AsyncIterator[OnnxModel]:
+    """The model that embeds.
+
+    Raises:
+        CannotStart: Its files are missing, or of another model.
+    """
+    try:
+        files = ModelFiles.packaged()
+        async with OnnxModel.open(files, workers=settings.workers, niceness=settings.niceness) as model:
+            yield model
+    except (ModelFilesMissing, WeightsUnexpected) as error:
+        raise CannotStart(f"embedding: {error}") from None
+
+
 def _api_key(file: Path | None) -> str:
     """The key in a file; "" without one."""
     try:
@@ -68,7 +84,7 @@ def _api_key(file: Path | None) -> str:
 @asynccontextmanager
 async def wire(settings: Settings) -> AsyncIterator[Wiring]:
     async with (
-        OnnxModel.open(ModelFiles.packaged(), workers=settings.workers, niceness=settings.niceness) as model,
+        open_model(settings) as model,
         RedisCache.open(
             settings.cache_url or settings.mesh.redis_url,
             ttl_s=settings.cache_ttl_s,

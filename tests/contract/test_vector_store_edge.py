@@ -375,25 +375,31 @@ async def test_a_store_that_is_closed_while_a_build_takes_its_place_keeps_the_in
     loop, storing, stored, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), threading.Event()
     store_manifest = IndexFolder.store
 
-    def slowly(folder: IndexFolder, manifest: Manifest) -> None:
+    def held_up(folder: IndexFolder, manifest: Manifest) -> None:
         if manifest.generation:
             loop.call_soon_threadsafe(storing.set)
             go_on.wait()
         store_manifest(folder, manifest)
         loop.call_soon_threadsafe(stored.set)
 
-    async with store_of(tmp_path) as store:
-        await store.ensure_index(INDEX, 8)
-        await store.upsert(INDEX, some(300))
-        monkeypatch.setattr(IndexFolder, "store", slowly)
-        building = asyncio.create_task(store.build(INDEX))
-        await storing.wait()
-        loop.call_later(0.1, go_on.set)  # when the block has begun to close the store
-    await asyncio.wait({building})
-    await stored.wait()
-    async with store_of(tmp_path) as store:
-        assert await store.count(INDEX) == 300
-        assert len((await store.search(INDEX, QUERY)).hits) == 5
+    opened = store_of(tmp_path)
+    store = await opened.__aenter__()
+    await store.ensure_index(INDEX, 8)
+    await store.upsert(INDEX, some(300))
+    monkeypatch.setattr(IndexFolder, "store", held_up)
+    asking = asyncio.create_task(store.build(INDEX))
+    await storing.wait()
+    build = store._indexes[INDEX].build
+    assert build is not None
+    closing = asyncio.create_task(opened.__aexit__(None, None, None))
+    while not build.cancelling():
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(closing, stored.wait())
+    await asyncio.wait({asking})
+    async with store_of(tmp_path) as again:
+        assert await again.count(INDEX) == 300
+        assert len((await again.search(INDEX, QUERY)).hits) == 5
 
 
 async def test_leftovers_of_a_build_and_of_a_creation_are_cleared_at_the_start(tmp_path: Path) -> None:

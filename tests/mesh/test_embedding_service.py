@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,11 +24,14 @@ from ragweave.v1.model_service_pb2 import GetModelRequest, ListModelsRequest
 from ragweave.v1.model_service_pb2_grpc import ModelServiceStub
 from services.embedding import convert
 from services.embedding.__main__ import wire
+from services.embedding.adapters.onnx import ModelFiles
 from services.embedding.cache import TieredCache
 from services.embedding.embedder import Embedder
 from services.embedding.models import Catalog
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import Settings
+from services.mesh.listening import CannotStart
+from tests.cross_encoders import write_cross_encoder
 from tests.embedding_fakes import MemoryCache, WordModel
 from tests.mesh.harness import World, caller_of
 
@@ -241,3 +246,14 @@ async def test_a_cancelled_call_leaves_no_work_behind(world: World) -> None:
 async def test_the_batch_size_told_is_the_one_enforced() -> None:
     field = pb.EmbedRequest.DESCRIPTOR.fields_by_name["texts"]
     assert field.GetOptions().Extensions[validate_pb2.field].repeated.max_items == convert.MAX_BATCH_SIZE
+
+
+async def test_weights_of_another_model_keep_the_service_from_starting(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_cross_encoder(tmp_path, ["word"]) / "model.onnx"
+    files = replace(ModelFiles.packaged(), weights=other)
+    monkeypatch.setattr(ModelFiles, "packaged", lambda: files)
+    with pytest.raises(CannotStart, match=f"^embedding: {other} is not all-MiniLM-L6-v2"):
+        async with world.running(wire, Settings(mesh=world.mesh, port=0), name="embedding"):
+            pass
